@@ -1,0 +1,334 @@
+"""Statistics of the training labels: the one type that losses, samplers, metrics and reports share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, SupportsIndex, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from tailwise.files import replacing
+
+IndexArray: TypeAlias = NDArray[np.intp]
+UNKNOWN = -1
+"""The target value of a label nobody has judged. NaN means the same in floating-point targets."""
+
+_FORMAT = "tailwise-label-stats-1"
+_CHUNK_ELEMENTS = 1 << 24
+
+
+class LabelStats:
+    """Per-class positive counts of a training set, with its head, medium and tail classes.
+
+    A class is *head* with at least ``thresholds[1]`` positives, *tail* with fewer than ``thresholds[0]``, else
+    *medium*: n >= 100, n < 20 and 20 <= n < 100 by default, as the published VOC-MLT and COCO-MLT splits do
+    (Wu et al., "Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed Datasets", ECCV 2020).
+
+    Args:
+        class_counts: (K,) number of training samples in which each class is positive.
+        num_samples: number of training samples N.
+        class_names: K distinct names; ``class 0`` ... when absent.
+        thresholds: (low, high) counts that separate tail from medium and medium from head.
+        groups: classes by group name, as indices or class names, instead of ``thresholds``. Every class must be
+            in exactly one group.
+        cooccurrence: (K, K) number of samples in which two classes are positive together; its diagonal is
+            ``class_counts``.
+
+    Raises:
+        ValueError: a count is negative, NaN, not whole or above ``num_samples``; lengths disagree; names repeat;
+            groups overlap or leave a class out.
+    """
+
+    def __init__(
+        self,
+        class_counts: ArrayLike,
+        num_samples: int,
+        class_names: Sequence[str] | None = None,
+        thresholds: tuple[int, int] = (20, 100),
+        *,
+        groups: Mapping[str, Iterable[SupportsIndex | str]] | None = None,
+        cooccurrence: ArrayLike | None = None,
+    ) -> None:
+        self.num_samples = int(num_samples)
+        self.class_counts = _whole_counts(class_counts, self.num_samples)
+        self.class_names = _distinct_names(class_names, self.num_classes)
+        low, high = thresholds
+        if not 0 <= low <= high:
+            raise ValueError(f"thresholds must be (low, high) with 0 <= low <= high, got {tuple(thresholds)}")
+        self.thresholds = (int(low), int(high))
+        self._named_groups = None if groups is None else self._resolve_groups(groups)
+        self.cooccurrence = None if cooccurrence is None else self._checked_cooccurrence(cooccurrence)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_counts)
+
+    @cached_property
+    def groups(self) -> dict[str, IndexArray]:
+        """Class indices of each group: ``{"head", "medium", "tail"}``, or the groups given by name."""
+        if self._named_groups is not None:
+            return self._named_groups
+        low, high = self.thresholds
+        n = self.class_counts
+        return {
+            "head": np.flatnonzero(n >= high),
+            "medium": np.flatnonzero((n >= low) & (n < high)),
+            "tail": np.flatnonzero(n < low),
+        }
+
+    @classmethod
+    def from_targets(
+        cls,
+        targets: Any,
+        class_names: Sequence[str] | None = None,
+        thresholds: tuple[int, int] = (20, 100),
+        *,
+        groups: Mapping[str, Iterable[SupportsIndex | str]] | None = None,
+        cooccurrence: bool = False,
+    ) -> LabelStats:
+        """Count the positives of a label matrix.
+
+        Args:
+            targets: (N, K) array or tensor, a CSR matrix (``scipy.sparse`` or ``torch.sparse_csr``), or an
+                iterable of (n, K) chunks. Entries are 1, 0, or unknown (-1, and NaN in floating point); unknown
+                labels are not counted.
+            class_names: as in the constructor.
+            thresholds: as in the constructor.
+            groups: as in the constructor.
+            cooccurrence: also count how often two classes are positive together; needs K * K memory.
+
+        Returns:
+            The statistics; ``num_samples`` counts every row.
+
+        Raises:
+            ValueError: entries other than 0, 1 and unknown, chunks of different widths, or no row at all.
+        """
+        pairs: NDArray[np.int64] | None = None
+        counts: NDArray[np.int64] | None = None
+        num_samples = 0
+        for rows, positives_per_class, num_rows in _count_chunks(targets, dense=cooccurrence):
+            if counts is None:
+                counts = np.zeros(len(positives_per_class), dtype=np.int64)
+            if len(positives_per_class) != len(counts):
+                raise ValueError(f"chunks of targets have {len(counts)} classes, then {len(positives_per_class)}")
+            counts += positives_per_class
+            num_samples += num_rows
+            if rows is not None:
+                # float32 products of 0/1 rows are exact: a chunk has far fewer than 2**24 rows.
+                product = (rows.T @ rows).astype(np.int64)
+                pairs = product if pairs is None else pairs + product
+        if counts is None:
+            raise ValueError("targets hold no row: give an (N, K) label matrix with N >= 1")
+        return cls(counts, num_samples, class_names, thresholds, groups=groups, cooccurrence=pairs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the statistics as JSON, whole or not at all."""
+        record: dict[str, Any] = {
+            "format": _FORMAT,
+            "num_samples": self.num_samples,
+            "class_counts": self.class_counts.tolist(),
+            "class_names": list(self.class_names),
+            "thresholds": list(self.thresholds),
+        }
+        if self._named_groups is not None:
+            record["groups"] = {name: index.tolist() for name, index in self._named_groups.items()}
+        if self.cooccurrence is not None:
+            row, column = np.nonzero(np.triu(self.cooccurrence, 1))
+            record["cooccurrence"] = [
+                row.tolist(),
+                column.tolist(),
+                self.cooccurrence[row, column].tolist(),
+            ]
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LabelStats:
+        """Read statistics written by :meth:`save`.
+
+        Raises:
+            ValueError: the file is not a statistics file, or its content is inconsistent.
+        """
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a JSON file of label statistics: {error}") from error
+        if not isinstance(record, dict) or record.get("format") != _FORMAT:
+            raise ValueError(f'{path} is not a file of label statistics: no "format": "{_FORMAT}" in it')
+        pairs = None
+        if "cooccurrence" in record:
+            row, column, count = record["cooccurrence"]
+            pairs = np.diag(record["class_counts"])
+            pairs[row, column] = pairs[column, row] = count
+        return cls(
+            record["class_counts"],
+            record["num_samples"],
+            record["class_names"],
+            tuple(record["thresholds"]),
+            groups=record.get("groups"),
+            cooccurrence=pairs,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LabelStats):
+            return NotImplemented
+        same_pairs = (self.cooccurrence is None) == (other.cooccurrence is None)
+        if same_pairs and self.cooccurrence is not None:
+            same_pairs = np.array_equal(self.cooccurrence, other.cooccurrence)  # type: ignore[arg-type]
+        return (
+            same_pairs
+            and self.num_samples == other.num_samples
+            and np.array_equal(self.class_counts, other.class_counts)
+            and self.class_names == other.class_names
+            and self.groups.keys() == other.groups.keys()
+            and all(np.array_equal(self.groups[name], other.groups[name]) for name in self.groups)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(index)}" for name, index in self.groups.items())
+        return f"LabelStats({self.num_samples} samples, {self.num_classes} classes: {sizes})"
+
+    def _resolve_groups(self, groups: Mapping[str, Iterable[SupportsIndex | str]]) -> dict[str, IndexArray]:
+        position = {name: index for index, name in enumerate(self.class_names)}
+        owner: dict[int, str] = {}
+        resolved: dict[str, IndexArray] = {}
+        for group, members in groups.items():
+            indices = []
+            for member in members:
+                index = position.get(member) if isinstance(member, str) else int(member)
+                if index is None or not 0 <= index < self.num_classes:
+                    raise ValueError(
+                        f"group {group!r} names {member!r}, which is none of the {self.num_classes} classes"
+                    )
+                if index in owner:
+                    raise ValueError(
+                        f"class {self.class_names[index]!r} is in the groups {owner[index]!r} and {group!r}; "
+                        "each class belongs to exactly one"
+                    )
+                owner[index] = group
+                indices.append(index)
+            resolved[group] = np.array(sorted(indices), dtype=np.intp)
+        missing = [name for index, name in enumerate(self.class_names) if index not in owner]
+        if missing:
+            raise ValueError(f"{len(missing)} classes are in no group: {', '.join(missing[:5])}")
+        return resolved
+
+    def _checked_cooccurrence(self, cooccurrence: ArrayLike) -> NDArray[np.int64]:
+        pairs = np.asarray(cooccurrence, dtype=np.int64)
+        if pairs.shape != (self.num_classes, self.num_classes):
+            raise ValueError(f"cooccurrence must be ({self.num_classes}, {self.num_classes}), got {pairs.shape}")
+        if not np.array_equal(np.diagonal(pairs), self.class_counts) or not np.array_equal(pairs, pairs.T):
+            raise ValueError("cooccurrence must be symmetric with class_counts on its diagonal")
+        return pairs
+
+
+def _whole_counts(class_counts: ArrayLike, num_samples: int) -> NDArray[np.int64]:
+    given = np.asarray(class_counts)
+    if given.ndim != 1 or given.size == 0:
+        raise ValueError(f"class_counts must be one count per class, got an array of shape {given.shape}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    values = given.astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(values) | (values < 0) | (values != np.floor(values)) | (values > num_samples))
+    if wrong.size:
+        raise ValueError(
+            f"class_counts must be whole numbers between 0 and num_samples = {num_samples}; "
+            f"class {wrong[0]} has {given[wrong[0]]}"
+        )
+    return given.astype(np.int64)
+
+
+def _distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    if class_names is None:
+        return tuple(f"class {index}" for index in range(num_classes))
+    names = tuple(class_names)
+    if len(names) != num_classes:
+        raise ValueError(f"{len(names)} class names for {num_classes} class counts")
+    if len(set(names)) != len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"class names must be distinct; {repeated!r} stands more than once")
+    return names
+
+
+def _count_chunks(targets: Any, *, dense: bool) -> Iterator[tuple[NDArray[np.float32] | None, NDArray[np.int64], int]]:
+    """Yield (0/1 rows if ``dense``, positives per class, number of rows) for each chunk of the targets."""
+    if isinstance(targets, torch.Tensor) and targets.layout == torch.sparse_csr:
+        yield from _count_csr(
+            targets.crow_indices().numpy(force=True),
+            targets.col_indices().numpy(force=True),
+            targets.values().numpy(force=True),
+            targets.shape[1],
+            dense=dense,
+        )
+    elif hasattr(targets, "tocsr"):
+        csr = targets.tocsr()
+        yield from _count_csr(csr.indptr, csr.indices, csr.data, csr.shape[1], dense=dense)
+    elif isinstance(targets, torch.Tensor):
+        yield from _count_dense(targets.numpy(force=True), dense=dense)
+    elif isinstance(targets, np.ndarray) or (isinstance(targets, Sequence) and _is_rows_of_numbers(targets)):
+        yield from _count_dense(np.asarray(targets), dense=dense)
+    elif isinstance(targets, Iterable):
+        for chunk in targets:
+            yield from _count_chunks(chunk, dense=dense)
+    else:
+        raise ValueError(f"targets must be a label matrix or an iterable of chunks, got {type(targets).__name__}")
+
+
+def _is_rows_of_numbers(targets: Sequence[Any]) -> bool:
+    first = targets[0] if len(targets) else None
+    return isinstance(first, Sequence) and len(first) > 0 and isinstance(first[0], int | float)
+
+
+def _count_dense(
+    matrix: NDArray[Any], *, dense: bool
+) -> Iterator[tuple[NDArray[np.float32] | None, NDArray[np.int64], int]]:
+    if matrix.ndim != 2:
+        raise ValueError(f"targets must be (N, K), got shape {matrix.shape}")
+    step = max(1, _CHUNK_ELEMENTS // max(1, matrix.shape[1]))
+    for start in range(0, len(matrix), step):
+        rows = matrix[start : start + step]
+        positive = _positives(rows)
+        yield (
+            positive.astype(np.float32) if dense else None,
+            positive.sum(axis=0, dtype=np.int64),
+            len(rows),
+        )
+
+
+def _count_csr(
+    indptr: NDArray[Any], indices: NDArray[Any], values: NDArray[Any], num_classes: int, *, dense: bool
+) -> Iterator[tuple[NDArray[np.float32] | None, NDArray[np.int64], int]]:
+    positive = _positives(values)
+    num_rows = len(indptr) - 1
+    if not dense:
+        counts = np.bincount(indices[positive], minlength=num_classes).astype(np.int64)
+        yield None, counts, num_rows
+        return
+    step = max(1, _CHUNK_ELEMENTS // max(1, num_classes))
+    for start in range(0, num_rows, step):
+        stop = min(start + step, num_rows)
+        row = np.repeat(np.arange(stop - start), np.diff(indptr[start : stop + 1]))
+        stored = slice(indptr[start], indptr[stop])
+        rows = np.zeros((stop - start, num_classes), dtype=np.float32)
+        rows[row[positive[stored]], indices[stored][positive[stored]]] = 1
+        yield rows, rows.sum(axis=0, dtype=np.float64).astype(np.int64), stop - start
+
+
+def _positives(values: NDArray[Any]) -> NDArray[np.bool_]:
+    positive: NDArray[np.bool_] = values == 1
+    allowed = positive | (values == 0) | (values == UNKNOWN) | (values != values)
+    if not allowed.all():
+        raise ValueError(
+            f"training targets must be 0, 1 or unknown (-1 or NaN) to be counted, found {values[~allowed].flat[0]}; "
+            "turn soft labels into 0/1 first"
+        )
+    return positive

@@ -1,0 +1,47 @@
+"""Shared fixtures. Shape annotations are checked at run time in every test (jaxtyping with beartype)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+from jaxtyping import install_import_hook
+
+from tests import checker
+
+install_import_hook(
+    ["tailwise.labels", "tailwise.losses", "tailwise.metrics", "tailwise.data"], f"{checker.__name__}.typechecked"
+)
+
+SHARED = Path(os.environ.get("TAILWISE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photographs, official label lists and weights; skips where it is not on the machine."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the folder with the real photographs and weights is not beside the project on this machine")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def photos(shared: Path) -> Path:
+    """The CSV of real photographs: columns image, split (train_lt, test, pool, unused) and labels."""
+    return shared / "data" / "photos" / "labels.csv"
+
+
+@pytest.fixture(scope="session")
+def backbone_weights(shared: Path) -> Path:
+    """ImageNet weights of timm's mobilenetv2_100 with ``pad_type="same"``, mean = std = .5."""
+    return shared / "weights" / "mobilenetv2_100_in1k_same.safetensors"
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Turn the shape and type checks off: for what only users without them reach, and for compiled code."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

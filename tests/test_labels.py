@@ -1,0 +1,155 @@
+"""Label statistics against counting by hand, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tailwise import LabelStats
+
+matrices = hnp.arrays(np.int8, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.sampled_from([0, 1, -1]))
+
+
+def csr(matrix: np.ndarray) -> torch.Tensor:
+    sparse = scipy.sparse.csr_array(matrix)
+    return torch.sparse_csr_tensor(sparse.indptr, sparse.indices, sparse.data, matrix.shape)
+
+
+FORMS = {
+    "array": lambda m: m,
+    "list": lambda m: m.tolist(),
+    "tensor": torch.from_numpy,
+    "float with NaN": lambda m: np.where(m < 0, np.nan, m),
+    "scipy csr": scipy.sparse.csr_array,
+    "torch csr": csr,
+    "chunks": lambda m: (m[start : start + 3] for start in range(0, len(m), 3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")
+@pytest.mark.parametrize("form", FORMS)
+@given(matrix=matrices)
+def test_counts_and_cooccurrence(form, matrix):
+    stats = LabelStats.from_targets(FORMS[form](matrix), cooccurrence=True)
+    positive = (matrix == 1).astype(int)
+    assert stats.num_samples == len(matrix)
+    assert stats.class_counts.tolist() == [sum(column) for column in zip(*positive.tolist(), strict=True)]
+    assert stats.cooccurrence.tolist() == (positive.T @ positive).tolist()
+    assert LabelStats.from_targets(FORMS[form](matrix)).class_counts.tolist() == stats.class_counts.tolist()
+
+
+def test_groups_by_the_published_thresholds():
+    stats = LabelStats([100, 99, 20, 19, 0, 1000], 1000)
+    assert {name: index.tolist() for name, index in stats.groups.items()} == {
+        "head": [0, 5],
+        "medium": [1, 2],
+        "tail": [3, 4],
+    }
+
+
+@pytest.mark.parametrize("name", ["voc", "coco"])
+def test_groups_of_the_official_datasets(shared, name):
+    facts = json.loads((shared / "data" / "official" / f"{name}_mlt_stats.json").read_text())
+    stats = LabelStats(facts["class_counts"], facts["num_samples"])
+    assert {group: index.tolist() for group, index in stats.groups.items()} == facts["groups"]
+
+
+def test_counts_of_the_official_label_rows(shared):
+    facts = json.loads((shared / "data" / "official" / "voc_mlt_stats.json").read_text())
+    rows = (shared / "data" / "official" / "voc_mlt_label_rows.csv").read_text().splitlines()[1:]
+    targets = np.zeros((len(rows), 20), dtype=np.uint8)
+    for index, row in enumerate(rows):
+        targets[index, [int(k) for k in row.split(",")[1].split("|")]] = 1
+    assert LabelStats.from_targets(targets).class_counts.tolist() == facts["class_counts"]
+
+
+def test_groups_by_name():
+    stats = LabelStats([5, 6, 7], 10, ["cat", "dog", "cow"], groups={"pets": ["dog", "cat"], "farm": [2]})
+    assert {name: index.tolist() for name, index in stats.groups.items()} == {"pets": [0, 1], "farm": [2]}
+    with pytest.raises(ValueError, match="'dog' is in the groups 'a' and 'b'"):
+        LabelStats([5, 6, 7], 10, ["cat", "dog", "cow"], groups={"a": ["dog"], "b": [1, 0, 2]})
+    with pytest.raises(ValueError, match="2 classes are in no group: cat, cow"):
+        LabelStats([5, 6, 7], 10, ["cat", "dog", "cow"], groups={"a": ["dog"]})
+    with pytest.raises(ValueError, match="group 'a' names 'horse'"):
+        LabelStats([5, 6, 7], 10, ["cat", "dog", "cow"], groups={"a": ["horse"]})
+
+
+@given(matrix=matrices, by_name=st.booleans(), pairs=st.booleans())
+def test_saved_statistics_load_equal(tmp_path_factory, matrix, by_name, pairs):
+    path = tmp_path_factory.mktemp("stats") / "stats.json"
+    names = [f"größe {k}" for k in range(matrix.shape[1])]
+    groups = {"all of them": names} if by_name else None
+    stats = LabelStats.from_targets(matrix, names, (2, 5), groups=groups, cooccurrence=pairs)
+    stats.save(path)
+    assert LabelStats.load(path) == stats
+    assert [entry.name for entry in path.parent.iterdir()] == ["stats.json"]
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "stats.json"
+    LabelStats([1], 2).save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("json.dumps", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        LabelStats([2], 2).save(path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": "other"}', "\xff"])
+def test_files_of_another_kind_are_refused(tmp_path, content):
+    path = tmp_path / "stats.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"stats.json is not a"):
+        LabelStats.load(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([3, 11], 10), "class 1 has 11"),
+        (([3, -1], 10), "class 1 has -1"),
+        (([3, np.nan], 10), "class 1 has nan"),
+        (([3, 1.5], 10), "class 1 has 1.5"),
+        (([], 10), "one count per class"),
+        (([[1, 2]], 10), r"shape \(1, 2\)"),
+        (([1], 0), "num_samples must be at least 1"),
+        (([1, 2], 10, ["a"]), "1 class names for 2 class counts"),
+        (([1, 2], 10, ["a", "a"]), "'a' stands more than once"),
+        (([1, 2], 10, None, (100, 20)), "thresholds must be"),
+    ],
+)
+def test_bad_statistics(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LabelStats(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (np.array([[0.0, 0.5]]), "must be 0, 1 or unknown .* found 0.5"),
+        (np.array([[0, 2]]), "found 2"),
+        (np.array([0, 1]), r"must be \(N, K\)"),
+        (iter([]), "hold no row"),
+        (iter([np.zeros((1, 2)), np.zeros((1, 3))]), "2 classes, then 3"),
+        (7, "got int"),
+    ],
+)
+def test_bad_targets(targets, message):
+    with pytest.raises(ValueError, match=message):
+        LabelStats.from_targets(targets)
+
+
+def test_a_million_rows_as_csr_without_a_dense_copy():
+    rows, classes = 1_000_000, 10_000
+    index = np.random.default_rng(0).integers(0, classes, rows)
+    matrix = scipy.sparse.csr_array((np.ones(rows, np.int8), index, np.arange(rows + 1)), shape=(rows, classes))
+    stats = LabelStats.from_targets(matrix)  # dense it would be 10 GB
+    assert stats.class_counts.tolist() == np.bincount(index, minlength=classes).tolist()
