@@ -1,0 +1,183 @@
+"""The module behind every named loss: weights, two sides and guidance, put through the one term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from tailwise.labels import LabelStats
+from tailwise.losses.guidance import Guidance
+from tailwise.losses.term import REDUCTIONS, Factor, FocalOn, Reduction, Side, known_pairs, reduce, term
+from tailwise.shapes import Bool, Float, Shaped
+
+FactorChoice: TypeAlias = float | ArrayLike | Tensor | Mapping[str, float] | None
+"""A factor of each class: a number, (K,) values, ``{group: value}`` laid over the base, or None for the base."""
+
+
+class MultiLabelLoss(nn.Module):
+    """A loss of the one term (see :mod:`tailwise.losses.term`), for a set of classes.
+
+    Args:
+        stats: statistics of the training labels.
+        weight: module called with (targets, known) that returns w, broadcastable to (B, C); None is 1.
+        positive: parameters of the positive side.
+        negative: parameters of the negative side.
+        scale: c, a plain factor of the loss.
+        margin: ASL's probability margin on the negative side.
+        guidance: adapts the sides to each batch.
+        focal_on: argument of the focal factor: the ``"regularized"`` logit or the ``"plain"`` one.
+        reduction: ``"mean"`` over known pairs, ``"sum"``, ``"batchmean"`` (sum over classes, mean over samples), or
+            ``"none"``.
+        validate: check the range of the targets of the first batch. It costs a device synchronisation, once.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        stats: LabelStats,
+        *,
+        weight: nn.Module | None = None,
+        positive: Side = Side(),  # noqa: B008 - a NamedTuple cannot change
+        negative: Side = Side(),  # noqa: B008
+        scale: float = 1.0,
+        margin: float = 0.0,
+        guidance: Guidance | None = None,
+        focal_on: FocalOn = "regularized",
+        reduction: Reduction = "mean",
+        validate: bool = True,
+    ) -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        if focal_on not in get_args(FocalOn):
+            raise ValueError(f"focal_on must be 'regularized' or 'plain', got {focal_on!r}")
+        self.num_classes = stats.num_classes
+        self.scale, self.margin = float(scale), float(margin)
+        self.focal_on, self.reduction = focal_on, reduction
+        self.weight = weight
+        self.guidance = guidance
+        self._fixed: dict[str, float] = {}
+        for name, side in (("positive", positive), ("negative", negative)):
+            for field, factor in side._asdict().items():
+                self._keep(f"{name}_{field}", factor)
+        self._validate_next = validate
+
+    def forward(
+        self,
+        logits: Float[Tensor, "B C"],
+        targets: Shaped[Tensor, "B C"],
+        mask: Bool[Tensor, "B C"] | None = None,
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits: (B, C) raw scores, of any floating-point type; half precision is computed in float32.
+            targets: (B, C) labels: 0, 1, soft in [0, 1] (floating point), or unknown (−1 or NaN).
+            mask: (B, C), False where the label is unknown.
+
+        Returns:
+            A scalar, or (B, C) losses for ``reduction="none"``; 0 where nothing is known.
+
+        Raises:
+            ValueError: shapes disagree, or (first batch, unless ``validate=False``) targets are out of range.
+        """
+        self._check_shapes(logits, targets, mask)
+        if self._validate_next and not torch.compiler.is_compiling():
+            check_targets(targets)
+            self._validate_next = False
+        # Autocast would run the small products of weights and statistics in half precision.
+        with torch.autocast(logits.device.type, enabled=False):
+            known = known_pairs(targets, mask)
+            weight = None if self.weight is None else self.weight(targets, known)
+            positive, negative = self._side("positive"), self._side("negative")
+            if self.guidance is not None:
+                positive, negative = self.guidance(logits, targets, known, positive, negative)
+            loss = term(
+                logits,
+                targets,
+                positive,
+                negative,
+                weight=weight,
+                scale=self.scale,
+                margin=self.margin,
+                focal_on=self.focal_on,
+                known=known,
+            )
+            return reduce(loss, known, self.reduction)
+
+    def extra_repr(self) -> str:
+        changed = [
+            f"{name}={value:g}" for name, value in self._fixed.items() if value != Side()._asdict()[_field(name)]
+        ]
+        return ", ".join(
+            [f"classes={self.num_classes}", *changed, f"scale={self.scale:g}", f"reduction={self.reduction!r}"]
+        )
+
+    def _keep(self, name: str, factor: Factor) -> None:
+        if isinstance(factor, Tensor):
+            self.register_buffer(name, factor)
+        else:
+            self._fixed[name] = float(factor)
+
+    def _side(self, name: str) -> Side:
+        names = {field: f"{name}_{field}" for field in Side._fields}
+        return Side(**{f: self._fixed[n] if n in self._fixed else getattr(self, n) for f, n in names.items()})
+
+    def _check_shapes(self, logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits must be (batch, {self.num_classes}), got {tuple(logits.shape)}")
+        if not logits.is_floating_point():
+            raise ValueError(f"logits must be floating point, got {logits.dtype}")
+        if targets.shape != logits.shape:
+            raise ValueError(
+                f"targets must have the shape of the logits {tuple(logits.shape)}, got {tuple(targets.shape)}"
+            )
+        if mask is not None and (mask.shape != logits.shape or mask.dtype != torch.bool):
+            raise ValueError(
+                f"mask must be boolean with the shape of the logits {tuple(logits.shape)}, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+
+
+def check_targets(targets: Tensor) -> None:
+    """Raise ValueError unless every target is in [0, 1] or unknown, and whole if its type is."""
+    if targets.dtype == torch.bool:
+        return
+    allowed = ((targets >= 0) & (targets <= 1)) | (targets == -1) | (targets != targets)
+    if not bool(allowed.all()):
+        wrong = targets[~allowed][0].item()
+        raise ValueError(f"targets must be 0, 1, soft in [0, 1], or unknown (-1 or NaN); found {wrong}")
+
+
+def per_class(name: str, choice: FactorChoice, base: float, stats: LabelStats) -> Factor:
+    """Resolve a factor that must be positive: a number, (K,) values, or ``{group: value}`` over the base.
+
+    Raises:
+        ValueError: a group that does not exist, a wrong number of values, or one that is not positive and finite.
+    """
+    if choice is None:
+        return float(base)
+    if isinstance(choice, Mapping):
+        values = np.full(stats.num_classes, float(base))
+        for group, value in choice.items():
+            if group not in stats.groups:
+                raise ValueError(f"{name} names the group {group!r}; there are {', '.join(stats.groups)}")
+            values[stats.groups[group]] = float(value)
+    else:
+        values = np.asarray(choice.numpy(force=True) if isinstance(choice, Tensor) else choice, dtype=np.float64)
+        if values.ndim != 0 and values.shape != (stats.num_classes,):
+            raise ValueError(f"{name} must be a number or {stats.num_classes} values, got shape {values.shape}")
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"{name} must be positive and finite, got {choice!r}")
+    return float(values) if values.ndim == 0 else torch.from_numpy(values).float()
+
+
+def _field(name: str) -> str:
+    return name.split("_", 1)[1]

@@ -1,0 +1,169 @@
+"""Probability guidance: the batch's mean probabilities per class, and the factors and exponents that follow them.
+
+Lin, "Probability Guided Loss for Long-Tailed Multi-Label Image Classification", AAAI 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tailwise.labels import LabelStats
+from tailwise.losses.term import Side
+from tailwise.losses.weights import known_positives
+from tailwise.shapes import Bool, Float, Int, Shaped
+
+FactorName: TypeAlias = Literal["neg_slope", "neg_divisor", "pos_slope", "pos_divisor"]
+FACTORS: tuple[FactorName, ...] = get_args(FactorName)
+Sync: TypeAlias = Literal["auto", "never"]
+Adaptive: TypeAlias = FactorName | Iterable[FactorName] | Mapping[FactorName, str | Iterable[str]]
+
+_FLOOR = 1e-12
+
+
+class MeanProbabilities(NamedTuple):
+    """Mean predicted probability of each class over the batch's positives and negatives, both (C,)."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+def probability_sums(
+    logits: Float[Tensor, "B C"], targets: Shaped[Tensor, "B C"], known: Bool[Tensor, "B C"] | None
+) -> Float[Tensor, "4 C"]:
+    """Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) over the known pairs of a batch, with p = σ(z) of the plain logits."""
+    z = logits.detach()
+    p = torch.sigmoid(z.float() if z.dtype in (torch.float16, torch.bfloat16) else z)
+    y = known_positives(targets, known, p.dtype)
+    not_y = known_positives(1 - targets.to(p.dtype), known, p.dtype)
+    return torch.stack([(p * y).sum(0), y.sum(0), (p * not_y).sum(0), not_y.sum(0)])
+
+
+def mean_probabilities(
+    sums: Float[Tensor, "4 C"], group_of_class: Int[Tensor, "C"], num_groups: int
+) -> MeanProbabilities:
+    """Mean probabilities p̄⁺ and p̄⁻ of each class (PG, eq. 6 and 7).
+
+    A class without a positive in the batch takes the mean p̄⁺ of the classes of its own group that have one; if none
+    has, its own p̄⁻. A class without a negative takes its p̄⁺ as p̄⁻.
+    """
+    positive_sum, positives, negative_sum, negatives = sums
+    has_positive, has_negative = positives > 0, negatives > 0
+    negative = torch.where(has_negative, negative_sum / negatives.clamp(min=_FLOOR), 0.5)
+    own = torch.where(has_positive, positive_sum / positives.clamp(min=_FLOOR), 0.0)
+
+    grouped = sums.new_zeros(2, num_groups)
+    grouped = grouped.index_add(1, group_of_class, torch.stack([own, has_positive.to(sums.dtype)]))
+    group_mean = (grouped[0] / grouped[1].clamp(min=1))[group_of_class]
+    group_has_positive = (grouped[1] > 0)[group_of_class]
+
+    positive = torch.where(has_positive, own, torch.where(group_has_positive, group_mean, negative))
+    return MeanProbabilities(positive, torch.where(has_negative, negative, positive))
+
+
+class Guidance(nn.Module):
+    """Adapts factors and focal exponents to the batch (PG, eq. 8 to 10).
+
+    With the ratio ρ⁺ = p̄⁺/p̄⁻ on the positive side and ρ⁻ = p̄⁻/p̄⁺ on the negative one, an adaptive factor is
+    multiplied by its side's ρ, and the exponents are γ± = λ₀ ρ±, at most ``max_exponent``.
+
+    Args:
+        stats: gives the groups whose classes stand in for each other.
+        adaptive: factors that follow the batch ratio: names, for all classes, or a mapping from a name to the group
+            or groups whose classes do.
+        base_exponent: λ₀; None leaves the exponents as they are.
+        max_exponent: upper bound of the exponents.
+        sync: ``"auto"`` adds the sums of all processes in training when a process group is up, so that the result
+            equals one process with the whole batch; ``"never"`` uses each process's own batch.
+    """
+
+    group_of_class: Tensor
+
+    def __init__(
+        self,
+        stats: LabelStats,
+        *,
+        adaptive: Adaptive = (),
+        base_exponent: float | None = None,
+        max_exponent: float | None = None,
+        sync: Sync = "auto",
+    ) -> None:
+        super().__init__()
+        if sync not in get_args(Sync):
+            raise ValueError(f"sync must be 'auto' or 'never', got {sync!r}")
+        if base_exponent is not None and base_exponent < 0:
+            raise ValueError(f"base_exponent must not be negative, got {base_exponent}")
+        if max_exponent is not None and max_exponent < 0:
+            raise ValueError(f"max_exponent must not be negative, got {max_exponent}")
+        self.base_exponent, self.max_exponent, self.sync = base_exponent, max_exponent, sync
+        self.num_groups = len(stats.groups)
+        owner = np.zeros(stats.num_classes, dtype=np.int64)
+        for position, members in enumerate(stats.groups.values()):
+            owner[members] = position
+        self.register_buffer("group_of_class", torch.from_numpy(owner))
+        self.adaptive = _adaptive_groups(adaptive, stats)
+        for name, groups in self.adaptive.items():
+            if groups is not None:
+                follows = torch.zeros(stats.num_classes, dtype=torch.bool)
+                for group in groups:
+                    follows[torch.from_numpy(stats.groups[group])] = True
+                self.register_buffer(f"{name}_follows", follows)
+
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        known: Tensor | None,
+        positive: Side,
+        negative: Side,
+    ) -> tuple[Side, Side]:
+        """Return the two sides as this batch has them."""
+        sums = probability_sums(logits, targets, known)
+        if self.sync == "auto" and self.training and _several_processes():
+            dist.all_reduce(sums)
+        mean = mean_probabilities(sums, self.group_of_class, self.num_groups)
+        # Both ends keep clear of 0, so that no ratio is infinite and no divisor 0.
+        high, low = mean.positive.clamp(min=_FLOOR), mean.negative.clamp(min=_FLOOR)
+        return self._guided(positive, high / low, "pos"), self._guided(negative, low / high, "neg")
+
+    def _guided(self, side: Side, ratio: Tensor, prefix: Literal["pos", "neg"]) -> Side:
+        changes: dict[str, Tensor] = {}
+        for field in ("slope", "divisor"):
+            name = f"{prefix}_{field}"
+            if name in self.adaptive:
+                factor = getattr(side, field)
+                follows = getattr(self, f"{name}_follows", None)
+                changes[field] = factor * (ratio if follows is None else torch.where(follows, ratio, 1.0))
+        if self.base_exponent is not None:
+            exponent = self.base_exponent * ratio
+            changes["exponent"] = exponent if self.max_exponent is None else exponent.clamp(max=self.max_exponent)
+        return side._replace(**changes)
+
+    def extra_repr(self) -> str:
+        adaptive = {name: groups or "all" for name, groups in self.adaptive.items()}
+        return f"adaptive={adaptive}, base_exponent={self.base_exponent}, max_exponent={self.max_exponent}"
+
+
+def _adaptive_groups(adaptive: Adaptive, stats: LabelStats) -> dict[str, tuple[str, ...] | None]:
+    """Groups by adaptive factor; None stands for all classes."""
+    names = (adaptive,) if isinstance(adaptive, str) else adaptive
+    named: dict[Any, Any] = {**names} if isinstance(names, Mapping) else dict.fromkeys(names)
+    resolved: dict[str, tuple[str, ...] | None] = {}
+    for name, groups in named.items():
+        if name not in FACTORS:
+            raise ValueError(f"adaptive names {name!r}; it can name {', '.join(FACTORS)}")
+        chosen = None if groups is None else (groups,) if isinstance(groups, str) else tuple(groups)
+        for group in chosen or ():
+            if group not in stats.groups:
+                raise ValueError(f"adaptive {name} names the group {group!r}; there are {', '.join(stats.groups)}")
+        resolved[name] = chosen
+    return resolved
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

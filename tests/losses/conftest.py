@@ -1,0 +1,49 @@
+"""A long-tailed label set and batches that reach every branch: all groups, absent classes, empty and unknown rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tailwise import LabelStats
+from tailwise.losses import available
+
+COUNTS = [610, 250, 130, 60, 25, 20, 12, 5, 1]
+NUM_SAMPLES = 800
+
+
+@pytest.fixture(scope="session")
+def stats() -> LabelStats:
+    return LabelStats(COUNTS, NUM_SAMPLES)
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """(16, 9) float64 logits and uint8 targets; class 8 and row 3 have no positive."""
+    generator = torch.Generator().manual_seed(7)
+    logits = 2 * torch.randn(16, 9, generator=generator, dtype=torch.float64)
+    targets = (torch.rand(16, 9, generator=generator) < 0.35).to(torch.uint8)
+    targets[:, 8] = 0
+    targets[3] = 0
+    return logits, targets
+
+
+def every_loss() -> list[tuple[str, dict]]:
+    """Each name with its defaults, and the variants that take another path through the term."""
+    variants: list[tuple[str, dict]] = [(name, {}) for name in available()]
+    variants += [(name, {"recipe": "voc-mlt"}) for name in ("pr", "pg")]
+    variants += [(name, {"recipe": "coco-mlt"}) for name in ("pr", "pg")]
+    variants += [("cb-focal", {"mode": mode}) for mode in ("effective_of_mean", "mean_weight", "class")]
+    variants += [
+        ("rw", {"power": 1.0}),
+        ("asl", {"gamma_pos": 1.0, "gamma_neg": 0.5}),
+        ("asl", {"margin": 0.0}),
+        ("pg", {"focal_on": "plain", "rebalance": False}),
+        ("pg", {"adaptive": {"pos_slope": "tail", "neg_divisor": ("head", "tail")}, "pos_divisor": {"tail": 2.0}}),
+    ]
+    return variants
+
+
+def loss_id(variant: tuple[str, dict]) -> str:
+    name, options = variant
+    return "-".join([name, *(f"{key}={value}" for key, value in options.items())])
