@@ -1,0 +1,124 @@
+"""Decoding of image files of every kind, against Pillow and known pixels."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tailwise.data.cache import decode_image
+
+SIZE = 8
+
+
+def reference(path: Path, size: int) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+
+
+class TestPhotos:
+    @pytest.fixture
+    def paths(self, photos: Path) -> list[Path]:
+        with photos.open(newline="") as file:
+            return [photos.parent / row["image"] for row in csv.DictReader(file) if row["split"] == "test"][:48]
+
+    def test_equal_to_pillow(self, paths):
+        for path in paths:
+            assert np.array_equal(decode_image(path, 160), reference(path, 160))
+
+    def test_large_jpegs_decoded_at_a_fraction_are_close_to_the_whole(self, paths):
+        errors = [np.abs(decode_image(path, 32).astype(int) - reference(path, 32)).mean() for path in paths]
+        assert 0 < np.mean(errors) < 1.5  # 0: the fraction was not used
+        assert np.max(errors) < 6
+
+
+class TestKindsOfImages:
+    """Each file is decoded at its own size or is of one colour, so the expected pixels are known exactly."""
+
+    def colour(self, path: Path) -> list[int]:
+        pixels = decode_image(path, SIZE)
+        assert (pixels == pixels[0, 0]).all()
+        return pixels[0, 0].tolist()
+
+    @pytest.mark.parametrize(
+        ("mode", "value", "expected"),
+        [
+            ("1", 1, [255, 255, 255]),
+            ("L", 77, [77, 77, 77]),
+            ("LA", (100, 255), [100, 100, 100]),
+            ("LA", (0, 0), [255, 255, 255]),
+            ("RGB", (10, 20, 30), [10, 20, 30]),
+            ("RGBA", (10, 20, 30, 255), [10, 20, 30]),
+            ("RGBA", (10, 20, 30, 0), [255, 255, 255]),
+            ("RGBA", (0, 0, 0, 51), [204, 204, 204]),
+        ],
+    )
+    def test_png_modes(self, tmp_path, mode, value, expected):
+        path = tmp_path / "image.png"
+        Image.new(mode, (20, 14), value).save(path)
+        assert self.colour(path) == expected
+
+    @pytest.mark.parametrize(("transparent", "expected"), [(None, [200, 100, 50]), (0, [255, 255, 255])])
+    def test_palette(self, tmp_path, transparent, expected):
+        image = Image.new("P", (20, 14), 0)
+        image.putpalette([200, 100, 50, 0, 0, 0])
+        path = tmp_path / "image.png"
+        image.save(path, **({} if transparent is None else {"transparency": transparent}))
+        assert self.colour(path) == expected
+
+    def test_cmyk_jpeg(self, tmp_path):
+        path = tmp_path / "image.jpg"
+        Image.new("CMYK", (32, 32), (255, 0, 0, 0)).save(path, quality=100)
+        np.testing.assert_allclose(self.colour(path), [0, 255, 255], atol=3)
+
+    @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+    def test_16_bit_grey_is_scaled_to_8_bits(self, tmp_path, suffix):
+        values = np.linspace(0, 65535, SIZE * SIZE).astype(np.uint16).reshape(SIZE, SIZE)
+        path = tmp_path / f"image.{suffix}"
+        if suffix == "pgm":
+            path.write_bytes(b"P5 8 8 65535\n" + values.astype(">u2").tobytes())
+        else:
+            Image.fromarray(values).save(path)
+        expected = np.rint(values / 257).astype(np.uint8)
+        assert np.array_equal(decode_image(path, SIZE), np.repeat(expected[..., None], 3, axis=2))
+
+    @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+    def test_the_first_frame_of_an_animation_is_taken(self, tmp_path, suffix):
+        frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
+        path = tmp_path / f"image.{suffix}"
+        lossless = {"lossless": True} if suffix == "webp" else {}
+        frames[0].save(path, save_all=True, append_images=frames[1:], **lossless)
+        np.testing.assert_allclose(self.colour(path), [255, 0, 0], atol=2)
+
+    @pytest.mark.parametrize(
+        ("orientation", "stored"),
+        [
+            (1, lambda seen: seen),
+            (2, np.fliplr),
+            (3, lambda seen: np.rot90(seen, 2)),
+            (4, np.flipud),
+            (5, lambda seen: seen.transpose(1, 0, 2)),
+            (6, np.rot90),
+            (7, lambda seen: np.rot90(seen, 2).transpose(1, 0, 2)),
+            (8, lambda seen: np.rot90(seen, -1)),
+        ],
+    )
+    def test_exif_orientation_is_applied(self, tmp_path, orientation, stored):
+        seen = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / "image.png"
+        Image.fromarray(np.ascontiguousarray(stored(seen))).save(path, exif=exif)
+        assert np.array_equal(decode_image(path, SIZE), seen)
+
+    def test_the_shape_is_squashed(self, tmp_path):
+        path = tmp_path / "image.png"
+        halves = np.zeros((10, 40, 3), dtype=np.uint8)
+        halves[:, 20:] = 255
+        Image.fromarray(halves).save(path)
+        pixels = decode_image(path, SIZE)
+        assert (pixels[:, :3] == 0).all()
+        assert (pixels[:, 5:] == 255).all()
