@@ -1,0 +1,261 @@
+"""CSV files of labels: what is read, against csv and Counter; what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tailwise.data.sources import LabeledImages, read_csv, require_images
+from tailwise.errors import InputError
+
+
+def write(folder: Path, text: str | bytes, name: str = "labels.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> LabeledImages:
+    text = "image,split,labels\na.jpg,train,dog|cat\nb.jpg,train,\nc.jpg,test,cat\nd.jpg,,bird\n"
+    return read_csv(write(tmp_path, text))
+
+
+def test_label_lists_become_a_matrix_over_sorted_names(animals: LabeledImages, tmp_path: Path) -> None:
+    assert animals.class_names == ("bird", "cat", "dog")
+    assert animals.targets.dtype == np.int8
+    assert animals.targets.tolist() == [[0, 1, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert animals.splits == ("train", "train", "test", "")
+    assert animals.lines == (2, 3, 4, 5)
+    assert animals.paths() == [tmp_path / name for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg")]
+
+
+def test_photos_match_an_independent_count(photos: Path) -> None:
+    data = read_csv(photos, classes=photos.with_name("classes.json"))
+    names = json.loads(photos.with_name("classes.json").read_text())
+    assert list(data.class_names) == names
+    counts: dict[str, Counter[str]] = {}
+    sizes: Counter[str] = Counter()
+    with photos.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            sizes[row["split"]] += 1
+            counts.setdefault(row["split"], Counter()).update(label for label in row["labels"].split("|") if label)
+    assert set(sizes) == {"train_lt", "test", "pool", "unused"}
+    assert len(data) == 30_000
+    for split, size in sizes.items():
+        part = data.select(split)
+        assert len(part) == size
+        assert part.targets.sum(axis=0, dtype=int).tolist() == [counts[split][name] for name in names]
+    groups = data.select("train_lt").stats().groups
+    assert {name: len(members) for name, members in groups.items()} == {"head": 5, "medium": 6, "tail": 7}
+
+
+def test_photos_without_images_are_named_by_line(photos: Path) -> None:
+    data = read_csv(photos)
+    kept, messages = require_images(data.select("train_lt"))
+    assert (len(kept), messages) == (1205, [])
+    mixed = data.subset([*range(5), *np.flatnonzero(np.array(data.splits) == "test")[:3]])
+    kept, messages = require_images(mixed, on_error="skip")
+    assert set(kept.splits) == {"test"}
+    assert len(kept) + len(messages) == len(mixed)
+    assert messages[0].startswith(f"{photos}:2: no image 'images/0.jpg'")
+
+
+LABEL = st.text(st.characters(exclude_characters="|\r\n\x00", exclude_categories=["Cs"]), min_size=1).filter(
+    lambda text: text == text.strip()
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.lists(LABEL, max_size=4), min_size=1, max_size=8).filter(any),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    mark=st.booleans(),
+)
+def test_any_labels_survive_quoting_line_ends_and_byte_order_mark(
+    tmp_path: Path, rows: list[list[str]], quoting: int, end: str, mark: bool
+) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, quoting=quoting, lineterminator=end)
+    writer.writerow(["image", "labels"])
+    for index, labels in enumerate(rows):
+        writer.writerow([f"{index}.jpg", " | ".join([*labels, *labels[:1]])])
+    data = read_csv(write(tmp_path, buffer.getvalue().encode("utf-8-sig" if mark else "utf-8")))
+    assert data.class_names == tuple(sorted({label for labels in rows for label in labels}))
+    assert data.images == tuple(f"{index}.jpg" for index in range(len(rows)))
+    read = [{data.class_names[k] for k in np.flatnonzero(row)} for row in data.targets]
+    assert read == [set(labels) for labels in rows]
+    assert data.splits == ("",) * len(rows)
+
+
+def test_line_numbers_count_lines_of_the_file_not_rows(tmp_path: Path) -> None:
+    text = 'image,note,labels\r\n\r\na.jpg,"two\r\nlines",x\r\nb.jpg,,y\r\n\r\nc.jpg,,x\r\n'
+    data = read_csv(write(tmp_path, text))
+    assert data.lines == (3, 5, 7)
+
+
+def test_columns_per_class_with_unknown_cells(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,dog,split,cat\na.jpg,1,train,0\nb.jpg,,test,-1\nc.jpg, 0.0 ,test,1.0\n")
+    data = read_csv(path)
+    assert data.class_names == ("dog", "cat")
+    assert data.targets.tolist() == [[1, 0], [-1, -1], [0, 1]]
+    assert data.splits == ("train", "test", "test")
+    assert data.stats().class_counts.tolist() == [1, 1]
+    chosen = read_csv(path, classes=["cat"])
+    assert chosen.class_names == ("cat",)
+    assert chosen.targets.tolist() == [[0], [-1], [1]]
+
+
+def test_classes_fix_order_and_absent_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,labels\na.jpg,dog\nb.jpg,\n")
+    names = write(tmp_path, '["zebra", "dog"]', "classes.json")
+    for classes in (names, str(names), ["zebra", "dog"], ("zebra ", "dog")):
+        data = read_csv(path, classes=classes)
+        assert data.class_names == ("zebra", "dog")
+        assert data.targets.tolist() == [[0, 1], [0, 0]]
+
+
+def test_separator_and_root_are_options(tmp_path: Path) -> None:
+    path = write(tmp_path, 'image,labels\na.jpg,"dog, cat,"\n')
+    data = read_csv(path, separator=",", root=tmp_path / "photos")
+    assert data.class_names == ("cat", "dog")
+    assert data.paths() == [tmp_path / "photos" / "a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\ufeff\n", "is empty"),
+        ("image,labels\n", "a header and no rows"),
+        ("file,labels\na.jpg,x\n", ":1: no column 'image'; the header has 'file', 'labels'"),
+        ("Image,labels\na.jpg,x\n", "did you mean 'Image'"),
+        ("image;labels\na.jpg;x\n", "separated by commas, not ';'"),
+        ("image,split\na.jpg,x\n", "no column 'labels' and no column per class"),
+        ("image,labels,labels\na.jpg,x,y\n", ":1: column 'labels' stands more than once"),
+        ("image,labels\na.jpg,x\nb.jpg,x,y\n", ":3: 3 cells where the header has 2"),
+        ("image,labels\n\na.jpg\n", ":3: 1 cells where the header has 2"),
+        ("image,labels\na.jpg,x\n ,y\n", ":3: the cell 'image' is empty"),
+        ("image,labels\na.jpg,x\nb.jpg,y\na.jpg,y\n", ":4: image 'a.jpg' stands on line 2"),
+        ("image,split,labels\na.jpg,train,x\n./a.jpg,test,x\n", ":3: image './a.jpg' stands on line 2"),
+        ("image,labels\n/etc/a.jpg,x\n", ":2: image '/etc/a.jpg' is an absolute path"),
+        ("image,labels\nC:\\a.jpg,x\n", "is an absolute path"),
+        ("image,labels\n../a.jpg,x\n", ":2: image '../a.jpg' lies outside the root"),
+        ("image,labels\nin/..\\..\\a.jpg,x\n", "lies outside the root"),
+        ('image,labels\na.jpg,"x\nb.jpg,y\n', ":2: not valid CSV"),
+        ('image,labels\na.jpg,"x"y\n', ":2: not valid CSV"),
+        ("image,labels\na.jpg,\nb.jpg,|\n", "no row has a label"),
+        ("image,cat,\na.jpg,1,0\n", "column 3 has no name"),
+        ("image,cat,dog\na.jpg,1,0\nb.jpg,0,2\n", ":3: column 'dog' holds '2' where 1, 0, -1 or nothing"),
+        ("image,Labels\na.jpg,dog|cat\n", "a column named 'labels'"),
+        (b"image,labels\na.jpg,x\ncaf\xe9.jpg,x\n", ":3: byte 0xe9 is not UTF-8"),
+    ],
+)
+def test_bad_files_are_refused_by_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        read_csv(write(tmp_path, text))
+    assert "labels.csv" in str(caught.value)
+
+
+def test_paths_that_only_look_like_ways_out_are_fine(tmp_path: Path) -> None:
+    data = read_csv(write(tmp_path, "image,labels\nin/../a.jpg,x\n..b.jpg,x\nc..d/e.jpg,x\n"))
+    assert data.images == ("in/../a.jpg", "..b.jpg", "c..d/e.jpg")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["dog", "cat"], "labels.csv:3: 'dgo' is none of the 2 classes (did you mean 'dog'?)"),
+        (["dog", "dog "], "class 'dog' stands more than once"),
+        (["dog", ""], "expected a list of class names"),
+        ([], "expected a list of class names"),
+        (["dog", "dgo|cat"], "class 'dgo|cat' holds the separator '|'"),
+    ],
+)
+def test_bad_classes_are_refused(tmp_path: Path, classes: list[str], message: str) -> None:
+    path = write(tmp_path, "image,labels\na.jpg,dog\nb.jpg,dgo\n")
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_csv(path, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('["dog",\n"cat"', "classes.json:2: not valid JSON"),
+        ('"dog"', 'expected a list of class names such as ["cat", "dog"]'),
+        ('{"dog": 1}', "expected a list of class names"),
+        ('["dog", 1]', "expected a list of class names"),
+    ],
+)
+def test_bad_class_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, "image,labels\na.jpg,dog\n")
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_csv(path, classes=write(tmp_path, text, "classes.json"))
+
+
+def test_class_without_a_column_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,dog,cat\na.jpg,1,0\n")
+    with pytest.raises(InputError, match=r"none for class 'dgo' \(did you mean 'dog'\?\)"):
+        read_csv(path, classes=["cat", "dgo"])
+
+
+def test_unreadable_files_and_empty_separator(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*gone.csv: No such file"):
+        read_csv(tmp_path / "gone.csv")
+    with pytest.raises(InputError, match=r"cannot read"):
+        read_csv(tmp_path)
+    with pytest.raises(InputError, match="separator must be at least one character"):
+        read_csv(write(tmp_path, "image,labels\na.jpg,x\n"), separator="")
+
+
+def test_select_names_the_splits_there_are(animals: LabeledImages, tmp_path: Path) -> None:
+    assert animals.select("train").images == ("a.jpg", "b.jpg")
+    assert animals.select("train").class_names == animals.class_names
+    with pytest.raises(InputError, match=r"did you mean 'train'\?\); its splits are train \(2 rows\), test \(1 rows\)"):
+        animals.select("trian")
+    unsplit = read_csv(write(tmp_path, "image,labels\na.jpg,x\n", "unsplit.csv"))
+    with pytest.raises(InputError, match=r"unsplit\.csv assigns no row to a split"):
+        unsplit.select("train")
+
+
+def test_subset_takes_indices_and_masks_and_keeps_lines(animals: LabeledImages) -> None:
+    by_index = animals.subset([2, 0])
+    assert by_index.images == ("c.jpg", "a.jpg")
+    assert by_index.lines == (4, 2)
+    assert by_index.targets.tolist() == animals.targets[[2, 0]].tolist()
+    assert animals.subset(np.array([True, False, False, True])).images == ("a.jpg", "d.jpg")
+    assert len(animals.subset([])) == 0
+    with pytest.raises(IndexError):
+        animals.subset([4])
+
+
+def test_stats_pass_their_options_on(animals: LabeledImages) -> None:
+    stats = animals.stats(thresholds=(1, 2), cooccurrence=True)
+    assert stats.class_names == animals.class_names
+    assert stats.class_counts.tolist() == [1, 2, 1]
+    assert stats.groups["head"].tolist() == [1]
+    assert stats.cooccurrence is not None
+    assert stats.cooccurrence[1, 2] == 1
+
+
+def test_missing_images_are_refused_or_left_out(animals: LabeledImages, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"labels.csv:2: no image 'a.jpg' .*none of the 4 images is there"):
+        require_images(animals, on_error="skip")
+    for name in ("a.jpg", "c.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "d.jpg").mkdir()
+    with pytest.raises(InputError, match=r"labels.csv:3: no image 'b.jpg' .*2 of 4 images are missing"):
+        require_images(animals)
+    kept, messages = require_images(animals, on_error="skip")
+    assert kept.images == ("a.jpg", "c.jpg")
+    assert [message.split(": ")[0].rsplit(":", 1)[1] for message in messages] == ["3", "5"]
