@@ -1,0 +1,68 @@
+"""F1 of thresholded predictions: per class and overall."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tailwise.metrics.inputs import scores_and_targets
+
+
+class F1Scores(NamedTuple):
+    """The two F1 values that multi-label papers report."""
+
+    cf1: float
+    """Per-class F1: harmonic mean of the mean precision and the mean recall of the classes."""
+    of1: float
+    """Overall F1: from the counts of all labels together (micro-averaged)."""
+
+
+def f1_scores(
+    logits: Tensor | NDArray[Any],
+    targets: Tensor | NDArray[Any],
+    thresholds: float | Tensor | NDArray[Any] = 0.0,
+) -> F1Scores:
+    r"""CF1 and OF1 of the predictions ``logits >= thresholds``.
+
+    With true positives :math:`TP_k`, predicted positives :math:`M_k` and known positives :math:`n_k` of class
+    :math:`k` (Wang et al., "CNN-RNN: A Unified Framework for Multi-label Image Classification", CVPR 2016):
+
+    .. math::
+        CP = \operatorname{mean}_k \frac{TP_k}{M_k}, \quad CR = \operatorname{mean}_k \frac{TP_k}{n_k}, \quad
+        CF1 = \frac{2\, CP \cdot CR}{CP + CR}, \quad
+        OF1 = \frac{2 \sum_k TP_k}{\sum_k M_k + \sum_k n_k}
+
+    CF1 is not the mean of the classes' F1 values. The precision of a class that is never predicted is 0. A class
+    without a known positive is left out of CP and CR, as it is left out of mAP; its false positives still count in OF1.
+
+    Args:
+        logits: (N, K) raw scores.
+        targets: (N, K) entries 1, 0, or unknown (-1, and NaN in floating point); unknown labels are not counted.
+        thresholds: one threshold, or (K,) one per class, on the scale of ``logits``: logit 0 is probability .5.
+
+    Returns:
+        Both values, in [0, 1]; ``cf1`` is NaN without any positive, ``of1`` is NaN without any positive or prediction.
+
+    Raises:
+        ValueError: the shapes disagree, a logit is NaN, or a target is none of 1, 0 and unknown.
+    """
+    s, t = scores_and_targets(logits, targets)
+    bounds = torch.as_tensor(thresholds, device=s.device)
+    if bounds.ndim > 1 or (bounds.ndim == 1 and len(bounds) != s.shape[1]):
+        raise ValueError(
+            f"thresholds must be one number or one for each of the {s.shape[1]} classes, got {tuple(bounds.shape)}"
+        )
+    predicted = (s >= bounds) & (t >= 0)
+    positive = t == 1
+    hits = (predicted & positive).sum(dim=0).double()
+    num_predicted, num_positive = predicted.sum(dim=0), positive.sum(dim=0)
+    scored = num_positive > 0
+    precision = (hits / num_predicted.clamp(min=1))[scored].mean()
+    recall = (hits / num_positive)[scored].mean()
+    # No hit at all makes both means 0, and their harmonic mean 0 as well.
+    cf1 = 2 * precision * recall / (precision + recall) if precision != 0 else precision
+    of1 = 2 * hits.sum() / (num_predicted.sum() + num_positive.sum())
+    return F1Scores(float(cf1), float(of1))
