@@ -1,0 +1,148 @@
+"""The classifier: a timm backbone, the recipe's neck, and one linear output per class."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tailwise.errors import InputError
+from tailwise.models.backbone import create_backbone, feature_width, freeze_stages, input_statistics, seeded
+from tailwise.models.config import ModelConfig
+from tailwise.shapes import Float
+
+
+class Head(nn.Module):
+    """Pooled features to logits: ``linear(neck(features))``.
+
+    Args:
+        neck: (B, F) to (B, D).
+        linear: (B, D) to (B, K); its weight is what a label-chunked loss needs beside ``neck(features)``.
+    """
+
+    def __init__(self, neck: nn.Module, linear: nn.Linear) -> None:
+        super().__init__()
+        self.neck = neck
+        self.linear = linear
+
+    def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B C"]:
+        """Return the (B, K) logits of (B, F) pooled features."""
+        logits: Tensor = self.linear(self.neck(features))
+        return logits
+
+
+class Classifier(nn.Module):
+    """Images to one logit per class.
+
+    Args:
+        backbone: (B, 3, H, W) images to (B, F) pooled features.
+        head: (B, F) features to (B, K) logits: a :class:`Head` or any other module, such as a graph convolution.
+        mean: channel means with which images in [0, 1] are to be normalised before they come in.
+        std: channel standard deviations with which they are to be normalised.
+        running_stats: batch norms of the backbone use running statistics in training too. Those of frozen stages
+            always do.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        running_stats: bool = True,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.mean = mean
+        self.std = std
+        self.running_stats = running_stats
+        self.train(self.training)
+
+    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+        """Return the pooled features of normalised images."""
+        pooled: Tensor = self.backbone(images)
+        return pooled
+
+    def classify(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B C"]:
+        """Return the logits of pooled features."""
+        logits: Tensor = self.head(features)
+        return logits
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
+        """Return the (B, K) logits of (B, 3, H, W) normalised images."""
+        return self.classify(self.features(images))
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set training or evaluation mode, but keep in evaluation the batch norms that use running statistics."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, _BatchNorm) and (self.running_stats or _is_frozen(module)):
+                module.eval()
+        return self
+
+
+def create_classifier(config: ModelConfig, num_classes: int, *, seed: int = 0) -> Classifier:
+    """Make the classifier that a configuration describes: a pure function of its arguments and of the weights.
+
+    Args:
+        config: the classifier.
+        num_classes: K, at least 1.
+        seed: of the random initialisation; the global random state is left alone.
+
+    Returns:
+        The classifier in training mode, on the CPU, with the frozen stages frozen.
+
+    Raises:
+        InputError: as :func:`~tailwise.models.backbone.create_backbone`,
+            :func:`~tailwise.models.backbone.freeze_stages`, :func:`~tailwise.models.backbone.input_statistics` and
+            :func:`create_head`.
+    """
+    backbone = create_backbone(config, seed=seed)
+    freeze_stages(backbone, config.frozen_stages)
+    head = create_head(feature_width(backbone), num_classes, config, seed=seed)
+    mean, std = input_statistics(backbone, config)
+    return Classifier(backbone, head, mean=mean, std=std, running_stats=config.running_stats)
+
+
+def create_head(num_features: int, num_classes: int, config: ModelConfig, *, seed: int = 0) -> Head:
+    r"""Make the neck and the output layer, for a classifier or for features that were extracted before.
+
+    The neck is linear :math:`F \to D`, batch norm and dropout, without a nonlinearity. Its weights are drawn from
+    :math:`\mathcal N(0, 2/D)` (He et al., "Delving Deep into Rectifiers", ICCV 2015, fan-out), those of the output
+    layer from :math:`\mathcal N(0, 0.01^2)`; biases are 0.
+
+    Args:
+        num_features: F.
+        num_classes: K, at least 1.
+        config: ``neck``, ``neck_width`` (D) and ``dropout`` are used.
+        seed: of the initialisation; the global random state is left alone.
+
+    Returns:
+        (B, F) features to (B, K) logits.
+
+    Raises:
+        InputError: ``num_classes`` is below 1.
+    """
+    if num_classes < 1:
+        raise InputError(f"a classifier needs at least one class, got {num_classes}")
+    with seeded(seed):
+        neck, width = _create_neck(num_features, config)
+        linear = nn.Linear(width, num_classes)
+        nn.init.normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
+    return Head(neck, linear)
+
+
+def _create_neck(num_features: int, config: ModelConfig) -> tuple[nn.Module, int]:
+    if config.neck == "none":
+        return nn.Identity(), num_features
+    linear = nn.Linear(num_features, config.neck_width)
+    nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(linear, nn.BatchNorm1d(config.neck_width), nn.Dropout(config.dropout)), config.neck_width
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

@@ -1,0 +1,60 @@
+"""What makes a classifier, as typed options: the command line and YAML files are made from these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tailwise.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The classifier. The defaults are the recipe of the distribution-balanced loss (Wu et al., ECCV 2020)."""
+
+    backbone: str = "resnet50.tv_in1k"
+    """Name of a timm model, with or without the tag of its weights: ``tv_in1k`` are torchvision's V1 weights."""
+
+    pretrained: bool = True
+    """Start from timm's weights for this name, downloaded once; else, and without a weights file, from random ones."""
+
+    weights: Path | None = None
+    """File of backbone weights to start from instead: safetensors, or a state dict saved by torch. It must fit exactly;
+    a classifier in it is left out."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the timm model, such as ``{"pad_type": "same"}``."""
+
+    frozen_stages: int = 1
+    """What keeps its weights: -1 nothing, 0 the stem, n the stem and the first n stages (blocks in a transformer)."""
+
+    running_stats: bool = True
+    """Batch norms of the backbone use their running statistics in training too; scale and shift still train."""
+
+    neck: Literal["recipe", "none"] = "recipe"
+    """Between pooled features and classifier: ``recipe`` is linear, batch norm, dropout; ``none`` is nothing."""
+
+    neck_width: int = 256
+    """Features after the neck."""
+
+    dropout: float = 0.5
+    """Probability with which the neck drops a feature in training."""
+
+    mean: tuple[float, ...] | None = None
+    """Channel means that input images in [0, 1] are normalised with; those of the timm model when absent."""
+
+    std: tuple[float, ...] | None = None
+    """Channel standard deviations that input images are normalised with; those of the timm model when absent."""
+
+    def __post_init__(self) -> None:
+        if self.frozen_stages < -1:
+            raise InputError(f"frozen_stages must be -1 (nothing), 0 (the stem) or more, got {self.frozen_stages}")
+        if self.neck not in ("recipe", "none"):
+            raise InputError(f'neck must be "recipe" or "none", got {self.neck!r}')
+        if self.neck_width < 1:
+            raise InputError(f"neck_width must be at least 1, got {self.neck_width}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.std is not None and min(self.std, default=0) <= 0:
+            raise InputError(f"std must be positive in every channel, got {self.std}")

@@ -1,0 +1,154 @@
+"""Backbones by name, from checked weights, frozen by stages."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from tailwise.errors import InputError
+from tailwise.models import ModelConfig, create_backbone, feature_width, freeze_stages
+
+RANDOM = ModelConfig(backbone="test_resnet", pretrained=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "frozen"),
+    [
+        ("resnet50", -1, ()),
+        ("resnet50", 0, ("conv1.", "bn1.")),
+        ("resnet50", 1, ("conv1.", "bn1.", "layer1.")),
+        ("mobilenetv2_100", 1, ("conv_stem.", "bn1.", "blocks.0.")),
+        ("test_vit", 1, ("cls_token", "pos_embed", "patch_embed.", "blocks.0.")),
+        ("test_convnext", 2, ("stem.", "stages.0.", "stages.1.")),
+    ],
+)
+def test_the_stem_and_the_first_stages_are_frozen(name: str, stages: int, frozen: tuple[str, ...]) -> None:
+    backbone = create_backbone(replace(RANDOM, backbone=name))
+    freeze_stages(backbone, stages)
+    for parameter, value in backbone.named_parameters():
+        assert value.requires_grad != parameter.startswith(frozen), parameter
+
+
+def test_stages_that_do_not_exist_are_refused() -> None:
+    backbone = create_backbone(RANDOM)
+    freeze_stages(backbone, 4)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    with pytest.raises(InputError, match="frozen_stages 5: ResNet has 4 stages after its stem"):
+        freeze_stages(backbone, 5)
+    with pytest.raises(InputError, match="frozen_stages -1"):
+        freeze_stages(nn.Linear(2, 2), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "classifier"),
+    [
+        ("test_resnet", "own"),
+        ("test_resnet", "fewer classes"),
+        ("test_resnet", "absent"),
+        ("test_vit", "own"),
+        ("test_convnext", "fewer classes"),
+        ("mobilenetv3_small_050", "own"),
+        ("levit_128s", "own"),  # its classifier is more than the layers timm names
+    ],
+)
+def test_a_weights_file_fills_the_whole_backbone(name: str, classifier: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    weights = create_weights(name, {"own": 1000, "fewer classes": 20, "absent": 0}[classifier])
+    save_file(weights, path)
+    backbone = create_backbone(replace(RANDOM, backbone=name, weights=path), seed=1)
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, weights[key]), key
+    assert not any(isinstance(value, torch.Tensor) for value in backbone.pretrained_cfg.values())
+    assert backbone.pretrained_cfg.get("state_dict") is None
+
+
+def create_weights(name: str, num_classes: int) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(77)
+        return timm.create_model(name, num_classes=num_classes).state_dict()
+
+
+def test_a_torch_file_of_weights_is_read_too(tmp_path: Path) -> None:
+    weights = create_weights("test_resnet", 0)
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "checkpoint.pth")
+    backbone = create_backbone(replace(RANDOM, weights=tmp_path / "checkpoint.pth"))
+    assert torch.equal(backbone.state_dict()["layer4.0.conv1.weight"], weights["layer4.0.conv1.weight"])
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "resnet34.safetensors"
+    save_file(create_weights("resnet34", 1000), path)
+    with pytest.raises(
+        InputError, match=r"does not fit --model.backbone resnet18: .* unexpected \(layer1.2.bn1.bias"
+    ) as error:
+        create_backbone(replace(RANDOM, backbone="resnet18", weights=path))
+    assert "missing" not in str(error.value)
+    with pytest.raises(
+        InputError, match=r"test_resnet: .* missing \(conv1.0.weight, .*shape \(bn1.weight \(64,\) instead"
+    ):
+        create_backbone(replace(RANDOM, weights=path))
+    with pytest.raises(InputError, match=r"test_vit: .* missing \(cls_token"):
+        create_backbone(replace(RANDOM, backbone="test_vit", weights=path))
+
+
+def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        create_backbone(replace(RANDOM, weights=tmp_path / "absent.safetensors"))
+    for name in ("text.safetensors", "text.pth"):
+        (tmp_path / name).write_text("not weights")
+        with pytest.raises(InputError, match=f"{name} cannot be read as weights: .* Expected a .safetensors"):
+            create_backbone(replace(RANDOM, weights=tmp_path / name))
+    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
+    with pytest.raises(InputError, match="does not hold a state dict"):
+        create_backbone(replace(RANDOM, weights=tmp_path / "epoch.pth"))
+    torch.save(RANDOM, tmp_path / "pickled.pth")
+    with pytest.raises(InputError, match="cannot be read as weights"):
+        create_backbone(replace(RANDOM, weights=tmp_path / "pickled.pth"))
+
+
+def test_unknown_names_and_options_are_refused() -> None:
+    with pytest.raises(InputError, match=r"has no model 'resnet5O'; near names: .*resnet50"):
+        create_backbone(replace(RANDOM, backbone="resnet5O.tv_in1k"))
+    with pytest.raises(InputError, match=r"has no such weights; it has: .*resnet50\.tv_in1k"):
+        create_backbone(replace(RANDOM, backbone="resnet50.tv_in2k"))
+    with pytest.raises(InputError, match=r"does not take --model.options \{'pad': 'same'\}"):
+        create_backbone(replace(RANDOM, options={"pad": "same"}))
+    with pytest.raises(InputError, match="'num_classes' is set by this program"):
+        create_backbone(replace(RANDOM, options={"num_classes": 3}))
+
+
+def test_downloads_that_fail_say_what_else_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    empty_cache = {"cache_dir": str(tmp_path)}
+    with pytest.raises(InputError, match=r"could not be downloaded .*--model.weights FILE.*--model.pretrained false"):
+        create_backbone(ModelConfig(backbone="resnet50.tv_in1k", options=empty_cache))
+    with pytest.raises(InputError, match=r"has no weights for this model.*--model.pretrained false"):
+        create_backbone(ModelConfig(backbone="coatnet_0_224"))
+
+
+def test_features_of_real_photographs_are_timm_s(backbone_weights: Path, photos: Path) -> None:
+    with photos.open(newline="") as file:
+        rows = [row["image"] for row in csv.DictReader(file) if row["split"] == "test"][:3]
+    pixels = [Image.open(photos.parent / row).convert("RGB").resize((160, 160)) for row in rows]
+    images = torch.from_numpy(np.stack([np.asarray(p) for p in pixels])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    options = {"pad_type": "same"}
+    config = ModelConfig(backbone="mobilenetv2_100", weights=backbone_weights, options=options)
+    backbone = create_backbone(config).eval()
+    plain = timm.create_model(
+        "mobilenetv2_100", pretrained=True, pretrained_cfg_overlay={"file": str(backbone_weights)}, **options
+    ).eval()
+    with torch.no_grad():
+        features, expected = backbone(images), plain.forward_head(plain.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(features, expected)
+    assert features.shape == (3, feature_width(backbone)) == (3, 1280)
+    assert features.std(dim=0).mean() > 0.1
