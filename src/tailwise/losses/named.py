@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict, Unpack
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tailwise.labels import LabelStats
@@ -244,7 +246,7 @@ class NegativeTolerantLoss(MultiLabelLoss):
         shift: ShiftFormula = "published",
         **common: Unpack[Common],
     ) -> None:
-        v = _checked_shift(stats, kappa, neg_scale, shift)
+        v = _checked_shift(stats, clamped_counts(stats), kappa, neg_scale, shift)
         negative = Side(shift=v, slope=neg_scale, divisor=neg_scale)
         super().__init__(stats, positive=Side(shift=v), negative=negative, **common)
 
@@ -311,7 +313,8 @@ class ProbabilityGuidedLoss(MultiLabelLoss):
     ) -> None:
         _require("exponent", exponent, exponent in ("adaptive", "fixed"), "'adaptive' or 'fixed'")
         _require("base_exponent", base_exponent, base_exponent >= 0, "not negative")
-        v = _checked_shift(stats, kappa, neg_scale, shift)
+        counts = clamped_counts(stats)
+        v = _checked_shift(stats, counts, kappa, neg_scale, shift)
         fixed = base_exponent if exponent == "fixed" else 0.0
         positive = Side(
             shift=v,
@@ -334,7 +337,7 @@ class ProbabilityGuidedLoss(MultiLabelLoss):
         )
         super().__init__(
             stats,
-            weight=RebalancedWeight(clamped_counts(stats), alpha, beta, mu) if rebalance else None,
+            weight=RebalancedWeight(counts, alpha, beta, mu) if rebalance else None,
             positive=positive,
             negative=negative,
             scale=balance,
@@ -387,10 +390,12 @@ class DistributionBalancedFocalLoss(DistributionBalancedLoss):
         super().__init__(stats, gamma=gamma, balance=balance, **options)
 
 
-def _checked_shift(stats: LabelStats, kappa: float, neg_scale: float, shift: ShiftFormula) -> Tensor:
+def _checked_shift(
+    stats: LabelStats, counts: NDArray[np.float64], kappa: float, neg_scale: float, shift: ShiftFormula
+) -> Tensor:
     _require("neg_scale", neg_scale, neg_scale > 0, "positive")
     _require("shift", shift, shift in SHIFT_FORMULAS, f"one of {', '.join(SHIFT_FORMULAS)}")
-    return prior_shift(clamped_counts(stats), stats.num_samples, kappa, neg_scale, shift)
+    return prior_shift(counts, stats.num_samples, kappa, neg_scale, shift)
 
 
 def _require(option: str, given: object, holds: bool, expected: str) -> None:

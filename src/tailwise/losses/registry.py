@@ -34,7 +34,7 @@ _VOC_MLT_REGULARIZATION: dict[str, Any] = {"neg_scale": 5.0}
 _COCO_MLT_WEIGHTS: dict[str, Any] = {"mu": 0.2}
 _COCO_MLT_REGULARIZATION: dict[str, Any] = {"neg_scale": 2.0}
 # Which factors PG raises is published, how far is not: these values are ours (docs/losses.md).
-_VOC_MLT_FACTORS: dict[str, Any] = {"neg_slope": {"tail": 10.0}, "pos_divisor": {"tail": 2.0}}
+_VOC_MLT_FACTORS: dict[str, Any] = {"neg_slope": {"tail": 6.0}, "pos_divisor": {"tail": 1.5}}
 _COCO_MLT_FACTORS: dict[str, Any] = {"neg_slope": 4.0, "pos_slope": 2.0}
 
 RECIPES: dict[RecipeName, dict[str, dict[str, Any]]] = {

@@ -30,8 +30,8 @@ def clamped_counts(stats: LabelStats) -> NDArray[np.float64]:
         names = ", ".join(repr(stats.class_names[index]) for index in touched[:5])
         more = f" and {touched.size - 5} more" if touched.size > 5 else ""
         warnings.warn(
-            f"{touched.size} classes are positive in no training sample, or in all {stats.num_samples}: {names}{more}; "
-            f"their counts are taken as 1 or {highest} in the formulas of the loss",
+            f"classes that are positive in no training sample, or in all {stats.num_samples}: {names}{more}; "
+            f"the loss takes their counts as 1 or {highest}",
             stacklevel=2,
         )
     return counts
