@@ -1,0 +1,275 @@
+"""Configuration of a training run: what the command line and YAML files set, and what a run folder records.
+
+The defaults are the official recipe of the Distribution-Balanced Loss (Wu et al., ECCV 2020).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml  # type: ignore[import-untyped]
+
+from tailwise.data.augment import Augmentation
+from tailwise.errors import InputError
+from tailwise.files import replacing
+from tailwise.models import ModelConfig
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+Mode = Literal["finetune", "probe"]
+SamplerName = Literal["class-aware", "uniform"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+
+DIGITS = "digits"
+"""The value of ``data`` that names the embedded data set."""
+
+_RECIPE_EPOCHS: dict[SamplerName, int] = {"class-aware": 8, "uniform": 80}
+_RECIPE_MILESTONES: dict[SamplerName, tuple[int, ...]] = {"class-aware": (5, 7), "uniform": (55, 75)}
+# Options that say where and how a run shows itself, not what it computes: a resumed run may change them.
+_OPTIONS_WITHOUT_EFFECT = ("output", "resume", "quiet", "cache", "num_workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer and schedule: SGD with a linear warm-up, and a decay in steps."""
+
+    lr: float = 0.02
+    """Learning rate after the warm-up."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay, of all parameters."""
+    clip_norm: float | None = 35.0
+    """Largest norm of the gradient of all parameters together; null for no clipping."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate rises linearly to lr; 0 for no warm-up."""
+    warmup_ratio: float = 1 / 3
+    """Learning rate of the first step, as a share of lr."""
+    epochs: int | None = None
+    """Number of epochs; by default 8 with the class-aware sampler and 80 with the uniform one."""
+    milestones: tuple[int, ...] | None = None
+    """Epochs after which the learning rate is multiplied by decay; by default 5 and 7 of 8 epochs, 55 and 75 of 80."""
+    decay: float = 0.1
+    """Factor of the learning rate at each milestone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. The same configuration, data and seed give the same model."""
+
+    data: str
+    """CSV file with the columns image, labels and split, or "digits" for the embedded data set."""
+    output: str
+    """Folder of the run; made if absent."""
+    loss: str = "db-focal"
+    """Name of the loss."""
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the loss, by name."""
+    recipe: Literal["voc-mlt", "coco-mlt"] | None = None
+    """Take the loss options published for this data set; loss_options win over them."""
+    mode: Mode = "finetune"
+    """Train the network (finetune), or neck and classifier on features of the frozen backbone (probe)."""
+    train_split: str = "train"
+    """Name of the training split, in the column split."""
+    test_split: str = "test"
+    """Name of the split that the final model is tested on."""
+    classes: str | None = None
+    """JSON file with the list of class names, in the order wanted; by default the labels found, sorted."""
+    root: str | None = None
+    """Folder that image references start from; by default the folder of the data file."""
+    thresholds: tuple[int, int] = (20, 100)
+    """Training counts that separate tail from medium and medium from head classes."""
+    sampler: SamplerName = "class-aware"
+    """Draw every class equally often (class-aware), or every image once per epoch (uniform)."""
+    samples_per_class: int = 3
+    """Images that the class-aware sampler draws from a class in a row."""
+    epoch_reduce: float = 4.0
+    """Divisor of an epoch of the class-aware sampler: it draws (images of the largest class) x (classes) / this."""
+    image_size: int = 224
+    """Side of the square images that the network sees, in pixels."""
+    cache_size: int | None = None
+    """Side of the decoded training images on disk, for finetune; by default large enough for the smallest crop."""
+    batch_size: int = 32
+    """Images per step, on each device."""
+    precision: Precision = "fp32"
+    """Arithmetic of the network, for probe of the backbone; losses and metrics are computed in fp32 whatever it is."""
+    seed: int = 0
+    """Seed of everything random: initial weights, sampling, augmentation, dropout."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
+    augment: Augmentation = field(default_factory=Augmentation)
+    """Augmentation of training images, for finetune."""
+    standardize_features: bool = True
+    """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, for probe."""
+    cache: str | None = None
+    """Folder of decoded images and features; by default $TAILWISE_CACHE, or the user's cache folder."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """Stop at an image that is missing or damaged, or leave it out and list it in the run folder."""
+    accelerator: Accelerator = "auto"
+    """What to compute on; by default whatever there is."""
+    devices: int = 1
+    """Number of devices on each machine."""
+    num_nodes: int = 1
+    """Number of machines."""
+    num_workers: int = 0
+    """Processes that load images ahead of training, per device; 0 loads them in between."""
+    quiet: bool = False
+    """Plain lines instead of progress bars."""
+    resume: bool = False
+    """Continue the run in the output folder from its last checkpoint."""
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where decoded images and features are kept."""
+        if self.cache is not None:
+            return Path(self.cache)
+        named = os.environ.get("TAILWISE_CACHE")
+        return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tailwise"
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fill in what depends on other options, make paths absolute, and check every range.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
+    _check(config)
+    epochs = config.optim.epochs if config.optim.epochs is not None else _RECIPE_EPOCHS[config.sampler]
+    milestones = config.optim.milestones
+    if milestones is None:
+        # Another number of epochs keeps the proportions of the recipe.
+        recipe = _RECIPE_EPOCHS[config.sampler]
+        milestones = tuple(round(epoch * epochs / recipe) for epoch in _RECIPE_MILESTONES[config.sampler])
+    weights = config.model.weights
+    return replace(
+        config,
+        data=config.data if config.data == DIGITS else str(Path(config.data).absolute()),
+        output=str(Path(config.output).absolute()),
+        classes=_absolute(config.classes),
+        root=_absolute(config.root),
+        model=replace(config.model, weights=weights and weights.absolute()),
+        optim=replace(config.optim, epochs=epochs, milestones=milestones),
+    )
+
+
+def to_mapping(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as mappings, lists, numbers and strings."""
+    plain: dict[str, Any] = _plain(asdict(config))
+    return plain
+
+
+def save(config: TrainConfig, path: Path) -> None:
+    """Write the configuration as YAML that ``tailwise train --config`` reads."""
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load(path: Path) -> TrainConfig:
+    """Read a configuration written by :func:`save`.
+
+    Raises:
+        InputError: the file cannot be read, or holds options or values that do not exist.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    add_arguments(parser)
+    try:
+        return from_namespace(parser.parse_path(path))
+    except (ArgumentError, TypeError) as error:
+        raise InputError(f"{path} is not the configuration of a run: {' '.join(str(error).split())}") from error
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add every option of :class:`TrainConfig` to a parser, and ``--config`` for YAML files of them."""
+    from jsonargparse import set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser.add_argument("--config", action="config", help="YAML file of options, such as the config.yaml of a run.")
+    parser.add_class_arguments(TrainConfig)
+
+
+def from_namespace(options: Namespace) -> TrainConfig:
+    """The configuration that a parser with :func:`add_arguments` has parsed.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
+    values = options.as_dict()
+    values.pop("config", None)
+    nested = {
+        "model": ModelConfig(**values["model"]),
+        "optim": OptimConfig(**values["optim"]),
+        "augment": Augmentation(**values["augment"]),
+    }
+    return TrainConfig(**values | nested)
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Options whose values make the two runs compute different things, as "name: old, now new"."""
+    before, after = (_flatten(to_mapping(config)) for config in (old, new))
+    return [
+        f"{name}: {before.get(name)!r}, now {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if name not in _OPTIONS_WITHOUT_EFFECT and before.get(name) != after.get(name)
+    ]
+
+
+def _check(config: TrainConfig) -> None:
+    optim, size = config.optim, config.cache_size
+    rules = (
+        ("image_size", config.image_size, config.image_size >= 1, "at least 1"),
+        ("batch_size", config.batch_size, config.batch_size >= 2, "at least 2, because batch norm trains on it"),
+        ("samples_per_class", config.samples_per_class, config.samples_per_class >= 1, "at least 1"),
+        ("epoch_reduce", config.epoch_reduce, config.epoch_reduce > 0, "positive"),
+        ("seed", config.seed, config.seed >= 0, "0 or more"),
+        ("devices", config.devices, config.devices >= 1, "at least 1"),
+        ("num_nodes", config.num_nodes, config.num_nodes >= 1, "at least 1"),
+        ("num_workers", config.num_workers, config.num_workers >= 0, "0 or more"),
+        ("cache_size", size, size is None or 1 <= size <= 2 * config.image_size, "at most twice image_size"),
+        ("thresholds", config.thresholds, 0 <= config.thresholds[0] <= config.thresholds[1], "two rising counts"),
+        ("optim.lr", optim.lr, optim.lr > 0 and math.isfinite(optim.lr), "positive"),
+        ("optim.momentum", optim.momentum, 0 <= optim.momentum < 1, "in [0, 1)"),
+        ("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "0 or more"),
+        ("optim.clip_norm", optim.clip_norm, optim.clip_norm is None or optim.clip_norm > 0, "positive, or null"),
+        ("optim.warmup_steps", optim.warmup_steps, optim.warmup_steps >= 0, "0 or more"),
+        ("optim.warmup_ratio", optim.warmup_ratio, 0 < optim.warmup_ratio <= 1, "in (0, 1]"),
+        ("optim.epochs", optim.epochs, optim.epochs is None or optim.epochs >= 1, "at least 1"),
+        ("optim.decay", optim.decay, optim.decay > 0, "positive"),
+    )
+    for name, value, allowed, expected in rules:
+        if not allowed:
+            raise InputError(f"{name} must be {expected}, got {value}")
+    if config.train_split == config.test_split:
+        raise InputError(f"train_split and test_split are both {config.train_split!r}; test on other images")
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

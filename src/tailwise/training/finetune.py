@@ -1,0 +1,75 @@
+"""Fine-tuning: the whole network on augmented images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tailwise.config import TrainConfig
+from tailwise.data.augment import Augmentation, augment, prepare
+from tailwise.models import create_classifier
+from tailwise.training.inputs import Split, open_images
+from tailwise.training.task import EvaluationTask, Task
+
+
+@dataclass(frozen=True)
+class AugmentedInputs:
+    """Augments a batch of training images as a function of (seed, epoch, position)."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    seed: int
+    settings: Augmentation
+
+    def __call__(self, inputs: Tensor, *, epoch: int, positions: NDArray[np.int64]) -> Tensor:
+        return augment(
+            inputs,
+            self.size,
+            self.mean,
+            self.std,
+            seed=self.seed,
+            epoch=epoch,
+            positions=positions,
+            settings=self.settings,
+        )
+
+
+def new_task(config: TrainConfig, train: Split, test: Split) -> Task:
+    """Make the network, and decode the images.
+
+    Raises:
+        InputError: the network cannot be made, or an image cannot be read.
+    """
+    # First what is quick to fail.
+    model = create_classifier(config.model, len(train.class_names), seed=config.seed)
+    model.to(memory_format=torch.channels_last)
+    cache_size = config.cache_size or math.ceil(config.image_size / config.augment.min_crop)
+    return Task(
+        model,
+        train=open_images(train, cache_size, config),
+        train_inputs=AugmentedInputs(config.image_size, model.mean, model.std, config.seed, config.augment),
+        test=open_images(test, config.image_size, config),
+        test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
+    )
+
+
+def evaluation_task(config: TrainConfig, state: Mapping[str, Tensor], test: Split) -> EvaluationTask:
+    """Make the network with the state of a checkpoint, and decode the images."""
+    # The checkpoint holds every weight: none are read from elsewhere.
+    architecture = replace(config.model, weights=None, pretrained=False)
+    model = create_classifier(architecture, len(test.class_names), seed=config.seed)
+    model.load_state_dict(state)
+    model.to(memory_format=torch.channels_last)
+    return EvaluationTask(
+        model,
+        test=open_images(test, config.image_size, config),
+        test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
+    )

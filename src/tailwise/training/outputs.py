@@ -1,0 +1,89 @@
+"""What a run leaves behind: metrics, predictions, and how they are computed from logits."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tailwise import __version__
+from tailwise.errors import InputError
+from tailwise.files import replacing
+from tailwise.labels import LabelStats
+from tailwise.metrics import average_precision, f1_scores, group_means, left_out
+from tailwise.shapes import Float
+from tailwise.training.inputs import IMAGE_COLUMN
+
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.parquet"
+
+_LIBRARIES = ("lightning", "timm", "torchmetrics", "numpy")
+
+
+def score(logits: Float[Tensor, "N K"], targets: NDArray[np.int8], stats: LabelStats) -> dict[str, Any]:
+    """Metrics of one test set, in percent.
+
+    Args:
+        logits: raw scores.
+        targets: labels: 1, 0, or -1 for unknown.
+        stats: statistics of the training labels; they make the groups.
+
+    Returns:
+        ``mAP`` over all classes and by group, ``classes_left_out`` (those without a positive) likewise, ``CF1`` and
+        ``OF1`` at probability 1/2, and ``AP`` by class name, None where it is undefined.
+
+    Raises:
+        InputError: a logit is not a finite number.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the model's logits are not finite numbers: lower optim.lr, or train with precision fp32")
+    precision = average_precision(logits, targets)
+    f1 = f1_scores(logits, targets, 0.0)
+    return {
+        "mAP": {name: _percent(value) for name, value in group_means(precision, stats.groups).items()},
+        "CF1": _percent(f1.cf1),
+        "OF1": _percent(f1.of1),
+        "classes_left_out": left_out(precision, stats.groups),
+        "AP": {name: _percent(value) for name, value in zip(stats.class_names, precision.tolist(), strict=True)},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the numbers."""
+    return {
+        "tailwise": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # with the build, which the distribution leaves out
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_predictions(
+    path: Path, images: Sequence[str], class_names: Sequence[str], logits: Float[Tensor, "N K"]
+) -> None:
+    """Write logits as Parquet: a column ``image``, then one float32 column per class, a row per image."""
+    columns = logits.numpy(force=True).astype(np.float32).T
+    table = pa.table({IMAGE_COLUMN: pa.array(images, pa.string())} | dict(zip(class_names, columns, strict=True)))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _percent(value: float) -> float | None:
+    # JSON has no NaN.
+    return None if np.isnan(value) else 100 * value

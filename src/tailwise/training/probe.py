@@ -1,0 +1,209 @@
+"""Probing: neck and classifier on features of the frozen backbone, which are computed once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailwise.config import Precision, TrainConfig
+from tailwise.data.augment import prepare
+from tailwise.errors import InputError
+from tailwise.files import replacing
+from tailwise.models import FrozenBackbone, ModelConfig, create_backbone, create_head, prepare_for_inference
+from tailwise.shapes import Float, UInt8
+from tailwise.training.inference import PRECISION_TYPES, forward_table
+from tailwise.training.inputs import Images, Split, open_images
+from tailwise.training.tables import TensorTable
+from tailwise.training.task import EvaluationTask, Task
+
+_FORMAT = "tailwise-features-1"
+_IMAGES_PER_BATCH = 64
+_logger = logging.getLogger(__name__)
+
+
+class Standardize(nn.Module):
+    """Scales features to unit norm, and then each dimension to mean 0 and variance 1 over the training set.
+
+    Args:
+        mean: (F,) mean of the unit-norm training features.
+        std: (F,) their standard deviation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Float[Tensor, "F"], std: Float[Tensor, "F"]) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    @classmethod
+    def fit(cls, features: Float[Tensor, "N F"]) -> Standardize:
+        """Measure mean and standard deviation; a dimension that never changes keeps its scale."""
+        unit = functional.normalize(features.double(), dim=1)
+        std, mean = torch.std_mean(unit, dim=0, correction=0)
+        return cls(mean.float(), torch.where(std > 0, std, 1.0).float())
+
+    def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
+        """Scale a batch of features."""
+        return (functional.normalize(features, dim=1) - self.mean) / self.std
+
+
+class ProbeModel(nn.Module):
+    """Features to logits; its state also says which backbone the features must come from.
+
+    Args:
+        scale: scales features.
+        head: scaled features to (B, K) logits.
+        backbone_key: :attr:`Backbone.key` of the backbone.
+    """
+
+    def __init__(self, scale: nn.Module, head: nn.Module, backbone_key: str) -> None:
+        super().__init__()
+        self.scale = scale
+        self.head = head
+        self.backbone_key = backbone_key
+
+    def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B C"]:
+        """Return the (B, K) logits of backbone features."""
+        logits: Tensor = self.head(self.scale(features))
+        return logits
+
+    def get_extra_state(self) -> dict[str, str]:
+        return {"backbone_key": self.backbone_key}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        if state["backbone_key"] != self.backbone_key:
+            raise InputError(
+                "this run's backbone is no longer what it was trained with: the weights file has changed, or the "
+                "version of timm has; restore it, or train again"
+            )
+
+
+class Backbone:
+    """A frozen backbone that is loaded only when features must be computed.
+
+    Args:
+        config: the network; head and freezing do not matter.
+        precision: what it computes in.
+        seed: of weights that are not loaded.
+        device: where to compute.
+
+    Raises:
+        InputError: there is no such weights file.
+    """
+
+    def __init__(self, config: ModelConfig, precision: Precision, seed: int, device: torch.device) -> None:
+        self.config = config
+        self.precision = precision
+        self.seed = seed
+        self.device = device
+        self.key = self._key()
+
+    @cached_property
+    def _loaded(self) -> tuple[FrozenBackbone, tuple[float, ...], tuple[float, ...]]:
+        backbone = create_backbone(self.config, seed=self.seed)
+        defaults: Any = backbone.pretrained_cfg
+        prepared = prepare_for_inference(backbone, PRECISION_TYPES[self.precision]).to(self.device)
+        return prepared, tuple(self.config.mean or defaults["mean"]), tuple(self.config.std or defaults["std"])
+
+    def features(self, images: UInt8[Tensor, "B 3 S S"], size: int) -> Float[Tensor, "B F"]:
+        """Features of a batch of decoded images, squashed to ``size``."""
+        backbone, mean, std = self._loaded
+        computed: Tensor = backbone(prepare(images, size, mean, std))
+        return computed
+
+    def _key(self) -> str:
+        """A name that two backbones share only if they compute the same features."""
+        config = self.config
+        weights = "pretrained" if config.pretrained else f"random, seed {self.seed}"
+        if config.weights is not None:
+            try:
+                weights = hashlib.sha256(Path(config.weights).read_bytes()).hexdigest()
+            except OSError as error:
+                raise InputError(f"--model.weights {config.weights} cannot be read: {error.strerror}") from error
+        parts = [config.backbone, config.options, weights, config.mean, config.std, self.precision, version("timm")]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def new_task(config: TrainConfig, train: Split, test: Split, device: torch.device) -> Task:
+    """Compute the features of both splits, or find them computed, and make a new head.
+
+    Raises:
+        InputError: the backbone cannot be made, or an image cannot be read.
+    """
+    backbone = Backbone(config.model, config.precision, config.seed, device)
+    train_features, rows = _features(config, train, backbone)
+    test_features, _ = _features(config, test, backbone)
+    model = ProbeModel(
+        Standardize.fit(rows) if config.standardize_features else nn.Identity(),
+        create_head(rows.shape[1], len(train.class_names), config.model, seed=config.seed),
+        backbone.key,
+    )
+    return Task(model, train=train_features, train_inputs=None, test=test_features, test_inputs=nn.Identity())
+
+
+def evaluation_task(config: TrainConfig, state: Mapping[str, Any], test: Split, device: torch.device) -> EvaluationTask:
+    """Compute the features of a split, or find them computed, and make the head with the state of a checkpoint.
+
+    Raises:
+        InputError: the backbone is not the one that the head was trained on.
+    """
+    backbone = Backbone(config.model, config.precision, config.seed, device)
+    test_features, rows = _features(config, test, backbone)
+    width = rows.shape[1]
+    model = ProbeModel(
+        Standardize(torch.zeros(width), torch.ones(width)) if config.standardize_features else nn.Identity(),
+        create_head(width, len(test.class_names), config.model, seed=config.seed),
+        backbone.key,
+    )
+    model.load_state_dict(state)
+    return EvaluationTask(model, test=test_features, test_inputs=nn.Identity())
+
+
+def _features(config: TrainConfig, split: Split, backbone: Backbone) -> tuple[Images, Float[Tensor, "N F"]]:
+    """Features of a split as a table, and as the tensor in it; computed and written unless there is a file of them."""
+    images = open_images(split, config.image_size, config)
+    parts = [_FORMAT, images.key, backbone.key, config.image_size]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    path = config.cache_folder / "features" / f"{key}.npy"
+    rows = _read(path, len(images.split))
+    if rows is None:
+        _logger.info("computing features of the %d images of split %r into %s", len(images.split), split.name, path)
+        rows = forward_table(
+            partial(backbone.features, size=config.image_size),
+            images.table,
+            device=backbone.device,
+            batch_size=_IMAGES_PER_BATCH,
+            description=f"features of {split.name}",
+            show=not config.quiet,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            np.save(temporary, rows.numpy())
+    return Images(images.split, TensorTable(rows), key), rows
+
+
+def _read(path: Path, num_images: int) -> Float[Tensor, "N F"] | None:
+    if not path.exists():
+        return None
+    try:
+        rows = np.load(path)
+    except (ValueError, EOFError, OSError) as error:
+        _logger.warning("%s: damaged features (%s); computing them again", path, error)
+        return None
+    if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) != num_images:
+        _logger.warning("%s: not the features of %d images; computing them again", path, num_images)
+        return None
+    return torch.from_numpy(rows)

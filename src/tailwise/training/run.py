@@ -1,0 +1,299 @@
+"""A run from configuration to folder: train, test, write; and testing a finished run again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailwise import losses
+from tailwise.config import TrainConfig, differences, load, resolve, save
+from tailwise.data.samplers import ClassAwareSampler, UniformSampler
+from tailwise.errors import InputError
+from tailwise.files import replacing
+from tailwise.labels import LabelStats
+from tailwise.training import finetune, probe
+from tailwise.training.datamodule import SamplerFactory, TrainData
+from tailwise.training.inference import choose_device, forward_table
+from tailwise.training.inputs import Split, check_labels, read_splits
+from tailwise.training.module import MultiLabelModule
+from tailwise.training.outputs import (
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    score,
+    versions,
+    write_json,
+    write_predictions,
+)
+from tailwise.training.task import EvaluationTask, Task
+from tailwise.training.trainer import checkpoint_path, contained, create_trainer
+
+CONFIG_FILE = "config.yaml"
+STATS_FILE = "stats.json"
+SKIPPED_FILE = "skipped.txt"
+
+_ROWS_PER_TEST_BATCH = 64
+# A probe's epochs are short: saving each would take longer than the epoch.
+_STEPS_BETWEEN_PROBE_CHECKPOINTS = 1000
+# The head's operations on small batches are too short to be shared between threads: on a busy machine, waiting for the
+# other threads takes many times as long as the work.
+_LARGEST_BATCH_FOR_ONE_THREAD = 256
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a test of a model found.
+
+    Attributes:
+        metrics: what metrics.json holds; see :func:`tailwise.training.outputs.score`.
+        folder: where metrics and predictions were written, or None.
+    """
+
+    metrics: dict[str, Any]
+    folder: Path | None
+
+
+def train(config: TrainConfig) -> Result | None:
+    """Train as configured, test the final model, and leave everything in the run folder.
+
+    The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
+    checkpoints/last.ckpt, metrics.json and predictions.parquet, each written whole or not at all. With
+    ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if it had not been interrupted.
+
+    Args:
+        config: the run.
+
+    Returns:
+        The metrics of the final epoch on the test split; None in processes other than the first.
+
+    Raises:
+        InputError: the configuration, data or folder cannot be used, or the loss stopped being a number.
+    """
+    started = time.perf_counter()
+    config = resolve(config)
+    folder = Path(config.output)
+    device = choose_device(config.accelerator, config.precision)
+    recorded = _claim(config, folder)
+    if recorded is not None:
+        return Result(recorded, folder)
+    train_split, test_split = read_splits(config, [config.train_split, config.test_split])
+    stats = _stats(train_split, config)
+    check_labels(train_split, test_split, stats)
+    # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
+    with warnings.catch_warnings(action="ignore"):
+        create_loss(config, stats)
+    task = _new_task(config, train_split, test_split, device)
+    stats = _stats(task.train.split, config)
+    loss = create_loss(config, stats)
+    if _is_first_process():
+        _write_start(config, stats, task, folder)
+    steps = _fit(config, task, loss, folder)
+    if not _is_first_process():
+        return None
+    metrics = {
+        **_test(task, stats, device, folder, show=not config.quiet),
+        "loss": config.loss,
+        "recipe": config.recipe,
+        "mode": config.mode,
+        "epochs": config.optim.epochs,
+        "steps": steps,
+        "seed": config.seed,
+        "seconds": round(time.perf_counter() - started, 2),
+        "versions": versions(),
+    }
+    write_json(folder / METRICS_FILE, metrics)
+    return Result(metrics, folder)
+
+
+def evaluate(run: Path, *, data: str | None = None, split: str | None = None, output: Path | None = None) -> Result:
+    """Test the model of a finished run.
+
+    Args:
+        run: folder of the run.
+        data: another CSV file with classes of the run; by default the data of the run.
+        split: split to test on; by default the test split of the run, or all rows of other data.
+        output: folder for metrics and predictions; nothing is written without it.
+
+    Raises:
+        InputError: the run is not finished, the data do not fit it, or ``output`` has results already.
+    """
+    if not (run / METRICS_FILE).is_file():
+        raise InputError(f"{run} is not the folder of a finished run: there is no {METRICS_FILE} in it")
+    if output is not None and (output / METRICS_FILE).exists():
+        raise InputError(f"{output} has results already; give another output")
+    config = load(run / CONFIG_FILE)
+    stats = LabelStats.load(run / STATS_FILE)
+    device = choose_device(
+        "cpu" if config.accelerator == "cpu" else "auto", config.precision if config.mode == "probe" else "fp32"
+    )
+    name = split or (config.test_split if data is None else None)
+    (test_split,) = read_splits(config, [name], data=data, classes=stats.class_names)
+    saved = torch.load(checkpoint_path(run), map_location="cpu", weights_only=True)["state_dict"]
+    state = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
+    if config.mode == "finetune":
+        task = finetune.evaluation_task(config, state, test_split)
+    else:
+        task = probe.evaluation_task(config, state, test_split, device)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    metrics = {**_test(task, stats, device, output, show=True), "run": str(run), "versions": versions()}
+    if output is not None:
+        write_json(output / METRICS_FILE, metrics)
+    return Result(metrics, output)
+
+
+def create_loss(config: TrainConfig, stats: LabelStats) -> nn.Module:
+    """Make the loss that a configuration names.
+
+    Raises:
+        InputError: there is no such loss, or it does not take these options.
+    """
+    try:
+        return losses.create(config.loss, stats, config.recipe, **config.loss_options)
+    except ValueError as error:
+        raise InputError(f"--loss {config.loss}: {error}") from error
+
+
+def create_sampler(config: TrainConfig, targets: Tensor) -> SamplerFactory:
+    """Make the sampler that a configuration names, up to the process it is for."""
+    if config.sampler == "uniform":
+        return partial(UniformSampler, len(targets), seed=config.seed)
+    return partial(
+        ClassAwareSampler,
+        targets,
+        seed=config.seed,
+        samples_per_class=config.samples_per_class,
+        reduce=config.epoch_reduce,
+    )
+
+
+def _stats(split: Split, config: TrainConfig) -> LabelStats:
+    return LabelStats.from_targets(split.targets, split.class_names, config.thresholds)
+
+
+def _new_task(config: TrainConfig, train: Split, test: Split, device: torch.device) -> Task:
+    if config.mode == "finetune":
+        return finetune.new_task(config, train, test)
+    return probe.new_task(config, train, test, device)
+
+
+def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
+    """Train the model of the task; returns the number of steps."""
+    epochs, milestones = config.optim.epochs, config.optim.milestones
+    assert epochs is not None
+    assert milestones is not None
+    targets = torch.from_numpy(task.train.split.targets)
+    is_short = config.mode == "probe" and config.batch_size <= _LARGEST_BATCH_FOR_ONE_THREAD
+    with contained(num_threads=1 if is_short else None):
+        data = TrainData(
+            task.train.table,
+            targets,
+            create_sampler(config, targets),
+            batch_size=config.batch_size,
+            transform=task.train_inputs,
+            num_workers=config.num_workers,
+        )
+        steps_per_epoch = len(data.batches(num_replicas=config.devices * config.num_nodes))
+        module = MultiLabelModule(
+            task.model.train(),
+            loss,
+            config.optim,
+            milestones=milestones,
+            steps_per_epoch=steps_per_epoch,
+            seed=config.seed,
+            loss_name=config.loss,
+        )
+        between = 1 if config.mode == "finetune" else -(-_STEPS_BETWEEN_PROBE_CHECKPOINTS // steps_per_epoch)
+        trainer = create_trainer(config, folder, epochs=epochs, checkpoint_every=between)
+        checkpoint = checkpoint_path(folder)
+        resume_from = checkpoint if config.resume and checkpoint.exists() else None
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"the device has too little memory for batch_size {config.batch_size} at image_size "
+                f"{config.image_size}: lower one of them, or train with precision bf16"
+            ) from error
+    return epochs * steps_per_epoch
+
+
+def _test(
+    task: Task | EvaluationTask, stats: LabelStats, device: torch.device, folder: Path | None, *, show: bool
+) -> dict[str, Any]:
+    """Test a model; write its predictions if there is a folder."""
+    model = task.model.to(device).eval()
+    split = task.test.split
+    logits = forward_table(
+        lambda rows: model(task.test_inputs(rows)),
+        task.test.table,
+        device=device,
+        batch_size=_ROWS_PER_TEST_BATCH,
+        description=f"testing on {split.name}",
+        show=show,
+    )
+    metrics = {"split": split.name, "num_images": len(split), **score(logits, split.targets, stats)}
+    if folder is not None:
+        write_predictions(folder / PREDICTIONS_FILE, split.images, stats.class_names, logits)
+    return metrics
+
+
+def _claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
+    """Make sure that the run may use its folder; returns the metrics if the run to resume is finished.
+
+    Raises:
+        InputError: the folder holds another run, or this one and it is not to be resumed, or something else.
+    """
+    if not _is_first_process():
+        return None
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK)):
+            raise InputError(f"--output {folder} cannot be written: {above} is no folder that you may write into")
+        return None
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(f"--output {folder} is there already and holds no run; give another output")
+    finished = (folder / METRICS_FILE).is_file()
+    if not config.resume:
+        state = "a finished run" if finished else "an unfinished run"
+        raise InputError(f"--output {folder} holds {state}: go on with --resume true, or give another output")
+    changed = differences(resolve(load(folder / CONFIG_FILE)), config)
+    if changed:
+        raise InputError(
+            f"--resume true: the run in {folder} was started with other options ({'; '.join(changed)}); resume it with "
+            "its own, or give another output"
+        )
+    if not finished:
+        return None
+    _logger.info("the run in %s is finished", folder)
+    recorded: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    return recorded
+
+
+def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Path) -> None:
+    """Record what the run is about to do."""
+    recorded = folder / STATS_FILE
+    if config.resume and recorded.exists() and LabelStats.load(recorded) != stats:
+        raise InputError(f"--resume true: the training labels have changed since the run in {folder} was started")
+    checkpoint_path(folder).parent.mkdir(parents=True, exist_ok=True)
+    save(replace(config, resume=False), folder / CONFIG_FILE)
+    stats.save(recorded)
+    skipped = task.train.split.skipped + task.test.split.skipped
+    if skipped:
+        with replacing(folder / SKIPPED_FILE) as temporary:
+            temporary.write_text("\n".join(skipped) + "\n", encoding="utf-8")
+        _logger.warning("%d images are left out; see %s", len(skipped), folder / SKIPPED_FILE)
+
+
+def _is_first_process() -> bool:
+    """Whether this process, of those that a launcher or Lightning has started for one run, writes the files."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))

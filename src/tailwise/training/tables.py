@@ -1,0 +1,53 @@
+"""What training reads its inputs from: rows by index, with a key that names their content."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from tailwise.data.cache import ImageCache
+from tailwise.shapes import Shaped, UInt8
+
+
+class Table(Protocol):
+    """N rows of model inputs."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Gather rows into a new tensor."""
+        ...
+
+
+class TensorTable:
+    """Rows held in memory.
+
+    Args:
+        rows: (N, ...) features, or images as uint8.
+    """
+
+    def __init__(self, rows: Shaped[Tensor, "N ..."]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Gather rows into a new tensor."""
+        return self.rows[indices]
+
+
+def content_key(pixels: ImageCache | UInt8[np.ndarray, "N C H W"]) -> str:
+    """A name that two tables of images share only if their pixels, and the order of the images, are the same."""
+    digest = hashlib.sha256()
+    if isinstance(pixels, ImageCache):
+        # Neither is enough alone: the name says nothing of rows skipped, the checksums are short.
+        digest.update(pixels.path.stem.encode())
+        digest.update(pixels.checksums.tobytes())
+    else:
+        digest.update(repr(pixels.shape).encode())
+        digest.update(pixels.tobytes())
+    return digest.hexdigest()

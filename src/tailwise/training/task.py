@@ -1,0 +1,39 @@
+"""What a mode of training hands to the trainer and to the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tailwise.training.datamodule import TrainTransform
+from tailwise.training.inputs import Images
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A model with its data.
+
+    Attributes:
+        model: inputs to (B, K) logits.
+        train: training rows.
+        train_inputs: makes training rows into inputs, on the device; None where they are that already.
+        test: test rows.
+        test_inputs: makes test rows into inputs, on the device.
+    """
+
+    model: nn.Module
+    train: Images
+    train_inputs: TrainTransform | None
+    test: Images
+    test_inputs: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationTask:
+    """A trained model with data to test it on; attributes as in :class:`Task`."""
+
+    model: nn.Module
+    test: Images
+    test_inputs: Callable[[Tensor], Tensor]

@@ -1,0 +1,147 @@
+"""Lightning's trainer as this project runs it: quiet, atomic checkpoints, and no trace left in the process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
+
+from tailwise.config import TrainConfig
+from tailwise.files import replacing
+from tailwise.training.progress import TrainingProgress
+
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+# Warnings of Lightning that nobody can act on here, each with the reason.
+_WITHOUT_CONSEQUENCE = (
+    "The 'train_dataloader' does not have many workers",  # rows come from a table: workers would slow it down
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen batch norm is meant to be
+    "GPU available but not used",  # the user chose the CPU
+    "The number of training batches",  # losses are logged by us, at the end of an epoch at the latest
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
+    r"\d+ of \d+ classes have no image and are never drawn",  # said before, with their names
+)
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves the state of the run at the end of every ``every_n_epochs``-th epoch and of the last one.
+
+    Args:
+        path: the file, replaced each time.
+        every_n_epochs: epochs between two saves.
+    """
+
+    def __init__(self, path: Path, every_n_epochs: int = 1) -> None:
+        self.path = path
+        self.every_n_epochs = every_n_epochs
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        finished = trainer.current_epoch + 1
+        if finished % self.every_n_epochs == 0 or finished == trainer.max_epochs:
+            trainer.save_checkpoint(self.path)
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final place, so that the rename is atomic, and reads tensors and numbers only."""
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    @override
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return checkpoint
+
+
+def create_trainer(config: TrainConfig, folder: Path, *, epochs: int, checkpoint_every: int) -> pl.Trainer:
+    """Make the trainer of a run.
+
+    Args:
+        config: gives devices, precision, clipping and whether progress is shown.
+        folder: the run folder; logs and checkpoints go into it.
+        epochs: number of epochs.
+        checkpoint_every: epochs between two checkpoints.
+    """
+    return pl.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        precision=_PRECISIONS[config.precision if config.mode == "finetune" else "fp32"],  # type: ignore[arg-type]
+        max_epochs=epochs,
+        gradient_clip_val=config.optim.clip_norm,
+        use_distributed_sampler=False,
+        callbacks=[
+            TrainingProgress(show=not config.quiet),
+            LastCheckpoint(checkpoint_path(folder), checkpoint_every),
+        ],
+        logger=[
+            CSVLogger(folder, name="logs"),
+            TensorBoardLogger(folder, name="tensorboard", version=""),
+        ],
+        plugins=[SafeCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+
+
+def checkpoint_path(folder: Path) -> Path:
+    """Where a run folder keeps the state to resume from and to evaluate."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@contextmanager
+def contained(num_threads: int | None = None) -> Iterator[None]:
+    """Run Lightning inside: its messages stay, and so do the changes it makes to the process.
+
+    The random state of torch, its number of threads, log levels, warning filters and the handler of interrupts are as
+    before afterwards. An interrupt, which Lightning turns into an exit, is a KeyboardInterrupt again; a run that was
+    told to terminate, which Lightning turns into a plain exit, exits with the code of that signal.
+
+    Args:
+        num_threads: threads of an operation on the CPU, inside.
+    """
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    threads = torch.get_num_threads()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=devices):
+        for message in _WITHOUT_CONSEQUENCE:
+            warnings.filterwarnings("ignore", message=message)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        torch.set_num_threads(num_threads or threads)
+        try:
+            yield
+        except SIGTERMException as error:
+            raise SystemExit(128 + signal.SIGTERM) from error
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            torch.set_num_threads(threads)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if in_main_thread:
+                signal.signal(signal.SIGINT, on_interrupt)

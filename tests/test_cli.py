@@ -1,0 +1,294 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tailwise import __version__
+from tailwise.cli import main
+from tailwise.data.build import read_manifest
+from tailwise.data.sources import read_csv
+from tailwise.training.module import MultiLabelModule
+
+CLASSES = ("cat", "dog", "bird")
+Outcome = tuple[int, str, str]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks gain nothing from threads, and wait long for them on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs a command line in this process: (exit code, standard output, standard error)."""
+
+    def run(line: str) -> Outcome:
+        try:
+            code = main(shlex.split(line))
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "images").mkdir()
+    generator = np.random.default_rng(1)
+    rows = []
+    for index in range(40):
+        name = f"images/{index}.jpg"
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / name)
+        present = generator.random(3) < 0.5
+        present[index % 3] = True
+        names = "|".join(name for name, here in zip(CLASSES, present, strict=True) if here)
+        rows.append([name, "train" if index < 24 else "test", names])
+    path = folder / "labels.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "split", "labels"], *rows])
+    return path
+
+
+@pytest.fixture
+def train_line(labels: Path, tmp_path: Path) -> str:
+    """A command line that trains in a second; options added to it win."""
+    return (
+        f"train --data {labels} --output {tmp_path / 'run'} --cache {labels.parent / 'cache'} --image_size 32 "
+        "--batch_size 8 --accelerator cpu --model.backbone test_resnet --model.pretrained false --optim.epochs 2 "
+        "--thresholds [5,13]"
+    )
+
+
+def test_training_prints_the_means_and_where_the_files_are(
+    cli: Callable[..., Outcome], train_line: str, tmp_path: Path
+) -> None:
+    code, out, err = cli(train_line)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert code == 0
+    assert all("-" in out if value is None else f"{value:.2f}" in out for value in metrics["mAP"].values())
+    assert str(tmp_path / "run") in out
+    assert "epoch 2 of 2" in err
+    assert "\x1b" not in err
+    assert not re.search("GPU available|litlogger|TPU|Tip", out + err)
+
+
+def test_recorded_configuration_trains_the_same_model(
+    cli: Callable[..., Outcome], train_line: str, tmp_path: Path
+) -> None:
+    cli(f"{train_line} --mode probe --loss pg --loss_options '{{\"mu\": 0.3}}' --optim.lr 0.01")
+    code, _, _ = cli(f"train --config {tmp_path / 'run' / 'config.yaml'} --output {tmp_path / 'again'}")
+    assert code == 0
+    first, second = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("run", "again"))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_evaluate_repeats_the_metrics(cli: Callable[..., Outcome], train_line: str, tmp_path: Path) -> None:
+    _, trained, _ = cli(f"{train_line} --mode probe")
+    code, evaluated, _ = cli(f"evaluate {tmp_path / 'run'} --output {tmp_path / 'test'}")
+    assert code == 0
+    assert re.findall(r"\d+\.\d\d", evaluated) == re.findall(r"\d+\.\d\d", trained)
+    code, _, err = cli(f"evaluate {tmp_path / 'run'} --output {tmp_path / 'test'}")
+    assert (code, "has results already" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("--loss db-focl", r"--loss db-focl: unknown loss 'db-focl', did you mean 'db-focal'"),
+        ("--loss_options.gama 1", r"no option 'gama', did you mean 'gamma'"),
+        ("--train_split trian", r"no split 'trian' \(did you mean 'train'\?\); its splits are train \(24 rows\), test"),
+        ("--precision fp16", r"fp16 needs a GPU.*use bf16 or fp32"),
+        ("--optm.lr 1", r"--optm.lr.*did you mean optim.lr\?"),
+        ("--optim.lr fast", r"--optim.lr: expected float, got fast"),
+        ("--optim.lr -1", r"optim.lr must be positive, got -1"),
+        ("--mode prob", r"--mode: expected one of 'finetune', 'probe', got prob"),
+        ("--recipe voc", r"--recipe: expected one of 'voc-mlt', 'coco-mlt', null, got voc"),
+        ("--model.weights nowhere.safetensors", r"nowhere.safetensors.*no such file"),
+        ("--mode probe --model.weights nowhere.safetensors", r"nowhere.safetensors.*No such file"),
+        ("--model.backbone test_resnt", r"no model 'test_resnt'; near names: test_resnet"),
+        ("--data {folder}/none.csv", r"cannot read .*none.csv"),
+        ("--data {folder}/columns.csv", r"columns.csv:1: no column 'image'; the header has 'file', 'label'"),
+        ("--data {folder}/missing.csv", r"missing.csv:3: no image 'images/none.jpg'"),
+        ("--data {folder}/damaged.csv", r"half.jpg.*cannot be decoded"),
+        ("--data {folder}/single.csv", r"split 'train' has 1 image; training needs two"),
+        ("--data {folder}/negative.csv", r"no image of split 'test' has a positive label"),
+        ("--data digits --test_split dev", r"data set 'digits' has no split 'dev'; its splits are train, test"),
+        ("--classes {folder}/classes.json", r"labels.csv:\d+: 'bird' is none of the 2 classes"),
+        ("--config {folder}/unknown.yaml", r"[Gg]roup 'optim'.*'lrr' \(did you mean optim.lr\?\)"),
+        ("--config {folder}/none.yaml", r"--config: File does not exist"),
+        ("--config {folder}/broken.yaml", r"parsing"),
+    ],
+)
+def test_input_that_cannot_be_used_exits_with_2_and_says_why(
+    cli: Callable[..., Outcome], train_line: str, labels: Path, tmp_path: Path, added: str, message: str
+) -> None:
+    folder = labels.parent
+    write_bad_files(folder)
+    code, out, err = cli(f"{train_line} {added.format(folder=folder)}")
+    assert (code, out) == (2, "")
+    assert re.search(rf"^error: .*{message}", err, re.MULTILINE | re.DOTALL), err
+    assert not (tmp_path / "run").exists()
+
+
+def write_bad_files(folder: Path) -> None:
+    whole = (folder / "images" / "0.jpg").read_bytes()
+    (folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    for name, text in {
+        "columns.csv": "file,label\nimages/0.jpg,cat\n",
+        "missing.csv": "image,split,labels\nimages/0.jpg,train,cat\nimages/none.jpg,train,dog\nimages/1.jpg,test,cat\n",
+        "damaged.csv": "image,split,labels\nimages/0.jpg,train,cat\nhalf.jpg,train,dog\nimages/1.jpg,test,cat\n",
+        "single.csv": "image,split,labels\nimages/0.jpg,train,cat\nimages/1.jpg,test,cat\n",
+        "negative.csv": "image,split,labels\nimages/0.jpg,train,cat\nimages/1.jpg,train,dog\nimages/2.jpg,test,\n",
+        "classes.json": '["cat", "dog"]',
+        "unknown.yaml": "optim:\n  lrr: 0.1\n",
+        "broken.yaml": "optim: [0.1\n",
+    }.items():
+        (folder / name).write_text(text)
+
+
+def test_weights_that_do_not_fit_say_where(
+    cli: Callable[..., Outcome], train_line: str, tmp_path: Path, backbone_weights: Path
+) -> None:
+    code, _, err = cli(f"{train_line} --model.weights {backbone_weights}")
+    assert code == 2
+    assert re.search(r"does not fit --model.backbone test_resnet: .*missing.*--model.options", err)
+
+
+def test_finished_run_is_not_overwritten(cli: Callable[..., Outcome], train_line: str, tmp_path: Path) -> None:
+    cli(f"{train_line} --mode probe")
+    before = (tmp_path / "run" / "metrics.json").read_bytes()
+    code, _, err = cli(f"{train_line} --mode probe")
+    assert code == 2
+    assert re.search("holds a finished run: go on with --resume true, or give another output", err)
+    assert cli(f"{train_line} --mode probe --resume true")[0] == 0
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+
+
+def test_interrupt_exits_with_130_and_names_resume(
+    cli: Callable[..., Outcome], train_line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiLabelModule, "training_step", interrupted)
+        code, _, err = cli(train_line)
+    assert (code, "--resume true" in err) == (130, True)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert cli(f"{train_line} --resume true")[0] == 0
+
+
+def test_build_writes_a_long_tailed_csv_and_its_manifest(
+    cli: Callable[..., Outcome], labels: Path, tmp_path: Path
+) -> None:
+    target = labels.parent / f"{tmp_path.name}.csv"
+    code, _, err = cli(f"build {labels} --output {target} --num_max 9 --num_min 2 --keep_split test --seed 3")
+    assert code == 0
+    built, source = read_csv(target), read_csv(labels)
+    manifest = read_manifest(target.with_suffix(".json"))
+    assert built.select("test").images == source.select("test").images
+    assert built.select("train").images == manifest.images
+    assert set(manifest.images) < set(source.select("train").images)
+    assert manifest.subset.seed == 3
+    assert f"{len(manifest.images)} training images" in err
+    code, _, err = cli(f"build {labels} --output {target}")
+    assert (code, "exists; remove it" in err) == (2, True)
+
+
+def test_build_into_another_folder_says_how_to_train(
+    cli: Callable[..., Outcome], labels: Path, tmp_path: Path, train_line: str
+) -> None:
+    target = tmp_path / "subset.csv"
+    _, _, err = cli(f"build {labels} --output {target} --num_max 12 --num_min 8 --keep_split test")
+    assert f"--data {target} --root {labels.parent}" in err
+    assert cli(f"{train_line} --mode probe --loss bce --data {target} --root {labels.parent}")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("build {labels} --split pool", "no split 'pool'"),
+        ("build {labels} --split test --keep_split test", "both 'test'"),
+        ("build {labels} --num_max 0", "num_min <= num_max"),
+        ("build {labels} --output {folder}/none/x.csv", "no folder"),
+        ("evaluate {folder}", "not the folder of a finished run"),
+        ("trian", r"no command 'trian' \(did you mean train\?\)"),
+    ],
+)
+def test_other_commands_explain_bad_input_too(
+    cli: Callable[..., Outcome], labels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli(line.format(labels=labels, folder=labels.parent))
+    assert code == 2
+    assert re.search(rf"^error: .*{message}", err, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_comes_from_types_and_docstrings(cli: Callable[..., Outcome]) -> None:
+    code, out, _ = cli("train --help")
+    assert code == 0
+    assert "--optim.lr LR" in out
+    assert re.search(r"Largest norm of the gradient.*default:\s+35\.0", " ".join(out.split()))
+    for command in ("demo", "build", "evaluate"):
+        code, out, _ = cli(f"{command} --help")
+        assert (code, "usage: tailwise" in out) == (0, True)
+
+
+@pytest.mark.parametrize("line", ["", "--help"])
+def test_overview_names_the_commands(cli: Callable[..., Outcome], line: str) -> None:
+    code, out, _ = cli(line)
+    assert code == 0
+    assert all(command in out for command in ("demo", "build", "train", "evaluate"))
+
+
+def test_version(cli: Callable[..., Outcome]) -> None:
+    assert cli("--version")[:2] == (0, f"tailwise {__version__}\n")
+
+
+def test_two_processes_train_the_model_of_one(cli: Callable[..., Outcome], train_line: str, tmp_path: Path) -> None:
+    # Without batch norm in the neck, and with a loss that is a mean over samples, two processes with half the batch
+    # take the steps of one. The learning rate is what a random backbone needs for rounding not to grow.
+    line = f"{train_line} --model.neck none --loss_options.reduction batchmean --optim.lr 0.01"
+    cli(f"{line} --output {tmp_path / 'one'}")
+    command = f"{line} --output {tmp_path / 'two'} --batch_size 4 --devices 2"
+    source = str(Path(sys.modules["tailwise"].__file__ or "").parents[1])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": source}
+    finished = subprocess.run(
+        [sys.executable, "-m", "tailwise", *shlex.split(command)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("epoch 2 of 2") == 1
+    first, second = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(first, second, atol=1e-5)

@@ -1,0 +1,79 @@
+"""A tiny labelled data set of real JPEG files, and configurations that train on it in a second."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tailwise.config import OptimConfig, TrainConfig
+from tailwise.models.classifier import ModelConfig
+
+CLASSES = ("red", "green", "blue", "dark")
+SIDE = 32
+
+
+def write_data(folder: Path, num_train: int = 46, num_test: int = 30) -> Path:
+    """JPEGs whose colour channels say which classes they have; "dark" is rare, and one label in ten unknown."""
+    generator = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for index in range(num_train + num_test):
+        labels = (generator.random(4) < (0.6, 0.4, 0.3, 0.15)).astype(int)
+        if index in (0, num_train):
+            labels[:] = 1
+        pixels = generator.integers(0, 90, (SIDE, SIDE, 3))
+        pixels[..., labels[:3] == 1] += 120
+        pixels //= 1 + labels[3]
+        name = f"images/{index}.jpg"
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / name, quality=95)
+        cells = ["" if generator.random() < 0.1 else value for value in labels]
+        rows.append([name, "train" if index < num_train else "test", *cells])
+    path = folder / "labels.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "split", *CLASSES], *rows])
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks gain nothing from threads, and wait long for them on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV file with a column per class, of 46 training and 30 test images."""
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def tiny(labels: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]:
+    """Makes configurations of runs that take a second; options of the optimizer go under ``optim``."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+
+    def make(*, optim: dict[str, Any] | None = None, **options: Any) -> TrainConfig:
+        defaults: dict[str, Any] = {
+            "data": str(labels),
+            "output": str(tmp_path / "run"),
+            "image_size": SIDE,
+            "batch_size": 8,
+            "cache": str(cache),
+            "accelerator": "cpu",
+            "quiet": True,
+            "thresholds": (10, 20),
+            "model": ModelConfig(backbone="test_resnet", pretrained=False),
+            "optim": OptimConfig(**{"epochs": 3, "warmup_steps": 4, **(optim or {})}),
+        }
+        return TrainConfig(**{**defaults, **options})
+
+    return make

@@ -1,0 +1,87 @@
+"""Configurations: defaults, files, and what counts as a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailwise import config as configuration
+from tailwise.config import OptimConfig, TrainConfig, differences, resolve
+from tailwise.data.augment import Augmentation
+from tailwise.errors import InputError
+from tailwise.models import ModelConfig
+
+
+@pytest.mark.parametrize(("sampler", "epochs", "milestones"), [("class-aware", 8, (5, 7)), ("uniform", 80, (55, 75))])
+def test_defaults_are_the_recipe(sampler: Any, epochs: int, milestones: tuple[int, ...]) -> None:
+    config = resolve(TrainConfig(data="digits", output="run", sampler=sampler))
+    optim = config.optim
+    assert (optim.epochs, optim.milestones) == (epochs, milestones)
+    assert (optim.lr, optim.momentum, optim.weight_decay, optim.clip_norm) == (0.02, 0.9, 1e-4, 35)
+    assert (optim.warmup_steps, optim.warmup_ratio, optim.decay) == (500, pytest.approx(1 / 3), 0.1)
+    assert (config.batch_size, config.image_size, config.loss) == (32, 224, "db-focal")
+
+
+def test_milestones_keep_their_place_in_another_number_of_epochs() -> None:
+    config = resolve(TrainConfig(data="digits", output="run", optim=OptimConfig(epochs=16)))
+    assert config.optim.milestones == (10, 14)
+
+
+def test_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    config = TrainConfig(
+        data="labels.csv",
+        output="Ausgabe/Läufe",
+        loss="pg",
+        loss_options={"neg_slope": {"tail": 10.0}, "adaptive": ["neg_slope"], "kappa": 0.05},
+        recipe="voc-mlt",
+        mode="probe",
+        thresholds=(5, 50),
+        model=ModelConfig("mobilenetv2_100", weights=Path("w.safetensors"), options={"pad_type": "same"}, mean=(0.5,)),
+        optim=OptimConfig(lr=1e-3, clip_norm=None, warmup_ratio=1 / 3, milestones=(2, 4)),
+        augment=Augmentation(hue=3.5, contrast=(0.9, 1.1)),
+    )
+    configuration.save(config, tmp_path / "config.yaml")
+    assert configuration.load(tmp_path / "config.yaml") == config
+
+
+def test_differences_name_what_changes_the_result(tiny: Callable[..., TrainConfig]) -> None:
+    old = tiny(loss_options={"mu": 0.3})
+    assert differences(old, replace(old, output="elsewhere", quiet=False, resume=True, num_workers=2)) == []
+    new = replace(old, seed=4, loss_options={"mu": 0.2}, optim=replace(old.optim, lr=0.1))
+    assert differences(old, new) == [
+        "loss_options.mu: 0.3, now 0.2",
+        "optim.lr: 0.02, now 0.1",
+        "seed: 0, now 4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"batch_size": 1}, "batch_size"),
+        ({"seed": -1}, "seed"),
+        ({"test_split": "train"}, "test_split"),
+        ({"thresholds": (30, 10)}, "thresholds"),
+        ({"optim": {"lr": 0.0}}, "optim.lr"),
+        ({"optim": {"warmup_ratio": 0.0}}, "optim.warmup_ratio"),
+        ({"optim": {"epochs": 0}}, "optim.epochs"),
+        ({"optim": {"clip_norm": 0.0}}, "optim.clip_norm"),
+    ],
+)
+def test_ranges_are_checked(tiny: Callable[..., TrainConfig], options: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        resolve(tiny(**options))
+
+
+def test_cache_folder_is_the_option_then_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(data="digits", output="run")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.delenv("TAILWISE_CACHE", raising=False)
+    assert config.cache_folder == Path("/somewhere/tailwise")
+    monkeypatch.setenv("TAILWISE_CACHE", "/named")
+    assert config.cache_folder == Path("/named")
+    assert replace(config, cache="/chosen").cache_folder == Path("/chosen")
