@@ -1,0 +1,179 @@
+"""Results on a folder of real photographs: ``python -m benchmarks.photos probe|finetune|choose PHOTOS WEIGHTS``.
+
+PHOTOS holds labels.csv (splits train_lt and test) and classes.json, WEIGHTS is a file of mobilenetv2_100 with
+``pad_type="same"``. ``probe`` and ``finetune`` print the tables of docs/results.md. ``choose`` prints how PG's raised
+factors do on held-out training images, which is how the recipes' values were chosen; it never opens the test split.
+Finished runs are kept below --output, so a command that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jsonargparse import auto_cli
+
+from tailwise.config import OptimConfig, TrainConfig
+from tailwise.data.sources import LabeledImages, read_csv
+from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
+from tailwise.models import ModelConfig
+
+UNIFORM = {"sampler": "uniform"}
+# The multi-label form of CB was published with its own learning rate.
+CB_FOCAL = Method("cb-focal", {"loss": "cb-focal", "optim": {"lr": 0.1}})
+LOSSES = ("rw", "focal", "ldam", "asl", "r-bce", "ntr", "db", "db-focal", "apaf", "pg")
+PROBE_METHODS = (
+    Method("bce-uniform", {"loss": "bce", **UNIFORM}),
+    Method("bce", {"loss": "bce"}),
+    *(Method(name, {"loss": name}) for name in LOSSES[:2]),
+    CB_FOCAL,
+    *(Method(name, {"loss": name}) for name in LOSSES[2:]),
+)
+FINETUNE_METHODS = tuple(Method(name, {"loss": name}) for name in ("bce", "db", "db-focal", "pg"))
+
+NUM_FOLDS = 4
+
+
+def probe(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 5, workers: int = 1) -> None:
+    """Train neck and head on frozen features: every loss, several seeds."""
+    shared = configuration(photos, weights, output / "probe", mode="probe")
+    show(list(run_methods(shared, PROBE_METHODS, range(seeds), workers=workers)))
+
+
+def finetune(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 1, size: int = 160) -> None:
+    """Fine-tune the network with bf16: the central losses."""
+    shared = configuration(
+        photos, weights, output / f"finetune{size}", mode="finetune", precision="bf16", image_size=size
+    )
+    rows = []
+    for row in run_methods(shared, FINETUNE_METHODS, range(seeds)):
+        rows.append(row)
+        show(rows)
+
+
+def choose(photos: Path, weights: Path, output: Path = Path("runs/photos"), workers: int = 1) -> None:
+    """Cross-validate PG's raised factors on the training split."""
+    folds = write_folds(read_csv(photos / "labels.csv", classes=photos / "classes.json"), output / "folds")
+    # Raised as published: λ₁⁻ and λ₂⁺ of tail classes over 5 and 1, or λ₁⁻ and λ₁⁺ of all classes over 2 and 1.
+    grids = {
+        "voc-mlt": [
+            {"neg_slope": {"tail": slope}, "pos_divisor": {"tail": divisor}, "adaptive": ["neg_slope"]}
+            for slope, divisor in itertools.product((6.0, 7.5, 10.0), (1.5, 2.0, 3.0))
+        ],
+        "coco-mlt": [
+            {"neg_slope": neg, "pos_slope": pos, "adaptive": ["neg_slope"]}
+            for neg, pos in itertools.product((2.5, 3.0, 4.0), (1.25, 1.5, 2.0))
+        ],
+    }
+    for recipe, grid in grids.items():
+        methods = [Method("db", {"loss": "db"}), Method("db-focal", {"loss": "db-focal"})]
+        methods += [Method(option_name(options), {"loss": "pg", "loss_options": options}) for options in grid]
+        # One fold after the other: each opens a pool of workers.
+        by_fold = [
+            list(
+                run_methods(
+                    replace(
+                        configuration(photos, weights, output / "choose" / recipe / fold.stem, mode="probe"),
+                        data=str(fold),
+                        root=str(photos),
+                        train_split="train",
+                        test_split="held-out",
+                        recipe=recipe,
+                    ),
+                    methods,
+                    (0,),
+                    workers=workers,
+                )
+            )
+            for fold in folds
+        ]
+        rows = [merge(parts) for parts in zip(*by_fold, strict=True)]
+        print(f"\n{recipe}, mean and deviation over {NUM_FOLDS} folds")
+        show(sorted(rows, key=lambda row: -sum(value or 0 for value in row.scores["total"])))
+
+
+def configuration(photos: Path, weights: Path, output: Path, **options: Any) -> TrainConfig:
+    """What all runs on the photographs share."""
+    return TrainConfig(
+        data=str(photos / "labels.csv"),
+        classes=str(photos / "classes.json"),
+        train_split="train_lt",
+        output=str(output),
+        recipe="voc-mlt",
+        model=ModelConfig(
+            backbone="mobilenetv2_100",
+            weights=weights,
+            options={"pad_type": "same"},
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        optim=OptimConfig(),
+        quiet=True,
+        **options,
+    )
+
+
+def write_folds(data: LabeledImages, folder: Path) -> list[Path]:
+    """Label files that each hold out a quarter of the training split, every class spread evenly over the quarters."""
+    train = data.select("train_lt")
+    fold_of = deal(train.targets == 1, NUM_FOLDS)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for fold in range(NUM_FOLDS):
+        path = folder / f"fold{fold}.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "split", "labels"])
+            for image, row, own in zip(train.images, train.targets, fold_of, strict=True):
+                labels = "|".join(name for name, y in zip(train.class_names, row, strict=True) if y == 1)
+                writer.writerow([image, "held-out" if own == fold else "train", labels])
+        paths.append(path)
+    return paths
+
+
+def deal(positive: np.ndarray, num_folds: int) -> np.ndarray:
+    """Deal rows to folds, the rarest class first, each row to the fold that has the fewest of that class so far."""
+    fold_of = np.full(len(positive), -1)
+    generator = np.random.default_rng(0)
+    for k in np.argsort(positive.sum(0), kind="stable"):
+        for row in generator.permutation(np.flatnonzero(positive[:, k] & (fold_of < 0))):
+            have = [int((positive[:, k] & (fold_of == fold)).sum()) for fold in range(num_folds)]
+            size = [int((fold_of == fold).sum()) for fold in range(num_folds)]
+            fold_of[row] = min(range(num_folds), key=lambda fold: (have[fold], size[fold]))
+    return fold_of
+
+
+def merge(rows: Sequence[Row]) -> Row:
+    """One row of the runs of several."""
+    return Row(
+        rows[0].method,
+        {group: [value for row in rows for value in row.scores[group]] for group in rows[0].scores},
+        [value for row in rows for value in row.seconds],
+    )
+
+
+def option_name(options: dict[str, Any]) -> str:
+    """The options as a folder name."""
+
+    def plain(value: Any) -> str:
+        if isinstance(value, dict):
+            return "_".join(f"{key}-{item}" for key, item in value.items())
+        return "_".join(value) if isinstance(value, list) else str(value)
+
+    return ",".join(f"{name}={plain(value)}" for name, value in options.items())
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print a table so far."""
+    print(markdown_table(rows, seconds=True), flush=True)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    auto_cli([probe, finetune, choose], as_positional=True)
