@@ -35,7 +35,7 @@ PROBE_METHODS = (
     CB_FOCAL,
     *(Method(name, {"loss": name}) for name in LOSSES[2:]),
 )
-FINETUNE_METHODS = tuple(Method(name, {"loss": name}) for name in ("bce", "db", "db-focal", "pg"))
+FINETUNE_METHODS = tuple(Method(name, {"loss": name}) for name in ("bce", "db-focal", "pg"))
 
 NUM_FOLDS = 4
 
@@ -46,10 +46,17 @@ def probe(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds
     show(list(run_methods(shared, PROBE_METHODS, range(seeds), workers=workers)))
 
 
-def finetune(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 1, size: int = 160) -> None:
+def finetune(
+    photos: Path,
+    weights: Path,
+    output: Path = Path("runs/photos"),
+    seeds: int = 1,
+    size: int = 160,
+    epochs: int | None = None,
+) -> None:
     """Fine-tune the network with bf16: the central losses."""
     shared = configuration(
-        photos, weights, output / f"finetune{size}", mode="finetune", precision="bf16", image_size=size
+        photos, weights, output / f"finetune{size}", mode="finetune", precision="bf16", image_size=size, epochs=epochs
     )
     rows = []
     for row in run_methods(shared, FINETUNE_METHODS, range(seeds)):
@@ -98,7 +105,9 @@ def choose(photos: Path, weights: Path, output: Path = Path("runs/photos"), work
         show(sorted(rows, key=lambda row: -sum(value or 0 for value in row.scores["total"])))
 
 
-def configuration(photos: Path, weights: Path, output: Path, **options: Any) -> TrainConfig:
+def configuration(
+    photos: Path, weights: Path, output: Path, *, epochs: int | None = None, **options: Any
+) -> TrainConfig:
     """What all runs on the photographs share."""
     return TrainConfig(
         data=str(photos / "labels.csv"),
@@ -113,7 +122,8 @@ def configuration(photos: Path, weights: Path, output: Path, **options: Any) -> 
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         ),
-        optim=OptimConfig(),
+        # A shorter training keeps the proportions of the recipe, warm-up included.
+        optim=OptimConfig() if epochs is None else OptimConfig(epochs=epochs, warmup_steps=500 * epochs // 8),
         quiet=True,
         **options,
     )

@@ -62,16 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def demo(output: str = "demo-run", seeds: int = 3) -> None:
-    """Compare losses on embedded data and write a report page, in about two minutes.
+def demo(output: str = "demo-run", seeds: int = 2, workers: int = 2) -> None:
+    """Compare BCE, DB-Focal and PG on embedded data, in about two minutes.
 
     Args:
-        output: folder of the report.
+        output: folder of the runs and the table.
         seeds: number of runs of each loss.
+        workers: runs at a time.
     """
     from tailwise.experiments.demo import demo
 
-    demo(Path(output), seeds)
+    demo(Path(output), seeds, workers)
 
 
 def build(
@@ -205,7 +206,7 @@ def _overview(given: str) -> None:
     """Answer ``--help`` and ``--version``, or say that there is no such command."""
     parser = ArgumentParser(
         prog="tailwise",
-        description="Train multi-label classifiers when most labels are rare, and know which method is best.",
+        description="Train multi-label classifiers when most labels are rare.",
         version=__version__,
         exit_on_error=False,
     )

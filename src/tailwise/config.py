@@ -148,7 +148,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if milestones is None:
         # Another number of epochs keeps the proportions of the recipe.
         recipe = _RECIPE_EPOCHS[config.sampler]
-        milestones = tuple(round(epoch * epochs / recipe) for epoch in _RECIPE_MILESTONES[config.sampler])
+        milestones = tuple(epoch * epochs // recipe for epoch in _RECIPE_MILESTONES[config.sampler])
     weights = config.model.weights
     return replace(
         config,

@@ -19,7 +19,7 @@ def test_demo_prints_and_writes_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         demo, "METHODS", tuple(demo.Method(m.name, {**m.options, "optim": {"epochs": 1}}) for m in demo.METHODS)
     )
-    assert main(["demo", "--output", str(tmp_path / "demo"), "--seeds", "1"]) == 0
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--seeds", "1", "--workers", "1"]) == 0
     printed = capsys.readouterr().out
     written = (tmp_path / "demo" / demo.RESULTS_FILE).read_text()
     for method in ("bce", "db-focal", "pg"):
