@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -42,11 +43,11 @@ def forward_table(
         for rows in torch.split(torch.arange(len(table)), batch_size):
             outputs.append(forward(table.batch(rows).to(device, non_blocking=True)).float().cpu())
             advance(len(rows), description)
-    return torch.cat(outputs).clone()
+    return torch.cat(outputs)
 
 
 def choose_device(accelerator: Accelerator, precision: Precision) -> torch.device:
-    """The device that an accelerator option means on this machine.
+    """The device that an accelerator option means on this machine, and in this process of several.
 
     Raises:
         InputError: it is not there, or cannot compute in the precision.
@@ -60,6 +61,8 @@ def choose_device(accelerator: Accelerator, precision: Precision) -> torch.devic
         device = torch.device("cuda" if accelerator == "gpu" else accelerator)
         if found is None or found.type != device.type:
             raise InputError(f"accelerator {accelerator!r} is not available on this machine; use auto or cpu")
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if precision == "fp16" and device.type == "cpu":
         raise InputError("precision fp16 needs a GPU, and this run would be on the CPU; use bf16 or fp32")
     return device

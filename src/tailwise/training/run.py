@@ -145,7 +145,10 @@ def evaluate(run: Path, *, data: str | None = None, split: str | None = None, ou
     else:
         task = probe.evaluation_task(config, state, test_split, device)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output {output} cannot be made: {error.strerror}") from error
     metrics = {**_test(task, stats, device, output, show=True), "run": str(run), "versions": versions()}
     if output is not None:
         write_json(output / METRICS_FILE, metrics)

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
@@ -78,6 +79,11 @@ def create_trainer(config: TrainConfig, folder: Path, *, epochs: int, checkpoint
         epochs: number of epochs.
         checkpoint_every: epochs between two checkpoints.
     """
+    plugins: list[Any] = [SafeCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Left to itself, Lightning saves in the middle of an epoch when a job must end, and resumes from there with
+        # other draws: the job ends instead, and --resume goes on from the last whole epoch.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     return pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -94,7 +100,7 @@ def create_trainer(config: TrainConfig, folder: Path, *, epochs: int, checkpoint
             CSVLogger(folder, name="logs"),
             TensorBoardLogger(folder, name="tensorboard", version=""),
         ],
-        plugins=[SafeCheckpointIO()],
+        plugins=plugins,
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
