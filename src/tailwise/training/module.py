@@ -90,16 +90,11 @@ class MultiLabelModule(pl.LightningModule):
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if len(self._losses) == self._log_every or batch_idx + 1 == self.steps_per_epoch:
-            self._read_losses()
+        is_last = batch_idx + 1 == self.steps_per_epoch
+        if is_last or len(self._losses) == self._log_every:
+            self._read_losses(is_last)
 
-    @override
-    def on_train_epoch_end(self) -> None:
-        for logger in self.loggers:
-            logger.log_metrics({"epoch_loss": self._epoch_sum / self.steps_per_epoch}, step=self.global_step)
-            logger.save()
-
-    def _read_losses(self) -> None:
+    def _read_losses(self, is_last: bool) -> None:
         losses = torch.stack(self._losses).tolist()
         self._losses.clear()
         first_step = self.global_step - len(losses)
@@ -112,10 +107,11 @@ class MultiLabelModule(pl.LightningModule):
                 )
         self.last_mean_loss = sum(losses) / len(losses)
         self._epoch_sum += sum(losses)
+        metrics = {"epoch": self.current_epoch + 1, "lr": self._rate, "loss": self.last_mean_loss}
+        if is_last:
+            metrics["epoch_loss"] = self._epoch_sum / self.steps_per_epoch
         for logger in self.loggers:
-            logger.log_metrics(
-                {"loss": self.last_mean_loss, "lr": self._rate, "epoch": self.current_epoch + 1}, step=self.global_step
-            )
+            logger.log_metrics(metrics, step=self.global_step)
 
 
 def warmup_and_decay(

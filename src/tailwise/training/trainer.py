@@ -13,10 +13,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
@@ -97,7 +97,7 @@ def create_trainer(config: TrainConfig, folder: Path, *, epochs: int, checkpoint
             LastCheckpoint(checkpoint_path(folder), checkpoint_every),
         ],
         logger=[
-            CSVLogger(folder, name="logs"),
+            CSVLogger(folder, name="logs", flush_logs_every_n_steps=1),
             TensorBoardLogger(folder, name="tensorboard", version=""),
         ],
         plugins=plugins,
