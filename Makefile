@@ -23,7 +23,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.training_speed $(PHOTOS) $(WEIGHTS)
 
 clean:
 	rm -rf $(VENV) build dist demo-run

@@ -35,7 +35,7 @@ from tailwise.training.inference import PRECISION_TYPES
 from tailwise.training.inputs import open_images, read_splits
 from tailwise.training.module import MultiLabelModule, warmup_and_decay
 from tailwise.training.run import create_loss, create_sampler, train
-from tailwise.training.trainer import contained, create_trainer
+from tailwise.training.trainer import checkpoint_path, contained, create_trainer
 
 WARMUP_STEPS = 5
 
@@ -112,7 +112,9 @@ def fine_tuning_step(shared: TrainConfig, steps: int, repeats: int) -> None:
                 milestones=milestones,
                 steps_per_epoch=147,
                 seed=0,
+                fused=False,  # as runs in mixed precision are
             )
+            checkpoint_path(Path(folder)).parent.mkdir()
             trainer = create_trainer(config, Path(folder), epochs=1, checkpoint_every=10)
             trainer.callbacks.append(timer)  # type: ignore[attr-defined]
             trainer.limit_train_batches = steps

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 from tests import checker
@@ -15,6 +16,9 @@ from tests import checker
 install_import_hook(
     ["tailwise.labels", "tailwise.losses", "tailwise.metrics", "tailwise.data"], f"{checker.__name__}.typechecked"
 )
+
+# Operations on test-sized tensors are too short to share: threads would wait for each other.
+torch.set_num_threads(1)
 
 SHARED = Path(os.environ.get("TAILWISE_SHARED", Path(__file__).parents[2] / "shared"))
 

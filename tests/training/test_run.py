@@ -303,11 +303,13 @@ def test_digits_need_no_files(tiny: Tiny, tmp_path: Path) -> None:
     assert evaluate(tmp_path / "run").metrics["AP"] == result.metrics["AP"]
 
 
-def test_bf16_trains_close_to_fp32(tiny: Tiny, tmp_path: Path) -> None:
-    scores = [
-        run(tiny(output=str(tmp_path / precision), precision=precision, optim={"epochs": 1})).metrics["mAP"]["total"]
-        for precision in ("fp32", "bf16")
-    ]
+@pytest.mark.parametrize("mode", ["finetune", "probe"])
+def test_bf16_trains_close_to_fp32(tiny: Tiny, tmp_path: Path, mode: str) -> None:
+    scores = []
+    for precision in ("fp32", "bf16"):
+        config = tiny(mode=mode, output=str(tmp_path / precision), precision=precision, optim={"epochs": 1})
+        scores.append(run(config).metrics["mAP"]["total"])
+        assert evaluate(tmp_path / precision).metrics["mAP"]["total"] == scores[-1]
     assert scores[0] == pytest.approx(scores[1], abs=10)
 
 

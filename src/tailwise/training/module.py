@@ -35,6 +35,7 @@ class MultiLabelModule(pl.LightningModule):
         seed: seed of the model's random numbers.
         log_every: steps between two looks at the losses.
         loss_name: what messages call the loss.
+        fused: update each parameter in one pass over memory.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class MultiLabelModule(pl.LightningModule):
         seed: int,
         log_every: int = 50,
         loss_name: str = "loss",
+        fused: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
@@ -57,6 +59,7 @@ class MultiLabelModule(pl.LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
         self.loss_name = loss_name
+        self.fused = fused
         self.last_mean_loss = math.nan
         self._losses: list[Tensor] = []
         self._log_every = log_every
@@ -70,6 +73,7 @@ class MultiLabelModule(pl.LightningModule):
             lr=self.optim.lr,
             momentum=self.optim.momentum,
             weight_decay=self.optim.weight_decay,
+            fused=self.fused,
         )
         schedule = warmup_and_decay(optimizer, self.optim, self.milestones, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -35,13 +35,13 @@ from tailwise.training.outputs import (
     write_predictions,
 )
 from tailwise.training.task import EvaluationTask, Task
-from tailwise.training.trainer import checkpoint_path, contained, create_trainer
+from tailwise.training.trainer import checkpoint_path, contained, create_trainer, threads, trained_precision
 
 CONFIG_FILE = "config.yaml"
 STATS_FILE = "stats.json"
 SKIPPED_FILE = "skipped.txt"
 
-_ROWS_PER_TEST_BATCH = 64
+_ROWS_PER_TEST_BATCH = {"finetune": 64, "probe": 4096}
 # A probe's epochs are short: saving each would take longer than the epoch.
 _STEPS_BETWEEN_PROBE_CHECKPOINTS = 1000
 # The head's operations on small batches are too short to be shared between threads: on a busy machine, waiting for the
@@ -101,7 +101,7 @@ def train(config: TrainConfig) -> Result | None:
     if not _is_first_process():
         return None
     metrics = {
-        **_test(task, stats, device, folder, show=not config.quiet),
+        **_test(config, task, stats, device, folder),
         "loss": config.loss,
         "recipe": config.recipe,
         "mode": config.mode,
@@ -149,7 +149,7 @@ def evaluate(run: Path, *, data: str | None = None, split: str | None = None, ou
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--output {output} cannot be made: {error.strerror}") from error
-    metrics = {**_test(task, stats, device, output, show=True), "run": str(run), "versions": versions()}
+    metrics = {**_test(config, task, stats, device, output), "run": str(run), "versions": versions()}
     if output is not None:
         write_json(output / METRICS_FILE, metrics)
     return Result(metrics, output)
@@ -197,7 +197,7 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
     assert milestones is not None
     targets = torch.from_numpy(task.train.split.targets)
     is_short = config.mode == "probe" and config.batch_size <= _LARGEST_BATCH_FOR_ONE_THREAD
-    with contained(num_threads=1 if is_short else None):
+    with contained(), threads(1 if is_short else None):
         data = TrainData(
             task.train.table,
             targets,
@@ -215,6 +215,8 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
             steps_per_epoch=steps_per_epoch,
             seed=config.seed,
             loss_name=config.loss,
+            # Lightning refuses to clip the gradients of a fused optimizer in mixed precision.
+            fused=trained_precision(config) == "fp32",
         )
         between = 1 if config.mode == "finetune" else -(-_STEPS_BETWEEN_PROBE_CHECKPOINTS // steps_per_epoch)
         trainer = create_trainer(config, folder, epochs=epochs, checkpoint_every=between)
@@ -231,7 +233,7 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
 
 
 def _test(
-    task: Task | EvaluationTask, stats: LabelStats, device: torch.device, folder: Path | None, *, show: bool
+    config: TrainConfig, task: Task | EvaluationTask, stats: LabelStats, device: torch.device, folder: Path | None
 ) -> dict[str, Any]:
     """Test a model; write its predictions if there is a folder."""
     model = task.model.to(device).eval()
@@ -240,9 +242,9 @@ def _test(
         lambda rows: model(task.test_inputs(rows)),
         task.test.table,
         device=device,
-        batch_size=_ROWS_PER_TEST_BATCH,
+        batch_size=_ROWS_PER_TEST_BATCH[config.mode],
         description=f"testing on {split.name}",
-        show=show,
+        show=not config.quiet,
     )
     metrics = {"split": split.name, "num_images": len(split), **score(logits, split.targets, stats)}
     if folder is not None:

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-from tailwise.config import TrainConfig
+from tailwise.config import Precision, TrainConfig
 from tailwise.files import replacing
 from tailwise.training.progress import TrainingProgress
 
@@ -88,7 +88,7 @@ def create_trainer(config: TrainConfig, folder: Path, *, epochs: int, checkpoint
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        precision=_PRECISIONS[config.precision if config.mode == "finetune" else "fp32"],  # type: ignore[arg-type]
+        precision=_PRECISIONS[trained_precision(config)],  # type: ignore[arg-type]
         max_epochs=epochs,
         gradient_clip_val=config.optim.clip_norm,
         use_distributed_sampler=False,
@@ -109,34 +109,45 @@ def create_trainer(config: TrainConfig, folder: Path, *, epochs: int, checkpoint
     )
 
 
+def trained_precision(config: TrainConfig) -> Precision:
+    """Precision that a run trains in; that of the configuration is the backbone's in probe mode."""
+    return config.precision if config.mode == "finetune" else "fp32"
+
+
 def checkpoint_path(folder: Path) -> Path:
     """Where a run folder keeps the state to resume from and to evaluate."""
     return folder / "checkpoints" / "last.ckpt"
 
 
 @contextmanager
-def contained(num_threads: int | None = None) -> Iterator[None]:
+def threads(count: int | None) -> Iterator[None]:
+    """Run operations on the CPU with ``count`` threads inside; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def contained() -> Iterator[None]:
     """Run Lightning inside: its messages stay, and so do the changes it makes to the process.
 
-    The random state of torch, its number of threads, log levels, warning filters and the handler of interrupts are as
-    before afterwards. An interrupt, which Lightning turns into an exit, is a KeyboardInterrupt again; a run that was
-    told to terminate, which Lightning turns into a plain exit, exits with the code of that signal.
-
-    Args:
-        num_threads: threads of an operation on the CPU, inside.
+    The random state of torch, log levels, warning filters and the handler of interrupts are as before afterwards. An
+    interrupt, which Lightning turns into an exit, is a KeyboardInterrupt again; a run that was told to terminate,
+    which Lightning turns into a plain exit, exits with the code of that signal.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     in_main_thread = threading.current_thread() is threading.main_thread()
     on_interrupt = signal.getsignal(signal.SIGINT)
-    threads = torch.get_num_threads()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with warnings.catch_warnings(), torch.random.fork_rng(devices=devices):
         for message in _WITHOUT_CONSEQUENCE:
             warnings.filterwarnings("ignore", message=message)
         for logger in loggers:
             logger.setLevel(logging.WARNING)
-        torch.set_num_threads(num_threads or threads)
         try:
             yield
         except SIGTERMException as error:
@@ -146,7 +157,6 @@ def contained(num_threads: int | None = None) -> Iterator[None]:
                 raise KeyboardInterrupt from error
             raise
         finally:
-            torch.set_num_threads(threads)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if in_main_thread:
