@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class LabeledImages:
         listed = ", ".join(f"{name} ({size} rows)" for name, size in sizes.items())
         raise InputError(f"{self.source} has no split {split!r}{_near(split, sizes)}; its splits are {listed}")
 
-    def subset(self, indices: Sequence[int] | NDArray[np.integer] | NDArray[np.bool_]) -> LabeledImages:
+    def subset(self, indices: Sequence[SupportsIndex] | NDArray[np.integer] | NDArray[np.bool_]) -> LabeledImages:
         """Keep the rows at ``indices``, in that order; a (N,) boolean mask keeps the rows where it is true."""
         rows = np.arange(len(self))[indices if isinstance(indices, np.ndarray) else list(indices)]
         return replace(
