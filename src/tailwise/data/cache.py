@@ -91,7 +91,9 @@ class ImageCache:
         """All pixels, (N, S, S, 3) uint8, mapped read-only: for looking around. Training uses :meth:`batch`."""
         return np.memmap(self.path, dtype=np.uint8, mode="r", shape=(len(self), self.size, self.size, 3))
 
-    def batch(self, indices: Sequence[SupportsIndex] | Int[np.ndarray, "B"] | Int[Tensor, "B"]) -> UInt8[Tensor, "B 3 S S"]:
+    def batch(
+        self, indices: Sequence[SupportsIndex] | Int[np.ndarray, "B"] | Int[Tensor, "B"]
+    ) -> UInt8[Tensor, "B 3 S S"]:
         """Read images into a new tensor.
 
         The rows are read from the file rather than copied out of a memory map: mapped pages count as the process's

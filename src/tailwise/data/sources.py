@@ -73,7 +73,9 @@ class LabeledImages:
 
     def subset(self, indices: Sequence[SupportsIndex] | NDArray[np.integer] | NDArray[np.bool_]) -> LabeledImages:
         """Keep the rows at ``indices``, in that order; a (N,) boolean mask keeps the rows where it is true."""
-        rows = np.arange(len(self))[indices if isinstance(indices, np.ndarray) else list(indices)]
+        # An empty list would become an array of floats, which cannot index.
+        chosen = np.asarray(indices) if len(indices) else np.empty(0, dtype=np.intp)
+        rows = np.arange(len(self))[chosen]
         return replace(
             self,
             images=tuple(self.images[row] for row in rows),
