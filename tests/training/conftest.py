@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from tailwise.config import OptimConfig, TrainConfig
@@ -39,15 +38,6 @@ def write_data(folder: Path, num_train: int = 46, num_test: int = 30) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["image", "split", *CLASSES], *rows])
     return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from threads, and wait long for them on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
