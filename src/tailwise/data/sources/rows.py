@@ -1,0 +1,199 @@
+"""What the readers of all formats share: rows are checked here, once, and made into labelled images."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tailwise.data.sources.labeled import LabeledImages
+from tailwise.data.sources.text import near, read_text
+from tailwise.data.targets import from_indices
+from tailwise.errors import InputError, OnError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image as a reader found it.
+
+    Attributes:
+        line: its place in the source: line or row number from 1, or id.
+        image: reference relative to the root, with forward slashes.
+        labels: names of its positive classes.
+        unknown: names of the classes that nobody has judged.
+        split: name of its split, "" for none.
+    """
+
+    line: int
+    image: str
+    labels: Sequence[str]
+    unknown: Sequence[str] = ()
+    split: str = ""
+
+
+class Problems:
+    """What is wrong with single rows: the first one raised, or all of them collected and their rows left out.
+
+    Args:
+        on_error: "raise" or "skip".
+
+    Raises:
+        InputError: ``on_error`` is something else.
+    """
+
+    def __init__(self, on_error: OnError = "raise") -> None:
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        self.on_error = on_error
+        self.messages: list[str] = []
+
+    def add(self, message: str) -> None:
+        """Note what is wrong with a row; the caller leaves the row out.
+
+        Raises:
+            InputError: problems are to be raised.
+        """
+        if self.on_error == "raise":
+            raise InputError(f'{message} (or leave such rows out with on_error="skip")')
+        self.messages.append(message)
+
+
+def assemble(
+    rows: Iterable[Row],
+    *,
+    source: Path,
+    root: Path,
+    class_names: tuple[str, ...] | None,
+    problems: Problems,
+    place: str = "{source}:{line}",
+) -> LabeledImages:
+    """Check rows and make them into labelled images.
+
+    Args:
+        rows: the rows, in order; consumed once.
+        source: where they come from.
+        root: the folder that references start from.
+        class_names: the classes; None for all that are named, sorted.
+        problems: what to do about a bad row; may hold problems that the reader has met already.
+        place: how a place is written in messages, from ``{source}``, ``{line}`` and ``{image}``.
+
+    Raises:
+        InputError: a row has no image, leaves the root, repeats an image or names an unknown class, and problems are
+            to be raised; or no row is left, or no row has a label and there are no class names.
+    """
+    position = {name: column for column, name in enumerate(class_names or ())}
+    is_open = class_names is None
+    first_at: dict[str, str | int] = {}
+    images: list[str] = []
+    splits: list[str] = []
+    lines: list[int] = []
+    positives, positive_rows, unknowns, unknown_rows = (array("i") for _ in range(4))
+    for row in rows:
+        problem = _problem_with(row, source, first_at, place) or (None if is_open else _stranger(row, position))
+        if problem is not None:
+            problems.add(f"{place.format(source=source, line=row.line, image=row.image)}: {problem}")
+            continue
+        first_at[_plain(row.image)] = row.line
+        for names, columns, at in ((row.labels, positives, positive_rows), (row.unknown, unknowns, unknown_rows)):
+            columns.extend(position.setdefault(name, len(position)) for name in names)
+            at.extend([len(images)] * len(names))
+        images.append(row.image)
+        splits.append(row.split)
+        lines.append(row.line)
+    if not images:
+        raise InputError(_nothing_left(source, problems))
+    if is_open:
+        if not position:
+            raise InputError(f"{source}: no row has a label, and no class names are given")
+        class_names = tuple(sorted(position))
+    assert class_names is not None
+    final = np.array([position[name] for name in class_names], dtype=np.intp)
+    column_of = np.empty_like(final)
+    column_of[final] = np.arange(len(final))
+    return LabeledImages(
+        images=tuple(images),
+        root=root,
+        targets=from_indices(
+            column_of[np.asarray(positives, dtype=np.intp)],
+            column_of[np.asarray(unknowns, dtype=np.intp)],
+            np.asarray(positive_rows),
+            np.asarray(unknown_rows),
+            (len(images), len(class_names)),
+        ),
+        class_names=class_names,
+        splits=tuple(splits),
+        lines=tuple(lines),
+        source=source,
+        place=place,
+        skipped=tuple(problems.messages),
+    )
+
+
+def class_list(classes: str | Path | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Class names as given, or from a JSON file: a list, or an object with a list ``class_names``.
+
+    Raises:
+        InputError: the file cannot be read, or these are no distinct, non-empty names.
+    """
+    if classes is None:
+        return None
+    origin = "classes"
+    names: object = classes if isinstance(classes, str | Path) else list(classes)
+    if isinstance(classes, str | Path):
+        origin = str(classes)
+        try:
+            names = json.loads(read_text(Path(classes)))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{origin}:{error.lineno}: not valid JSON: {error.msg}") from error
+        if isinstance(names, dict):
+            names = names.get("class_names")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.strip() for n in names):
+        raise InputError(f'{origin}: expected a list of class names such as ["cat", "dog"]')
+    stripped = tuple(name.strip() for name in names)
+    repeated = [name for name, count in Counter(stripped).items() if count > 1]
+    if repeated:
+        raise InputError(f"{origin}: class {repeated[0]!r} stands more than once; class names must be distinct")
+    return stripped
+
+
+def _problem_with(row: Row, source: Path, first_at: dict[str, str | int], place: str) -> str | None:
+    """What is wrong with the reference of a row."""
+    if not row.image:
+        return "no image is named; each row needs one"
+    # Both separators, on every platform: a file must not be safe on one machine and a way out on another.
+    plain = _plain(row.image)
+    if plain.startswith("/") or re.match("[A-Za-z]:[/\\\\]", row.image):
+        return f"image {row.image!r} is an absolute path; give it relative to the root, and the root as an option"
+    if plain == ".." or plain.startswith("../"):
+        return f"image {row.image!r} lies outside the root; give a root that holds every image"
+    if plain in first_at:
+        earlier = place.format(source=source, line=first_at[plain], image=row.image)
+        return f"image {row.image!r} stands at {earlier} already; an image has one row, in one split"
+    if "\0" in row.image:
+        return f"image {row.image!r} holds a null character, which no file name has"
+    return None
+
+
+def _stranger(row: Row, position: dict[str, int]) -> str | None:
+    """What is wrong with the labels of a row, where the classes are given."""
+    for name in (*row.labels, *row.unknown):
+        if name not in position:
+            return f"{name!r} is none of the {len(position)} classes{near(name, position)}"
+    return None
+
+
+def _plain(image: str) -> str:
+    return posixpath.normpath(image.replace("\\", "/"))
+
+
+def _nothing_left(source: Path, problems: Problems) -> str:
+    if not problems.messages:
+        return f"{source} has no rows; expected one for each image"
+    return f"{source}: none of its {len(problems.messages)} rows can be used; the first: {problems.messages[0]}"

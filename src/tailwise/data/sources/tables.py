@@ -1,0 +1,350 @@
+"""Tables of image labels: CSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailwise.data.sources.labeled import LabeledImages
+from tailwise.data.sources.rows import Problems, Row, assemble, class_list
+from tailwise.data.sources.text import near, read_text
+from tailwise.errors import InputError, OnError
+from tailwise.labels import UNKNOWN
+
+# Tables with holes are often written in floating point, so "1.0" means what "1" means.
+_CELL_VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN}
+_DELIMITERS = (",", ";", "\t")
+_OWN_COLUMNS = ("image", "split", "labels", "unknown")
+_PARQUET_BATCH = 65_536
+_CELL_EXPECTED = "where 1, 0, -1 or nothing (unknown) is expected"
+
+
+def read_csv(
+    path: str | Path,
+    *,
+    classes: str | Path | Sequence[str] | None = None,
+    separator: str = "|",
+    root: str | Path | None = None,
+    on_error: OnError = "raise",
+) -> LabeledImages:
+    """Read a CSV file of image labels.
+
+    The header names a column ``image``, an optional column ``split``, and either a column ``labels`` that lists the
+    positive classes of the image (an empty cell: none of them) and optionally one ``unknown`` that lists those nobody
+    has judged, or one column per class with cells 1, 0, and -1 or nothing for unknown. Further columns beside
+    ``labels`` are ignored. Columns are separated by commas, semicolons or tabs, whichever separates the header.
+
+    Args:
+        path: text in UTF-8, or in UTF-16 with byte-order mark, with any line ends.
+        classes: class names in the order wanted, or a JSON file that lists them. Without it, the classes are the
+            labels found, sorted, or every column other than ``image`` and ``split``, in the order of the file. Give
+            it whenever several files must agree on the classes.
+        separator: what stands between two labels in a cell.
+        root: the folder that image references start from; the folder of ``path`` when absent.
+        on_error: "raise", or "skip" to leave out the rows that cannot be used and list them in ``skipped``.
+
+    Returns:
+        One row per line of the file, in its order. That the images exist is not checked: see
+        :func:`~tailwise.data.sources.labeled.require_images`.
+
+    Raises:
+        InputError: the file cannot be read, a column is missing, or a line holds an unknown class, a repeated
+            image, a reference that leaves ``root``, or too few or too many cells. The message names the line.
+    """
+    path = Path(path)
+    problems = Problems(on_error)
+    lines = _lines(path)
+    _, header = next(lines, (1, []))
+    header = [name.strip() for name in header]
+    if not header:
+        raise InputError(f"{path} is empty; expected a header 'image,labels' and a row per image")
+    table = _Table(path, header, class_list(classes), separator, problems, place="{source}:{line}", head=f"{path}:1")
+    whole = ((line, cells) for line, cells in lines if _is_whole(cells, header, f"{path}:{line}", problems))
+    return table.assemble((table.row_of_text(line, cells) for line, cells in whole), root)
+
+
+def read_parquet(
+    path: str | Path,
+    *,
+    classes: str | Path | Sequence[str] | None = None,
+    separator: str = "|",
+    root: str | Path | None = None,
+    on_error: OnError = "raise",
+) -> LabeledImages:
+    """Read a Parquet file of image labels.
+
+    Its columns are those of :func:`read_csv`; ``labels`` and ``unknown`` may also be lists of strings, and the columns
+    of classes integers, floating point or booleans, in which a missing value is unknown. It is read in batches, so
+    that memory holds the labels only.
+
+    Args:
+        path: the file.
+        classes: as in :func:`read_csv`.
+        separator: what stands between two labels in a cell of text.
+        root: the folder that image references start from; the folder of ``path`` when absent.
+        on_error: as in :func:`read_csv`.
+
+    Returns:
+        One row per row of the file, in its order; :attr:`LabeledImages.lines` count rows from 1.
+
+    Raises:
+        InputError: as in :func:`read_csv`; messages name the row.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    problems = Problems(on_error)
+    try:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+            header = list(file.schema_arrow.names)
+            place, head = "{source}, row {line}", str(path)
+            table = _Table(path, header, class_list(classes), separator, problems, place=place, head=head)
+            batches = file.iter_batches(_PARQUET_BATCH, columns=table.columns_read)
+            return table.assemble(_parquet_rows(table, batches), root)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except pa.ArrowException as error:
+        raise InputError(f"{path} is not a whole Parquet file: {error}; write it again") from error
+
+
+class _Table:
+    """Columns of a table, and rows made from their cells.
+
+    Args:
+        path: the file.
+        header: its column names.
+        names: class names given, or None.
+        separator: between two labels of a cell.
+        problems: gets what is wrong with single rows.
+        place: as in :func:`~tailwise.data.sources.rows.assemble`.
+        head: where the header stands, for messages.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        header: Sequence[str],
+        names: tuple[str, ...] | None,
+        separator: str,
+        problems: Problems,
+        *,
+        place: str,
+        head: str,
+    ) -> None:
+        if not separator:
+            raise InputError("separator must be at least one character")
+        self.path, self.head, self.place, self.problems, self.separator = path, head, place, problems, separator
+        repeated = [name for name, count in Counter(header).items() if name and count > 1]
+        if repeated:
+            raise InputError(f"{head}: column {repeated[0]!r} stands more than once; column names must be distinct")
+        if "image" not in header:
+            raise InputError(f"{head}: no column 'image'; {_describe_columns(header)}")
+        self.column = {name: index for index, name in enumerate(header)}
+        self.has_lists = "labels" in self.column
+        if self.has_lists:
+            split_name = next((name for name in names or () if separator in name), None)
+            if split_name is not None:
+                raise InputError(
+                    f"class {split_name!r} holds the separator {separator!r} of the labels in {path}; "
+                    "use another separator in both"
+                )
+            self.class_names = names
+        else:
+            self.class_names = _class_columns(head, header, names)
+            self.class_columns = [self.column[name] for name in self.class_names]
+
+    @property
+    def columns_read(self) -> list[str]:
+        """Names of the columns that matter."""
+        own = [name for name in _OWN_COLUMNS if name in self.column]
+        return own if self.has_lists else [*own[: 1 + ("split" in own)], *(self.class_names or ())]
+
+    def row_of_text(self, line: int, cells: Sequence[str]) -> Row | None:
+        """The row of a line of text; None if it is left out."""
+        image = cells[self.column["image"]].strip()
+        split = cells[self.column["split"]].strip() if "split" in self.column else ""
+        if self.has_lists:
+            labels, unknown = (
+                self.labels_in(cells[self.column[name]]) if name in self.column else [] for name in _OWN_COLUMNS[2:]
+            )
+            return Row(line, image, labels, unknown, split)
+        values = [_CELL_VALUES.get(cells[column].strip().lower()) for column in self.class_columns]
+        if None in values:
+            name = self.class_names[values.index(None)]  # type: ignore[index]
+            self.problems.add(
+                f"{self.path}:{line}: column {name!r} holds {cells[self.column[name]]!r} {_CELL_EXPECTED}; lists of "
+                "labels stand in a column named 'labels', and a column that is no class is left out by giving the "
+                "class names"
+            )
+            return None
+        return self.row_of_values(line, image, split, np.array(values, dtype=np.int8))
+
+    def row_of_values(self, line: int, image: str, split: str, values: NDArray[np.int8]) -> Row:
+        """The row of an image with its (K,) labels."""
+        assert self.class_names is not None
+        positive, unknown = ([self.class_names[k] for k in np.flatnonzero(values == v)] for v in (1, UNKNOWN))
+        return Row(line, image, positive, unknown, split)
+
+    def labels_in(self, cell: str) -> list[str]:
+        """The labels listed in a cell of text."""
+        return [label for part in cell.split(self.separator) if (label := part.strip())]
+
+    def assemble(self, rows: Iterator[Row | None], root: str | Path | None) -> LabeledImages:
+        """Make the rows into labelled images."""
+        return assemble(
+            (row for row in rows if row is not None),
+            source=self.path,
+            root=self.path.parent if root is None else Path(root),
+            class_names=self.class_names,
+            problems=self.problems,
+            place=self.place,
+        )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of the header and of every row that is not blank."""
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            if len(cells) > 1 or "".join(cells).strip():
+                yield start, cells
+            # A quoted cell may hold line ends: a row starts where the one before it ended.
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}:{start}: not valid CSV: {error}") from error
+
+
+def _delimiter(text: str) -> str:
+    """What separates the columns of the header, which must name one ``image``."""
+    head = next((line for line in text.splitlines() if line.strip()), "")
+    for delimiter in _DELIMITERS:
+        if any(cell.strip().strip('"') == "image" for cell in head.split(delimiter)):
+            return delimiter
+    return _DELIMITERS[0]
+
+
+def _is_whole(cells: Sequence[str], header: Sequence[str], where: str, problems: Problems) -> bool:
+    if len(cells) == len(header):
+        return True
+    problems.add(
+        f"{where}: {len(cells)} cells where the header has {len(header)}; "
+        "a cell that holds a comma must stand in double quotes"
+    )
+    return False
+
+
+def _describe_columns(header: Sequence[str]) -> str:
+    listed = ", ".join(repr(name) for name in header[:20])
+    return f"the header has {listed}{', ...' if len(header) > 20 else ''}{near('image', header)}"
+
+
+def _class_columns(head: str, header: Sequence[str], names: tuple[str, ...] | None) -> tuple[str, ...]:
+    others = [name for name in header if name not in ("image", "split")]
+    if names is None:
+        if not others:
+            raise InputError(f"{head}: no column 'labels' and no column per class; {_describe_columns(header)}")
+        if "" in others:
+            raise InputError(
+                f"{head}: column {list(header).index('') + 1} has no name; name it or remove it "
+                "(pandas writes such a column unless told index=False)"
+            )
+        return tuple(others)
+    for name in names:
+        if name not in others:
+            raise InputError(
+                f"{head}: no column 'labels', and none for class {name!r}{near(name, others)}; "
+                f"{_describe_columns(header)}"
+            )
+    return names
+
+
+def _parquet_rows(table: _Table, batches: Iterator[Any]) -> Iterator[Row | None]:
+    """Yield the rows of the record batches of a Parquet file."""
+    line = 0
+    for batch in batches:
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        images, splits = (_texts(columns.get(name), len(batch), table.path, name) for name in ("image", "split"))
+        if table.has_lists:
+            lists = {name: columns[name].to_pylist() for name in _OWN_COLUMNS[2:] if name in columns}
+        else:
+            values = _class_values(columns, table)
+        for index, (image, split) in enumerate(zip(images, splits, strict=True)):
+            line += 1
+            if table.has_lists:
+                cells = {name: _labels_of(cell[index], table) for name, cell in lists.items()}
+                wrong = next((name for name, labels in cells.items() if labels is None), None)
+                if wrong is not None:
+                    cell = lists[wrong][index]
+                    table.problems.add(f"{table.path}, row {line}: column {wrong!r} holds {cell!r}, no list of strings")
+                    yield None
+                else:
+                    yield Row(line, image, cells["labels"] or (), cells.get("unknown") or (), split)
+            elif (bad := np.flatnonzero(values[index] == _NO_LABEL)).size:
+                name = table.class_names[bad[0]]  # type: ignore[index]
+                cell = columns[name][index].as_py()
+                table.problems.add(f"{table.path}, row {line}: column {name!r} holds {cell!r} {_CELL_EXPECTED}")
+                yield None
+            else:
+                yield table.row_of_values(line, image, split, values[index])
+
+
+_NO_LABEL = 2
+
+
+def _class_values(columns: Mapping[str, Any], table: _Table) -> NDArray[np.int8]:
+    """(n, K) labels of a record batch; 2 where a cell holds anything else."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = []
+    for name in table.class_names or ():
+        column = columns[name]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            cells = [_CELL_VALUES.get((cell or "").strip().lower(), _NO_LABEL) for cell in column.to_pylist()]
+            values.append(np.array(cells, dtype=np.int8))
+            continue
+        try:
+            numbers = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(
+                f"{table.path}: column {name!r} has the type {column.type} {_CELL_EXPECTED}; lists of labels stand in "
+                "a column named 'labels', and a column that is no class is left out by giving the class names"
+            ) from error
+        labels = np.full(len(numbers), _NO_LABEL, dtype=np.int8)
+        for value in (0, 1, UNKNOWN):
+            labels[numbers == value] = value
+        labels[np.isnan(numbers)] = UNKNOWN
+        values.append(labels)
+    return np.stack(values, axis=1)
+
+
+def _texts(column: Any, length: int, path: Path, name: str) -> list[str]:
+    """The cells of a column of text, "" where there is none."""
+    if column is None:
+        return [""] * length
+    cells = column.to_pylist()
+    wrong = next((cell for cell in cells if not isinstance(cell, str | None)), None)
+    if wrong is not None:
+        raise InputError(f"{path}: column {name!r} holds {wrong!r} where text is expected")
+    return [(cell or "").strip() for cell in cells]
+
+
+def _labels_of(cell: object, table: _Table) -> list[str] | None:
+    """The labels in a cell of text or of a list; None if it is neither."""
+    if cell is None:
+        return []
+    if isinstance(cell, str):
+        return table.labels_in(cell)
+    if isinstance(cell, list) and all(isinstance(label, str) for label in cell):
+        return [stripped for label in cell if (stripped := label.strip())]
+    return None
