@@ -79,14 +79,14 @@ class Manifest:
     Attributes:
         subset: the rows and their history.
         images: n image references, in the order of ``subset.indices``.
-        targets: (n, K) int8 labels: 1, 0, or -1 where nobody has judged.
+        targets: (n, K) int8 labels, an array or sparse: 1, 0, or -1 where nobody has judged.
         stats: counts and groups of ``targets``.
         source_sha256: :func:`labels_digest` of the labels the subset was built from.
     """
 
     subset: LongTailSubset
     images: tuple[str, ...]
-    targets: Int[np.ndarray, "n K"]
+    targets: Targets
     stats: LabelStats
     source_sha256: str
 
