@@ -15,6 +15,7 @@ from tailwise.data.sources.rows import Problems, Row, assemble, class_list
 from tailwise.data.sources.text import read_text
 from tailwise.errors import InputError, OnError
 
+_LISTS = ("images", "annotations", "categories")
 _FOLDER = "annotations"
 _PREFIX = "instances_"
 _BESIDE_IMAGES = "_annotations.coco.json"
@@ -184,14 +185,13 @@ def _decode(file: Path) -> dict[str, list[Any]]:
         raise InputError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from error
     except RecursionError as error:
         raise InputError(f"{file}: not an instances file: it is nested too deeply") from error
-    for key in ("images", "annotations", "categories"):
+    for key in _LISTS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(
                 f"{file}: not an instances file: it holds no list {key!r}; expected an object with the lists images, "
                 "annotations and categories"
             )
-    lists: dict[str, list[Any]] = content
-    return lists
+    return {key: content[key] for key in _LISTS}
 
 
 def _without_outlines(record: dict[str, Any]) -> dict[str, Any]:
