@@ -22,7 +22,7 @@ from jsonargparse import auto_cli
 from tailwise.config import OptimConfig, TrainConfig
 from tailwise.data.sources import LabeledImages, read_csv
 from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
-from tailwise.models import ModelConfig
+from tailwise.models.config import ModelConfig
 
 UNIFORM = {"sampler": "uniform"}
 # The multi-label form of CB was published with its own learning rate.

@@ -28,7 +28,8 @@ from benchmarks.photos import configuration
 from tailwise import LabelStats
 from tailwise.config import TrainConfig, resolve
 from tailwise.data.augment import prepare
-from tailwise.models import create_backbone, prepare_for_inference
+from tailwise.models.backbone import create_backbone
+from tailwise.models.inference import prepare_for_inference
 from tailwise.training import finetune
 from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import PRECISION_TYPES
@@ -64,7 +65,7 @@ def compare(photos: Path, weights: Path, size: int = 160, steps: int = 25, repea
 def feature_extraction(shared: TrainConfig, repeats: int, batch_size: int = 64) -> None:
     """Features of decoded images at 224: our frozen backbone against timm's model called plainly."""
     config = resolve(replace(shared, image_size=224))
-    (split,) = read_splits(config, [config.train_split])
+    (split,) = read_splits(config.data, [config.train_split], config)
     table = open_images(split, 224, config).table
     images = prepare(table.batch(torch.arange(batch_size)), 224, (0.5,) * 3, (0.5,) * 3)
     plain_images = images.contiguous()
@@ -92,15 +93,15 @@ def feature_extraction(shared: TrainConfig, repeats: int, batch_size: int = 64) 
 def fine_tuning_step(shared: TrainConfig, steps: int, repeats: int) -> None:
     """A fine-tuning step: our trainer against a loop by hand, same data, model, loss, optimiser and precision."""
     config = resolve(shared)
-    train_split, test_split = read_splits(config, [config.train_split, config.test_split])
+    train_split, test_split = read_splits(config.data, [config.train_split, config.test_split], config)
     targets = torch.from_numpy(train_split.targets)
     task = finetune.new_task(config, train_split, test_split)
     stats = LabelStats.from_targets(train_split.targets, train_split.class_names)
     milestones = config.optim.milestones or ()
 
     def data() -> TrainData:
-        sampler = create_sampler(config, targets)
-        return TrainData(task.train.table, targets, sampler, batch_size=32, transform=task.train_inputs)
+        sampler = create_sampler(config, train_split.targets)
+        return TrainData(task.train.table, train_split.targets, sampler, batch_size=32, transform=task.train_inputs)
 
     def ours() -> float:
         timer = StepTimer()

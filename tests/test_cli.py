@@ -217,8 +217,9 @@ def test_build_into_another_folder_says_how_to_train(
 ) -> None:
     target = tmp_path / "subset.csv"
     _, _, err = cli(f"build {labels} --output {target} --num_max 12 --num_min 8 --keep_split test")
-    assert f"--data {target} --root {labels.parent}" in err
-    assert cli(f"{train_line} --mode probe --loss bce --data {target} --root {labels.parent}")[0] == 0
+    advice = f"--data {target} --classes {target.with_suffix('.json')} --root {labels.parent}"
+    assert advice in err
+    assert cli(f"{train_line} --mode probe --loss bce {advice}")[0] == 0
 
 
 @pytest.mark.parametrize(

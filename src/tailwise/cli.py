@@ -10,18 +10,18 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
-from rich.table import Table
 
 from tailwise import __version__
 from tailwise.errors import InputError
+from tailwise.options import add_options, from_namespace
 
 _EXIT_INPUT_ERROR = 2
 _EXIT_INTERRUPTED = 130
@@ -62,128 +62,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def demo(output: str = "demo-run", seeds: int = 2, workers: int = 2) -> None:
-    """Compare BCE, DB-Focal and PG on embedded data, in about two minutes.
-
-    Args:
-        output: folder of the runs and the table.
-        seeds: number of runs of each loss.
-        workers: runs at a time.
-    """
-    from tailwise.experiments.demo import demo
-
-    demo(Path(output), seeds, workers)
-
-
-def build(
-    labels: str,
-    output: str = "long-tail.csv",
-    num_max: int = 800,
-    num_min: int = 1,
-    pareto_b: float = 6.0,
-    seed: int = 0,
-    split: str | None = None,
-    keep_split: str | None = None,
-    classes: str | None = None,
-) -> None:
-    """Choose a long-tailed training set from labelled images.
-
-    Writes a CSV file for training, and a manifest with the parameters and class counts beside it. Images need not be
-    there.
-
-    Args:
-        labels: CSV file with the columns image and labels.
-        output: CSV file to write; the manifest has the same name with the ending .json.
-        num_max: positives of the most frequent class.
-        num_min: fewest positives of a class.
-        pareto_b: shape of the Pareto distribution that class counts follow.
-        seed: seed of the random choices.
-        split: choose from the rows of this split only; by default from all but those of keep_split.
-        keep_split: copy the rows of this split, such as a test set, to the output.
-        classes: JSON file with the list of class names.
-    """
-    from tailwise.data.build import build_long_tail, write_csv, write_manifest
-    from tailwise.data.sources import read_csv
-
-    target = Path(output)
-    manifest = target.with_suffix(".json")
-    for path in (target, manifest):
-        if path.exists():
-            raise InputError(f"{path} exists; remove it, or give another output")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"there is no folder {target.absolute().parent} to write {target.name} into; make it first")
-    data = read_csv(labels, classes=classes)
-    if split is not None and split == keep_split:
-        raise InputError(f"split and keep_split are both {split!r}; training and kept rows must differ")
-    kept = {} if keep_split is None else {keep_split: data.select(keep_split)}
-    name = "train" if keep_split != "train" else "train_lt"
-    pool = data.select(split) if split is not None else data.subset([name != keep_split for name in data.splits])
-    chosen = build_long_tail(
-        pool.targets, pool.class_names, num_max=num_max, num_min=num_min, pareto_b=pareto_b, seed=seed
-    )
-    write_csv(target, {name: pool.subset(chosen.indices)} | kept)
-    write_manifest(manifest, chosen, pool)
-    for note in chosen.notes:
-        _logger.warning("%s", note)
-    _logger.info("%s: %d training images in split %r; manifest in %s", target, len(chosen.indices), name, manifest)
-    if target.absolute().parent != data.root.absolute():
-        _logger.info("train with --data %s --root %s", target, data.root)
-
-
-def train(options: Namespace) -> None:
-    """Train a classifier, test it, and leave a folder with the model, metrics and predictions."""
-    from tailwise.config import from_namespace
-    from tailwise.training.run import train
-
-    result = train(from_namespace(options))
-    if result is not None:
-        _show(result.metrics, result.folder)
-
-
-def evaluate(run: str, data: str | None = None, split: str | None = None, output: str | None = None) -> None:
-    """Test the model of a finished run, on its own test split or on other data.
-
-    Args:
-        run: folder of the run.
-        data: another CSV file, with classes of the run; image references start from its folder.
-        split: split to test on; by default the test split of the run.
-        output: folder to write metrics and predictions into.
-    """
-    from tailwise.training.run import evaluate
-
-    result = evaluate(Path(run), data=data, split=split, output=None if output is None else Path(output))
-    _show(result.metrics, result.folder)
-
-
 @dataclass(frozen=True)
 class _Command:
-    run: Callable[..., None]
-    add_arguments: Callable[[ArgumentParser], None]
-    call: Callable[[Namespace], None]
+    """A command: its module is imported when it runs, so that help and errors come quickly.
 
-    @property
-    def summary(self) -> str:
-        return (self.run.__doc__ or "").splitlines()[0]
+    Args:
+        summary: what it does, in a line.
+        positional: whether its required options are given without a name.
+    """
 
-
-def _from_signature(function: Callable[..., None]) -> _Command:
-    def add(parser: ArgumentParser) -> None:
-        parser.add_function_arguments(function, as_group=False, as_positional=True)
-
-    return _Command(function, add, lambda options: function(**options.as_dict()))
-
-
-def _add_train_arguments(parser: ArgumentParser) -> None:
-    from tailwise.config import add_arguments
-
-    add_arguments(parser)
+    summary: str
+    positional: bool = True
 
 
 _COMMANDS = {
-    "demo": _from_signature(demo),
-    "build": _from_signature(build),
-    "train": _Command(train, _add_train_arguments, train),
-    "evaluate": _from_signature(evaluate),
+    "demo": _Command("Compare BCE, DB-Focal and PG on embedded data, in about two minutes."),
+    "build": _Command("Choose a long-tailed training set from labelled images."),
+    "train": _Command("Train a classifier, test it, and leave a folder with the model.", positional=False),
+    "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),
 }
 
 
@@ -192,14 +88,14 @@ def _run(arguments: Sequence[str]) -> None:
     if name not in _COMMANDS:
         _overview(name)
         return
-    command = _COMMANDS[name]
-    parser = ArgumentParser(prog=f"tailwise {name}", description=command.summary, exit_on_error=False)
-    command.add_arguments(parser)
+    module = import_module(f"tailwise.commands.{name}")
+    parser = ArgumentParser(prog=f"tailwise {name}", description=_COMMANDS[name].summary, exit_on_error=False)
+    add_options(parser, module.Options, positional=_COMMANDS[name].positional)
     try:
         options = parser.parse_args(list(arguments[1:]))
     except ArgumentError as error:
         raise InputError(_explain(str(error), list(parser.get_defaults().keys()))) from error
-    command.call(options)
+    module.run(from_namespace(module.Options, options))
 
 
 def _overview(given: str) -> None:
@@ -265,17 +161,3 @@ class _ConsoleHandler(logging.Handler):
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
     _logger.warning("%s", message)
-
-
-def _show(metrics: Mapping[str, Any], folder: Path | None) -> None:
-    console = Console()
-    table = Table(title=f"mAP on {metrics['split']} (%)")
-    for group in metrics["mAP"]:
-        table.add_column(group, justify="right")
-    table.add_row(*("-" if value is None else f"{value:.2f}" for value in metrics["mAP"].values()))
-    console.print(table)
-    left_out = metrics["classes_left_out"]["total"]
-    if left_out:
-        console.print(f"{left_out} classes without a positive in {metrics['split']} are left out of the means")
-    if folder is not None:
-        console.print(f"metrics, predictions and model: {folder}", soft_wrap=True, highlight=False)

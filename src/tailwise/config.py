@@ -10,17 +10,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
 from tailwise.data.augment import Augmentation
+from tailwise.data.sources.formats import ReadOptions
+from tailwise.data.sources.hub import HUB_PREFIX
 from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.models import ModelConfig
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+from tailwise.models.config import ModelConfig
+from tailwise.options import add_options, from_namespace
 
 Mode = Literal["finetune", "probe"]
 SamplerName = Literal["class-aware", "uniform"]
@@ -61,11 +61,11 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(ReadOptions):
     """A training run. The same configuration, data and seed give the same model."""
 
     data: str
-    """CSV file with the columns image, labels and split, or "digits" for the embedded data set."""
+    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, hf:owner/name, or "digits"."""
     output: str
     """Folder of the run; made if absent."""
     loss: str = "db-focal"
@@ -77,13 +77,9 @@ class TrainConfig:
     mode: Mode = "finetune"
     """Train the network (finetune), or neck and classifier on features of the frozen backbone (probe)."""
     train_split: str = "train"
-    """Name of the training split, in the column split."""
+    """Name of the training split; several are joined by a plus, such as train+val."""
     test_split: str = "test"
     """Name of the split that the final model is tested on."""
-    classes: str | None = None
-    """JSON file with the list of class names, in the order wanted; by default the labels found, sorted."""
-    root: str | None = None
-    """Folder that image references start from; by default the folder of the data file."""
     thresholds: tuple[int, int] = (20, 100)
     """Training counts that separate tail from medium and medium from head classes."""
     sampler: SamplerName = "class-aware"
@@ -110,10 +106,6 @@ class TrainConfig:
     """Augmentation of training images, for finetune."""
     standardize_features: bool = True
     """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, for probe."""
-    cache: str | None = None
-    """Folder of decoded images and features; by default $TAILWISE_CACHE, or the user's cache folder."""
-    on_error: Literal["raise", "skip"] = "raise"
-    """Stop at an image that is missing or damaged, or leave it out and list it in the run folder."""
     accelerator: Accelerator = "auto"
     """What to compute on; by default whatever there is."""
     devices: int = 1
@@ -126,14 +118,6 @@ class TrainConfig:
     """Plain lines instead of progress bars."""
     resume: bool = False
     """Continue the run in the output folder from its last checkpoint."""
-
-    @property
-    def cache_folder(self) -> Path:
-        """Where decoded images and features are kept."""
-        if self.cache is not None:
-            return Path(self.cache)
-        named = os.environ.get("TAILWISE_CACHE")
-        return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tailwise"
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -152,13 +136,19 @@ def resolve(config: TrainConfig) -> TrainConfig:
     weights = config.model.weights
     return replace(
         config,
-        data=config.data if config.data == DIGITS else str(Path(config.data).absolute()),
+        data=config.data if names_no_path(config.data) else _absolute_path(config.data),
         output=str(Path(config.output).absolute()),
         classes=_absolute(config.classes),
         root=_absolute(config.root),
+        split_file=_absolute(config.split_file),
         model=replace(config.model, weights=weights and weights.absolute()),
         optim=replace(config.optim, epochs=epochs, milestones=milestones),
     )
+
+
+def names_no_path(data: str) -> bool:
+    """Whether data are named, as the embedded ones and those on a hub are, rather than lie at a path."""
+    return data == DIGITS or data.startswith(HUB_PREFIX)
 
 
 def to_mapping(config: TrainConfig) -> dict[str, Any]:
@@ -182,36 +172,11 @@ def load(path: Path) -> TrainConfig:
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    add_arguments(parser)
+    add_options(parser, TrainConfig)
     try:
-        return from_namespace(parser.parse_path(path))
+        return from_namespace(TrainConfig, parser.parse_path(path))
     except (ArgumentError, TypeError) as error:
         raise InputError(f"{path} is not the configuration of a run: {' '.join(str(error).split())}") from error
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add every option of :class:`TrainConfig` to a parser, and ``--config`` for YAML files of them."""
-    from jsonargparse import set_parsing_settings
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser.add_argument("--config", action="config", help="YAML file of options, such as the config.yaml of a run.")
-    parser.add_class_arguments(TrainConfig)
-
-
-def from_namespace(options: Namespace) -> TrainConfig:
-    """The configuration that a parser with :func:`add_arguments` has parsed.
-
-    Raises:
-        InputError: an option is out of its range.
-    """
-    values = options.as_dict()
-    values.pop("config", None)
-    nested = {
-        "model": ModelConfig(**values["model"]),
-        "optim": OptimConfig(**values["optim"]),
-        "augment": Augmentation(**values["augment"]),
-    }
-    return TrainConfig(**values | nested)
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
@@ -254,7 +219,12 @@ def _check(config: TrainConfig) -> None:
 
 
 def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
+    return None if path is None else _absolute_path(path)
+
+
+def _absolute_path(path: str) -> str:
+    # Not resolved: where a link to a file lies says where its images are. But "a/../b" and "b" are one folder.
+    return os.path.normpath(Path(path).absolute())
 
 
 def _plain(value: Any) -> Any:

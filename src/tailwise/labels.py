@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from tailwise.files import replacing
@@ -261,7 +261,10 @@ def _distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tupl
 
 def _count_chunks(targets: Any, *, dense: bool) -> Iterator[tuple[NDArray[np.float32] | None, NDArray[np.int64], int]]:
     """Yield (0/1 rows if ``dense``, positives per class, number of rows) for each chunk of the targets."""
-    if isinstance(targets, torch.Tensor) and targets.layout == torch.sparse_csr:
+    # A tensor can only come from a torch that is loaded; those who have none need not wait for it.
+    torch: Any = sys.modules.get("torch")
+    is_tensor = torch is not None and isinstance(targets, torch.Tensor)
+    if is_tensor and targets.layout == torch.sparse_csr:
         yield from _count_csr(
             targets.crow_indices().numpy(force=True),
             targets.col_indices().numpy(force=True),
@@ -272,7 +275,7 @@ def _count_chunks(targets: Any, *, dense: bool) -> Iterator[tuple[NDArray[np.flo
     elif hasattr(targets, "tocsr"):
         csr = targets.tocsr()
         yield from _count_csr(csr.indptr, csr.indices, csr.data, csr.shape[1], dense=dense)
-    elif isinstance(targets, torch.Tensor):
+    elif is_tensor:
         yield from _count_dense(targets.numpy(force=True), dense=dense)
     elif isinstance(targets, np.ndarray) or (isinstance(targets, Sequence) and _is_rows_of_numbers(targets)):
         yield from _count_dense(np.asarray(targets), dense=dense)

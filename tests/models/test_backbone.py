@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tailwise.errors import InputError
-from tailwise.models import ModelConfig, create_backbone, feature_width, freeze_stages
+from tailwise.models.backbone import create_backbone, feature_width, freeze_stages
+from tailwise.models.config import ModelConfig
 
 RANDOM = ModelConfig(backbone="test_resnet", pretrained=False)
 

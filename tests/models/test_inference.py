@@ -10,7 +10,7 @@ import torch
 from timm.layers import StdConv2d
 from torch import nn
 
-from tailwise.models import prepare_for_inference
+from tailwise.models.inference import prepare_for_inference
 
 
 def plain_backbone(name: str, **options: object) -> nn.Module:

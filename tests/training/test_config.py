@@ -13,7 +13,7 @@ from tailwise import config as configuration
 from tailwise.config import OptimConfig, TrainConfig, differences, resolve
 from tailwise.data.augment import Augmentation
 from tailwise.errors import InputError
-from tailwise.models import ModelConfig
+from tailwise.models.config import ModelConfig
 
 
 @pytest.mark.parametrize(("sampler", "epochs", "milestones"), [("class-aware", 8, (5, 7)), ("uniform", 80, (55, 75))])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from tailwise.data.samplers import UniformSampler
 from tailwise.training.datamodule import EpochBatches, TrainData
@@ -43,7 +46,10 @@ def test_epochs_differ_and_can_be_revisited() -> None:
 
 def test_processes_share_the_draws_of_one_and_know_their_positions() -> None:
     data = TrainData(
-        TensorTable(torch.zeros(40, 1)), torch.zeros(40, 2), partial(UniformSampler, 40, seed=1), batch_size=5
+        TensorTable(torch.zeros(40, 1)),
+        np.zeros((40, 2), dtype=np.int8),
+        partial(UniformSampler, 40, seed=1),
+        batch_size=5,
     )
     _, alone, _ = draws(data.batches())
     shared = {}
@@ -53,9 +59,11 @@ def test_processes_share_the_draws_of_one_and_know_their_positions() -> None:
     assert [shared[position] for position in range(40)] == alone
 
 
-def test_batches_gather_rows_and_targets_of_the_same_draw() -> None:
+@pytest.mark.parametrize("layout", [np.asarray, csr_array])
+def test_batches_gather_rows_and_targets_of_the_same_draw(layout: Callable[[Any], Any]) -> None:
     table = TensorTable(torch.arange(30).view(30, 1))
-    data = TrainData(table, -torch.arange(30).view(30, 1), partial(UniformSampler, 30), batch_size=7)
+    targets = layout(-np.arange(30, dtype=np.int8)[:, None])
+    data = TrainData(table, targets, partial(UniformSampler, 30), batch_size=7)
     for drawn in data.batches():
         batch = data.rows[drawn]
         assert torch.equal(batch.inputs, -batch.targets)

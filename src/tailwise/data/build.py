@@ -20,6 +20,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tailwise.data.sources import LabeledImages
+from tailwise.data.targets import (
+    Targets,
+    classes_by_row,
+    count_positives,
+    dense_chunks,
+    from_indices,
+    has_unknown,
+    is_sparse,
+    rows_by_class,
+)
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import UNKNOWN, LabelStats
@@ -69,14 +79,14 @@ class Manifest:
     Attributes:
         subset: the rows and their history.
         images: n image references, in the order of ``subset.indices``.
-        targets: (n, K) int8 labels: 1, 0, or -1 where nobody has judged.
+        targets: (n, K) int8 labels, an array or sparse: 1, 0, or -1 where nobody has judged.
         stats: counts and groups of ``targets``.
         source_sha256: :func:`labels_digest` of the labels the subset was built from.
     """
 
     subset: LongTailSubset
     images: tuple[str, ...]
-    targets: Int[np.ndarray, "n K"]
+    targets: Targets
     stats: LabelStats
     source_sha256: str
 
@@ -116,7 +126,7 @@ def reference_counts(
 
 
 def build_long_tail(
-    targets: ArrayLike,
+    targets: Targets | ArrayLike,
     class_names: Sequence[str],
     *,
     num_max: int,
@@ -132,7 +142,8 @@ def build_long_tail(
     leave it. Later visits change the counts of earlier classes, so the counts reached differ from the reference.
 
     Args:
-        targets: (N, K) labels: 1, 0, or -1 for unknown, which does not count as positive.
+        targets: (N, K) labels, an array or a ``scipy.sparse`` matrix: 1, 0, or -1 for unknown, which does not count
+            as positive.
         class_names: K distinct names.
         num_max: reference count of the first class: 800 for VOC-MLT, 1200 for COCO-MLT.
         num_min: lower limit of the reference counts.
@@ -146,7 +157,7 @@ def build_long_tail(
         InputError: targets are not an (N, K) matrix of 1, 0 and -1 or hold no positive, names do not fit, or a
             parameter is out of range.
     """
-    labels = np.asarray(targets)
+    labels: Targets = targets if is_sparse(targets) else np.asarray(targets)
     if labels.ndim != 2:
         raise InputError(f"targets must be (N, K), got shape {labels.shape}")
     if seed < 0:
@@ -157,12 +168,11 @@ def build_long_tail(
         raise InputError(str(error)) from error
     if not stats.class_counts.any():
         raise InputError(f"none of the {stats.num_samples} rows has a positive label: there is nothing to choose from")
-    positive = labels == 1
     ranked = reference_counts(stats.num_classes, num_max=num_max, num_min=num_min, pareto_b=pareto_b)
     order = _head_to_tail(stats)
     reference = np.empty_like(ranked)
     reference[order] = ranked
-    chosen, history = _visit(positive, order, reference, np.random.Generator(np.random.PCG64(seed)))
+    chosen, history = _visit(labels, order, reference, np.random.Generator(np.random.PCG64(seed)))
     return LongTailSubset(
         indices=np.flatnonzero(chosen),
         reference=reference,
@@ -179,7 +189,10 @@ def build_long_tail(
 def labels_digest(data: LabeledImages) -> str:
     """SHA-256 of the image references, class names and labels, in their order; the same on every platform."""
     head = json.dumps([data.class_names, data.images], ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(head.encode() + b"\n" + data.targets.astype(np.int8).tobytes()).hexdigest()
+    digest = hashlib.sha256(head.encode() + b"\n")
+    for chunk in dense_chunks(data.targets):
+        digest.update(chunk.astype(np.int8).tobytes())
+    return digest.hexdigest()
 
 
 def write_manifest(
@@ -197,7 +210,7 @@ def write_manifest(
         InputError: ``subset`` was not built from the labels in ``data``.
     """
     fits = len(subset.reference) == data.targets.shape[1] and subset.indices.max(initial=-1) < len(data)
-    if not fits or not np.array_equal((data.targets[subset.indices] == 1).sum(axis=0), subset.counts):
+    if not fits or not np.array_equal(count_positives(data.targets[subset.indices]), subset.counts):
         raise InputError(f"the subset was not built from these {len(data)} rows of {data.source}; give the same rows")
     rows = data.subset(subset.indices)
     stats = rows.stats(thresholds)
@@ -220,11 +233,11 @@ def write_manifest(
         "notes": list(subset.notes),
         "indices": subset.indices.tolist(),
         "images": list(rows.images),
-        "labels": [names[row == 1].tolist() for row in rows.targets],
+        "labels": [names[classes].tolist() for classes in classes_by_row(rows.targets)],
         "unknown": {
-            str(index): names[row == UNKNOWN].tolist()
-            for index, row in enumerate(rows.targets)
-            if (row == UNKNOWN).any()
+            str(index): names[classes].tolist()
+            for index, classes in enumerate(classes_by_row(rows.targets, UNKNOWN))
+            if len(classes)
         },
         "history": subset.history.tolist(),
     }
@@ -256,8 +269,9 @@ def read_manifest(path: str | Path) -> Manifest:
 def write_csv(path: str | Path, splits: Mapping[str, LabeledImages], *, separator: str = "|") -> None:
     """Write labelled images as one CSV file with a column ``split``, ready for :func:`~tailwise.data.sources.read_csv`.
 
-    Labels stand in one column ``labels``, or in a column per class where some are unknown, which a list of labels
-    cannot say. Image references are written as they are: read the file with the ``root`` of the data.
+    Labels are listed in a column ``labels``, and in another ``unknown`` where some are. Classes without a label in
+    any row, and the order of the classes, are not in the file. Image references are written as they are: read the file
+    with the ``root`` of the data.
 
     Args:
         path: the file to write.
@@ -277,23 +291,17 @@ def write_csv(path: str | Path, splits: Mapping[str, LabeledImages], *, separato
     image, count = Counter(image for part in parts for image in part.images).most_common(1)[0]
     if count > 1:
         raise InputError(f"image {image!r} is in the splits {count} times; an image has one row, in one split")
-    by_column = any((part.targets == UNKNOWN).any() for part in parts)
     for name in names:
-        if by_column and name in ("image", "split", "labels"):
-            raise InputError(f"class {name!r} would name a column that means something else; rename the class")
-        if not by_column and separator in name:
+        if separator in name:
             raise InputError(f"class {name!r} holds the separator {separator!r}; give another separator")
+    lists = {"labels": 1} | ({"unknown": UNKNOWN} if any(has_unknown(part.targets) for part in parts) else {})
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "split", *(names if by_column else ["labels"])])
+        writer.writerow(["image", "split", *lists])
         for split, part in splits.items():
-            for image, row in zip(part.images, part.targets, strict=True):
-                cells = (
-                    ["" if value == UNKNOWN else int(value) for value in row]
-                    if by_column
-                    else [separator.join(names[index] for index in np.flatnonzero(row == 1))]
-                )
-                writer.writerow([image, split, *cells])
+            listed = zip(*(classes_by_row(part.targets, value) for value in lists.values()), strict=True)
+            for image, cells in zip(part.images, listed, strict=True):
+                writer.writerow([image, split, *(separator.join(names[k] for k in classes) for classes in cells)])
 
 
 def _head_to_tail(stats: LabelStats) -> NDArray[np.intp]:
@@ -305,22 +313,23 @@ def _head_to_tail(stats: LabelStats) -> NDArray[np.intp]:
 
 
 def _visit(
-    positive: NDArray[np.bool_],
+    targets: Targets,
     order: NDArray[np.intp],
     reference: NDArray[np.int64],
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Visit each class once; return (N,) whether each row is chosen, and the (K + 1, K) history of counts."""
-    chosen = np.zeros(len(positive), dtype=bool)
+    rows_of = rows_by_class(targets)
+    chosen = np.zeros(targets.shape[0], dtype=bool)
     history = np.zeros((len(order) + 1, len(order)), dtype=np.int64)
     for step, k in enumerate(order):
         surplus = int(history[step, k] - reference[k])
-        candidates = np.flatnonzero(positive[:, k] & (chosen if surplus > 0 else ~chosen))
+        candidates = rows_of[k][chosen[rows_of[k]] == (surplus > 0)]
         # Sorted uniform keys: the doubles of PCG64 are fixed for good, while NumPy may change how `choice` uses them.
         keys = generator.random(len(candidates))
         moved = candidates[np.argsort(keys, kind="stable")[: abs(surplus)]]
         chosen[moved] = surplus < 0
-        history[step + 1] = history[step] - np.sign(surplus) * positive[moved].sum(axis=0)
+        history[step + 1] = history[step] - np.sign(surplus) * count_positives(targets[moved])
     return chosen, history
 
 
@@ -343,13 +352,12 @@ def _parse_manifest(record: Mapping[str, Any]) -> Manifest:
     names = record["class_names"]
     position = {name: index for index, name in enumerate(names)}
     indices = np.array(record["indices"], dtype=np.intp)
-    targets = np.zeros((len(indices), len(names)), dtype=np.int8)
-    for row, labels in enumerate(record["labels"]):
-        targets[row, [position[label] for label in labels]] = 1
-    for row, labels in record["unknown"].items():
-        targets[int(row), [position[label] for label in labels]] = UNKNOWN
+    positive = [(row, position[label]) for row, labels in enumerate(record["labels"]) for label in labels]
+    unknown = [(int(row), position[label]) for row, labels in record["unknown"].items() for label in labels]
     if not len(indices) == len(record["images"]) == len(record["labels"]):
         raise ValueError("indices, images and labels differ in length")
+    places = [np.array(pairs, dtype=np.int64).reshape(-1, 2).T for pairs in (positive, unknown)]
+    targets = from_indices(places[0], places[1], (len(indices), len(names)))
     subset = LongTailSubset(
         indices=indices,
         reference=np.array(record["reference"], dtype=np.int64),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -24,20 +24,12 @@ _LARGEST_ARRAY = 2**28
 _CHUNK_ELEMENTS = 2**24
 
 
-def from_indices(
-    positives: Sequence[int] | NDArray[np.integer],
-    unknowns: Sequence[int] | NDArray[np.integer],
-    positive_rows: Sequence[int] | NDArray[np.integer],
-    unknown_rows: Sequence[int] | NDArray[np.integer],
-    shape: tuple[int, int],
-) -> Targets:
+def from_indices(positive: Int[np.ndarray, "2 P"], unknown: Int[np.ndarray, "2 U"], shape: tuple[int, int]) -> Targets:
     """Make a label matrix from the places that are not 0.
 
     Args:
-        positives: (P,) columns of the positive labels.
-        unknowns: (U,) columns of the unknown labels.
-        positive_rows: (P,) their rows.
-        unknown_rows: (U,) their rows.
+        positive: (2, P) rows and classes of the positive labels.
+        unknown: (2, U) rows and classes of the unknown labels; a label that is both is positive.
         shape: (N, K).
 
     Returns:
@@ -45,20 +37,18 @@ def from_indices(
     """
     if shape[0] * shape[1] <= _LARGEST_ARRAY:
         targets = np.zeros(shape, dtype=np.int8)
-        targets[np.asarray(unknown_rows, dtype=np.intp), np.asarray(unknowns, dtype=np.intp)] = UNKNOWN
-        targets[np.asarray(positive_rows, dtype=np.intp), np.asarray(positives, dtype=np.intp)] = 1
+        targets[tuple(unknown)] = UNKNOWN
+        targets[tuple(positive)] = 1
         return targets
     from scipy.sparse import csr_array
 
-    rows = np.concatenate([positive_rows, unknown_rows]).astype(np.int32)
-    columns = np.concatenate([positives, unknowns]).astype(np.int32)
-    values = np.ones(len(rows), dtype=np.int8)
-    values[len(positive_rows) :] = UNKNOWN
+    rows, classes = np.concatenate([positive, unknown], axis=1)
     # One entry per place: SciPy would add the values of repeated ones.
-    places, first = np.unique(rows.astype(np.int64) * shape[1] + columns, return_index=True)
+    places, first = np.unique(rows.astype(np.int64) * shape[1] + classes, return_index=True)
     indptr = np.zeros(shape[0] + 1, dtype=np.int64)
     np.cumsum(np.bincount(places // shape[1], minlength=shape[0]), out=indptr[1:])
-    return csr_array((values[first], columns[first], indptr), shape=shape)
+    values = np.where(first < positive.shape[1], 1, UNKNOWN).astype(np.int8)
+    return csr_array((values, places % shape[1], indptr), shape=shape)
 
 
 def to_dense(targets: Targets) -> Int[np.ndarray, "N K"]:
@@ -100,7 +90,12 @@ def has_unknown(targets: Targets) -> bool:
     return bool((values == UNKNOWN).any())
 
 
-def count_positives(parts: Iterable[Targets]) -> NDArray[np.int64]:
-    """(K,) positives per class of the rows of all ``parts``."""
-    counts: NDArray[np.int64] = np.sum([(part == 1).sum(axis=0).reshape(-1) for part in parts], axis=0, dtype=np.int64)
+def count_positives(targets: Targets) -> NDArray[np.int64]:
+    """(K,) positives per class."""
+    counts: NDArray[np.int64] = np.asarray((targets == 1).sum(axis=0, dtype=np.int64)).reshape(-1)
     return counts
+
+
+def is_sparse(targets: object) -> bool:
+    """Whether the label matrix is one of ``scipy.sparse``."""
+    return hasattr(targets, "tocsr")

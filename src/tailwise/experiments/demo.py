@@ -12,7 +12,7 @@ from tailwise.config import DIGITS, OptimConfig, TrainConfig
 from tailwise.data.augment import Augmentation
 from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
 from tailwise.files import replacing
-from tailwise.models import ModelConfig
+from tailwise.models.config import ModelConfig
 
 RESULTS_FILE = "results.md"
 

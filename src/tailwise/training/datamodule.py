@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from typing_extensions import override
 
 from tailwise.data.samplers import EpochSampler
+from tailwise.data.targets import Targets, to_dense
 from tailwise.training.tables import Table
 
 
@@ -71,7 +72,7 @@ class TrainData(pl.LightningDataModule):
 
     Args:
         table: the inputs.
-        targets: (N, K) int8 labels.
+        targets: (N, K) int8 labels, an array or sparse.
         sampler: makes the sampler of a process; asked once the trainer knows how many there are.
         batch_size: rows per batch and process.
         transform: makes table rows into model inputs on the device; None where they are that already.
@@ -81,7 +82,7 @@ class TrainData(pl.LightningDataModule):
     def __init__(
         self,
         table: Table,
-        targets: Tensor,
+        targets: Targets,
         sampler: SamplerFactory,
         *,
         batch_size: int,
@@ -128,7 +129,7 @@ class TrainData(pl.LightningDataModule):
 
 
 class _Rows(Dataset[Batch]):
-    def __init__(self, table: Table, targets: Tensor) -> None:
+    def __init__(self, table: Table, targets: Targets) -> None:
         self.table = table
         self.targets = targets
 
@@ -137,7 +138,8 @@ class _Rows(Dataset[Batch]):
 
     def __getitem__(self, drawn: tuple[Tensor, NDArray[np.int64]]) -> Batch:
         rows, positions = drawn
-        return Batch(self.table.batch(rows), self.targets[rows], positions)
+        targets = torch.from_numpy(to_dense(self.targets[rows.numpy()]))
+        return Batch(self.table.batch(rows), targets, positions)
 
 
 def _epochs_done(trainer: pl.Trainer) -> int:

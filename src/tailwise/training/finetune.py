@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tailwise.config import TrainConfig
 from tailwise.data.augment import Augmentation, augment, prepare
-from tailwise.models import create_classifier
+from tailwise.models.classifier import create_classifier
 from tailwise.training.inputs import Split, open_images
 from tailwise.training.task import EvaluationTask, Task
 

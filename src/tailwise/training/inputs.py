@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from tailwise.config import DIGITS, TrainConfig
 from tailwise.data.cache import ImageCache, build_cache
-from tailwise.data.sources import LabeledImages, read_csv, require_images
-from tailwise.errors import InputError
+from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
+from tailwise.data.targets import Targets, count_positives
+from tailwise.errors import InputError, OnError
 from tailwise.labels import LabelStats
 from tailwise.training.tables import Table, TensorTable, content_key
 
@@ -33,7 +33,7 @@ class Split:
     Attributes:
         name: its name.
         images: N image references.
-        targets: (N, K) int8 labels: 1, 0, or -1 for unknown.
+        targets: (N, K) int8 labels, an array or sparse: 1, 0, or -1 for unknown.
         class_names: K names.
         files: the N image files, or None for images in memory.
         pixels: (N, 3, S, S) uint8 images in memory, or None for files.
@@ -42,7 +42,7 @@ class Split:
 
     name: str
     images: tuple[str, ...]
-    targets: NDArray[np.int8]
+    targets: Targets
     class_names: tuple[str, ...]
     files: tuple[Path, ...] | None = None
     pixels: NDArray[np.uint8] | None = None
@@ -68,25 +68,23 @@ class Images:
 
 
 def read_splits(
-    config: TrainConfig, names: Sequence[str | None], *, data: str | None = None, classes: Sequence[str] | None = None
+    data: str, names: Sequence[str | None], options: ReadOptions, *, classes: Sequence[str] | None = None
 ) -> list[Split]:
     """Read the labels of splits, and check that their images are there.
 
     Args:
-        config: gives the data file and how to read it.
+        data: what to read: see :func:`tailwise.data.sources.read_labels`; or "digits".
         names: the splits; None for all rows.
-        data: another data file than that of the configuration; its images start from its own folder.
-        classes: class names in the order wanted, instead of those of the configuration.
+        options: how to read it.
+        classes: class names in the order wanted, instead of those of ``options``.
 
     Raises:
-        InputError: the file or a split cannot be used.
+        InputError: the data or a split cannot be used.
     """
-    source = data or config.data
-    if source == DIGITS:
+    if data == DIGITS:
         return [_digits(name) for name in names]
-    root = config.root if data is None else None
-    labeled = read_csv(source, classes=classes or config.classes, root=root)
-    return [_files(labeled, name, config.on_error) for name in names]
+    labeled = read_labels(data, options, classes=classes)
+    return [_files(labeled, name, options.on_error) for name in names]
 
 
 def open_images(split: Split, size: int, config: TrainConfig) -> Images:
@@ -128,7 +126,7 @@ def check_labels(train: Split, test: Split, stats: LabelStats) -> None:
     if len(train) < 2:
         raise InputError(f"split {train.name!r} has {len(train)} image; training needs two at least")
     for split in (train, test):
-        if not (split.targets == 1).any():
+        if not count_positives(split.targets).any():
             raise InputError(f"no image of split {split.name!r} has a positive label: check the data and the classes")
     untaught = [name for name, count in zip(stats.class_names, stats.class_counts, strict=True) if not count]
     if untaught:
@@ -142,7 +140,7 @@ def check_labels(train: Split, test: Split, stats: LabelStats) -> None:
         )
 
 
-def _files(labeled: LabeledImages, name: str | None, on_error: Literal["raise", "skip"]) -> Split:
+def _files(labeled: LabeledImages, name: str | None, on_error: OnError) -> Split:
     rows, skipped = require_images(labeled if name is None else labeled.select(name), on_error)
     return Split(
         name or labeled.source.name,
@@ -150,7 +148,7 @@ def _files(labeled: LabeledImages, name: str | None, on_error: Literal["raise", 
         rows.targets,
         rows.class_names,
         files=tuple(rows.paths()),
-        skipped=tuple(skipped),
+        skipped=rows.skipped + tuple(skipped),
     )
 
 

@@ -20,7 +20,10 @@ from tailwise.config import Precision, TrainConfig
 from tailwise.data.augment import prepare
 from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.models import FrozenBackbone, ModelConfig, create_backbone, create_head, prepare_for_inference
+from tailwise.models.backbone import create_backbone
+from tailwise.models.classifier import create_head
+from tailwise.models.config import ModelConfig
+from tailwise.models.inference import FrozenBackbone, prepare_for_inference
 from tailwise.shapes import Float, UInt8
 from tailwise.training.inference import PRECISION_TYPES, forward_table
 from tailwise.training.inputs import Images, Split, open_images

@@ -7,17 +7,19 @@ import logging
 import os
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tailwise import losses
 from tailwise.config import TrainConfig, differences, load, resolve, save
 from tailwise.data.samplers import ClassAwareSampler, UniformSampler
+from tailwise.data.sources import ReadOptions
+from tailwise.data.targets import Targets, to_dense
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
@@ -86,7 +88,7 @@ def train(config: TrainConfig) -> Result | None:
     recorded = _claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
-    train_split, test_split = read_splits(config, [config.train_split, config.test_split])
+    train_split, test_split = read_splits(config.data, [config.train_split, config.test_split], config)
     stats = _stats(train_split, config)
     check_labels(train_split, test_split, stats)
     # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
@@ -115,14 +117,22 @@ def train(config: TrainConfig) -> Result | None:
     return Result(metrics, folder)
 
 
-def evaluate(run: Path, *, data: str | None = None, split: str | None = None, output: Path | None = None) -> Result:
+def evaluate(
+    run: Path,
+    *,
+    data: str | None = None,
+    options: ReadOptions | None = None,
+    split: str | None = None,
+    output: Path | None = None,
+) -> Result:
     """Test the model of a finished run.
 
     Args:
         run: folder of the run.
-        data: another CSV file with classes of the run; by default the data of the run.
+        data: other data with classes of the run; by default the data of the run.
+        options: how to read other data; the classes are always those of the run.
         split: split to test on; by default the test split of the run, or all rows of other data.
-        output: folder for metrics and predictions; nothing is written without it.
+        output: folder for metrics and predictions, and the list of images left out; nothing is written without it.
 
     Raises:
         InputError: the run is not finished, the data do not fit it, or ``output`` has results already.
@@ -137,7 +147,9 @@ def evaluate(run: Path, *, data: str | None = None, split: str | None = None, ou
         "cpu" if config.accelerator == "cpu" else "auto", config.precision if config.mode == "probe" else "fp32"
     )
     name = split or (config.test_split if data is None else None)
-    (test_split,) = read_splits(config, [name], data=data, classes=stats.class_names)
+    if data is not None:
+        config = _reading(config, options or ReadOptions())
+    (test_split,) = read_splits(data or config.data, [name], config, classes=stats.class_names)
     saved = torch.load(checkpoint_path(run), map_location="cpu", weights_only=True)["state_dict"]
     state = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
     if config.mode == "finetune":
@@ -151,6 +163,7 @@ def evaluate(run: Path, *, data: str | None = None, split: str | None = None, ou
             raise InputError(f"--output {output} cannot be made: {error.strerror}") from error
     metrics = {**_test(config, task, stats, device, output), "run": str(run), "versions": versions()}
     if output is not None:
+        _write_skipped(task.test.split.skipped, output)
         write_json(output / METRICS_FILE, metrics)
     return Result(metrics, output)
 
@@ -167,10 +180,10 @@ def create_loss(config: TrainConfig, stats: LabelStats) -> nn.Module:
         raise InputError(f"--loss {config.loss}: {error}") from error
 
 
-def create_sampler(config: TrainConfig, targets: Tensor) -> SamplerFactory:
+def create_sampler(config: TrainConfig, targets: Targets) -> SamplerFactory:
     """Make the sampler that a configuration names, up to the process it is for."""
     if config.sampler == "uniform":
-        return partial(UniformSampler, len(targets), seed=config.seed)
+        return partial(UniformSampler, targets.shape[0], seed=config.seed)
     return partial(
         ClassAwareSampler,
         targets,
@@ -195,7 +208,7 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
     epochs, milestones = config.optim.epochs, config.optim.milestones
     assert epochs is not None
     assert milestones is not None
-    targets = torch.from_numpy(task.train.split.targets)
+    targets = task.train.split.targets
     is_short = config.mode == "probe" and config.batch_size <= _LARGEST_BATCH_FOR_ONE_THREAD
     with contained(), threads(1 if is_short else None):
         data = TrainData(
@@ -246,7 +259,7 @@ def _test(
         description=f"testing on {split.name}",
         show=not config.quiet,
     )
-    metrics = {"split": split.name, "num_images": len(split), **score(logits, split.targets, stats)}
+    metrics = {"split": split.name, "num_images": len(split), **score(logits, to_dense(split.targets), stats)}
     if folder is not None:
         write_predictions(folder / PREDICTIONS_FILE, split.images, stats.class_names, logits)
     return metrics
@@ -292,11 +305,22 @@ def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Pat
     checkpoint_path(folder).parent.mkdir(parents=True, exist_ok=True)
     save(replace(config, resume=False), folder / CONFIG_FILE)
     stats.save(recorded)
-    skipped = task.train.split.skipped + task.test.split.skipped
-    if skipped:
+    _write_skipped(task.train.split.skipped + task.test.split.skipped, folder)
+
+
+def _write_skipped(skipped: tuple[str, ...], folder: Path) -> None:
+    """List what was left out; rows that no split could be told of are listed once."""
+    messages = list(dict.fromkeys(skipped))
+    if messages:
         with replacing(folder / SKIPPED_FILE) as temporary:
-            temporary.write_text("\n".join(skipped) + "\n", encoding="utf-8")
-        _logger.warning("%d images are left out; see %s", len(skipped), folder / SKIPPED_FILE)
+            temporary.write_text("\n".join(messages) + "\n", encoding="utf-8")
+        _logger.warning("%d rows or images are left out; see %s", len(messages), folder / SKIPPED_FILE)
+
+
+def _reading(config: TrainConfig, options: ReadOptions) -> TrainConfig:
+    """The configuration with other options of reading; its cache serves unless they name one."""
+    chosen = {entry.name: getattr(options, entry.name) for entry in fields(ReadOptions)}
+    return replace(config, **{**chosen, "cache": options.cache or config.cache})
 
 
 def _is_first_process() -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailwise.data.sources.labeled import LabeledImages
-from tailwise.data.sources.rows import Problems, Row, assemble, class_list
+from tailwise.data.sources.rows import IMAGE_KEYS, Problems, Row, assemble, class_list
 from tailwise.data.sources.text import read_text
 from tailwise.errors import InputError, OnError
 from tailwise.labels import UNKNOWN
@@ -83,9 +83,9 @@ def _reason(error: Exception) -> str:
 def _row(line: int, record: Any, folder: str, split: str) -> Row:
     if not isinstance(record, dict):
         raise InputError(_EXPECTED)
-    image = record.get("image", record.get("file_name"))
+    image = next((record[key] for key in IMAGE_KEYS if key in record), None)
     if not isinstance(image, str):
-        raise InputError(f"no text 'image' or 'file_name'; {_EXPECTED}")
+        raise InputError(f"no text 'image'; {_EXPECTED}")
     if "labels" not in record:
         raise InputError(f"no 'labels'; {_EXPECTED}")
     labels, judged_unknown = _labels(record["labels"])

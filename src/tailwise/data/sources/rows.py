@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.data.sources.text import near, read_text
 from tailwise.data.targets import from_indices
 from tailwise.errors import InputError, OnError
+
+IMAGE_KEYS = ("image", "file_name", "filename", "image_path", "path", "image_id")
+"""What a column or key of image references may be called; the first that is there counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +98,15 @@ def assemble(
     images: list[str] = []
     splits: list[str] = []
     lines: list[int] = []
-    positives, positive_rows, unknowns, unknown_rows = (array("i") for _ in range(4))
+    positive, unknown = _Places(), _Places()
     for row in rows:
         problem = _problem_with(row, source, first_at, place) or (None if is_open else _stranger(row, position))
         if problem is not None:
             problems.add(f"{place.format(source=source, line=row.line, image=row.image)}: {problem}")
             continue
         first_at[_plain(row.image)] = row.line
-        for names, columns, at in ((row.labels, positives, positive_rows), (row.unknown, unknowns, unknown_rows)):
-            columns.extend(position.setdefault(name, len(position)) for name in names)
-            at.extend([len(images)] * len(names))
+        for places, names in ((positive, row.labels), (unknown, row.unknown)):
+            places.add(len(images), [position.setdefault(name, len(position)) for name in names])
         images.append(row.image)
         splits.append(row.split)
         lines.append(row.line)
@@ -114,19 +117,12 @@ def assemble(
             raise InputError(f"{source}: no row has a label, and no class names are given")
         class_names = tuple(sorted(position))
     assert class_names is not None
-    final = np.array([position[name] for name in class_names], dtype=np.intp)
-    column_of = np.empty_like(final)
-    column_of[final] = np.arange(len(final))
+    # Classes were numbered as they came up; this is where each of them belongs.
+    column = np.argsort([position[name] for name in class_names])
     return LabeledImages(
         images=tuple(images),
         root=root,
-        targets=from_indices(
-            column_of[np.asarray(positives, dtype=np.intp)],
-            column_of[np.asarray(unknowns, dtype=np.intp)],
-            np.asarray(positive_rows),
-            np.asarray(unknown_rows),
-            (len(images), len(class_names)),
-        ),
+        targets=from_indices(positive.as_array(column), unknown.as_array(column), (len(images), len(class_names))),
         class_names=class_names,
         splits=tuple(splits),
         lines=tuple(lines),
@@ -161,6 +157,22 @@ def class_list(classes: str | Path | Sequence[str] | None) -> tuple[str, ...] | 
     if repeated:
         raise InputError(f"{origin}: class {repeated[0]!r} stands more than once; class names must be distinct")
     return stripped
+
+
+class _Places:
+    """Rows and classes of labels, four bytes each."""
+
+    def __init__(self) -> None:
+        self.rows, self.classes = array("i"), array("i")
+
+    def add(self, row: int, classes: Sequence[int]) -> None:
+        self.rows.extend([row] * len(classes))
+        self.classes.extend(classes)
+
+    def as_array(self, column: NDArray[np.intp]) -> NDArray[np.int64]:
+        """(2, n) rows and classes, the classes renumbered."""
+        rows, classes = (np.frombuffer(part, dtype=np.int32) for part in (self.rows, self.classes))
+        return np.stack([rows, column[classes]]).astype(np.int64)
 
 
 def _problem_with(row: Row, source: Path, first_at: dict[str, str | int], place: str) -> str | None:

@@ -90,7 +90,7 @@ def _stratify(
     lacking_rows = len(labels) * shares
     chosen = np.full(len(labels), -1, dtype=np.intp)
 
-    def deal(row: int, wish: NDArray[np.float64]) -> None:
+    def deal(row: np.intp, wish: NDArray[np.float64]) -> None:
         best = np.flatnonzero(wish == wish.max())
         if len(best) > 1:
             best = best[lacking_rows[best] == lacking_rows[best].max()]
@@ -130,9 +130,7 @@ def _json_entries(path: Path) -> Iterator[tuple[str, str, str]]:
         raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
     lists = list(splits.values()) if isinstance(splits, dict) else [None]
     if not all(isinstance(images, list) and all(isinstance(image, str) for image in images) for images in lists):
-        raise InputError(
-            f'{path}: expected lists of images by split, such as {{"train": ["a.jpg"], "test": ["b.jpg"]}}'
-        )
+        raise InputError(f'{path}: expected images by split, such as {{"train": ["a.jpg"], "test": ["b.jpg"]}}')
     for split, images in splits.items():
         for image in images:
             yield str(path), image, split

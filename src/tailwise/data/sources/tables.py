@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.sources.labeled import LabeledImages
-from tailwise.data.sources.rows import Problems, Row, assemble, class_list
+from tailwise.data.sources.rows import IMAGE_KEYS, Problems, Row, assemble, class_list
 from tailwise.data.sources.text import near, read_text
 from tailwise.errors import InputError, OnError
 from tailwise.labels import UNKNOWN
@@ -21,7 +21,7 @@ from tailwise.labels import UNKNOWN
 # Tables with holes are often written in floating point, so "1.0" means what "1" means.
 _CELL_VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN}
 _DELIMITERS = (",", ";", "\t")
-_OWN_COLUMNS = ("image", "split", "labels", "unknown")
+_LISTS = ("labels", "unknown")
 _PARQUET_BATCH = 65_536
 _CELL_EXPECTED = "where 1, 0, -1 or nothing (unknown) is expected"
 
@@ -36,10 +36,11 @@ def read_csv(
 ) -> LabeledImages:
     """Read a CSV file of image labels.
 
-    The header names a column ``image``, an optional column ``split``, and either a column ``labels`` that lists the
-    positive classes of the image (an empty cell: none of them) and optionally one ``unknown`` that lists those nobody
-    has judged, or one column per class with cells 1, 0, and -1 or nothing for unknown. Further columns beside
-    ``labels`` are ignored. Columns are separated by commas, semicolons or tabs, whichever separates the header.
+    The header names a column ``image`` (or ``file_name``, ``image_id``, ...), an optional column ``split``, and either
+    a column ``labels`` that lists the positive classes of the image (an empty cell: none of them) and optionally one
+    ``unknown`` that lists those nobody has judged, or one column per class with cells 1, 0, and -1 or nothing for
+    unknown. Further columns beside ``labels`` are ignored. Columns are separated by commas, semicolons or tabs,
+    whichever separates the header.
 
     Args:
         path: text in UTF-8, or in UTF-16 with byte-order mark, with any line ends.
@@ -145,9 +146,11 @@ class _Table:
         repeated = [name for name, count in Counter(header).items() if name and count > 1]
         if repeated:
             raise InputError(f"{head}: column {repeated[0]!r} stands more than once; column names must be distinct")
-        if "image" not in header:
-            raise InputError(f"{head}: no column 'image'; {_describe_columns(header)}")
         self.column = {name: index for index, name in enumerate(header)}
+        named = [name for name in IMAGE_KEYS if name in self.column]
+        if not named:
+            raise InputError(f"{head}: no column 'image'; {_describe_columns(header)}")
+        self.image = named[0]
         self.has_lists = "labels" in self.column
         if self.has_lists:
             split_name = next((name for name in names or () if separator in name), None)
@@ -158,22 +161,22 @@ class _Table:
                 )
             self.class_names = names
         else:
-            self.class_names = _class_columns(head, header, names)
+            self.class_names = _class_columns(head, header, self.image, names)
             self.class_columns = [self.column[name] for name in self.class_names]
 
     @property
     def columns_read(self) -> list[str]:
         """Names of the columns that matter."""
-        own = [name for name in _OWN_COLUMNS if name in self.column]
-        return own if self.has_lists else [*own[: 1 + ("split" in own)], *(self.class_names or ())]
+        labels = _LISTS if self.has_lists else self.class_names or ()
+        return [name for name in (self.image, "split", *labels) if name in self.column]
 
     def row_of_text(self, line: int, cells: Sequence[str]) -> Row | None:
         """The row of a line of text; None if it is left out."""
-        image = cells[self.column["image"]].strip()
+        image = cells[self.column[self.image]].strip()
         split = cells[self.column["split"]].strip() if "split" in self.column else ""
         if self.has_lists:
             labels, unknown = (
-                self.labels_in(cells[self.column[name]]) if name in self.column else [] for name in _OWN_COLUMNS[2:]
+                self.labels_in(cells[self.column[name]]) if name in self.column else [] for name in _LISTS
             )
             return Row(line, image, labels, unknown, split)
         values = [_CELL_VALUES.get(cells[column].strip().lower()) for column in self.class_columns]
@@ -228,7 +231,7 @@ def _delimiter(text: str) -> str:
     """What separates the columns of the header, which must name one ``image``."""
     head = next((line for line in text.splitlines() if line.strip()), "")
     for delimiter in _DELIMITERS:
-        if any(cell.strip().strip('"') == "image" for cell in head.split(delimiter)):
+        if any(cell.strip().strip('"') in IMAGE_KEYS for cell in head.split(delimiter)):
             return delimiter
     return _DELIMITERS[0]
 
@@ -248,8 +251,8 @@ def _describe_columns(header: Sequence[str]) -> str:
     return f"the header has {listed}{', ...' if len(header) > 20 else ''}{near('image', header)}"
 
 
-def _class_columns(head: str, header: Sequence[str], names: tuple[str, ...] | None) -> tuple[str, ...]:
-    others = [name for name in header if name not in ("image", "split")]
+def _class_columns(head: str, header: Sequence[str], image: str, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    others = [name for name in header if name not in (image, "split")]
     if names is None:
         if not others:
             raise InputError(f"{head}: no column 'labels' and no column per class; {_describe_columns(header)}")
@@ -273,9 +276,9 @@ def _parquet_rows(table: _Table, batches: Iterator[Any]) -> Iterator[Row | None]
     line = 0
     for batch in batches:
         columns = {name: batch.column(name) for name in batch.schema.names}
-        images, splits = (_texts(columns.get(name), len(batch), table.path, name) for name in ("image", "split"))
+        images, splits = (_texts(columns.get(name), len(batch), table.path, name) for name in (table.image, "split"))
         if table.has_lists:
-            lists = {name: columns[name].to_pylist() for name in _OWN_COLUMNS[2:] if name in columns}
+            lists = {name: columns[name].to_pylist() for name in _LISTS if name in columns}
         else:
             values = _class_values(columns, table)
         for index, (image, split) in enumerate(zip(images, splits, strict=True)):

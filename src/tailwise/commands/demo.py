@@ -1,0 +1,25 @@
+"""``tailwise demo``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the demo."""
+
+    output: str = "demo-run"
+    """Folder of the runs and the table."""
+    seeds: int = 2
+    """Number of runs of each loss."""
+    workers: int = 2
+    """Runs at a time."""
+
+
+def run(options: Options) -> None:
+    """Compare BCE, DB-Focal and PG on embedded data."""
+    from tailwise.experiments.demo import demo
+
+    demo(Path(options.output), options.seeds, options.workers)

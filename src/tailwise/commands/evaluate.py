@@ -1,0 +1,37 @@
+"""``tailwise evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailwise.commands.output import show_metrics
+from tailwise.data.sources.formats import ReadOptions
+
+
+@dataclass(frozen=True)
+class Options(ReadOptions):
+    """Options of an evaluation."""
+
+    run: str
+    """Folder of the run."""
+    data: str | None = None
+    """Other data with classes of the run, in any format; by default the data of the run."""
+    split: str | None = None
+    """Split to test on; by default the test split of the run, or all rows of other data."""
+    output: str | None = None
+    """Folder to write metrics and predictions into."""
+
+
+def run(options: Options) -> None:
+    """Test the model of a finished run, on its own test split or on other data."""
+    from tailwise.training.run import evaluate
+
+    result = evaluate(
+        Path(options.run),
+        data=options.data,
+        options=options,
+        split=options.split,
+        output=None if options.output is None else Path(options.output),
+    )
+    show_metrics(result.metrics, result.folder)

@@ -1,0 +1,30 @@
+"""What several commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
+    """Print the mAP of a test, and where its files are.
+
+    Args:
+        metrics: as :func:`tailwise.training.outputs.score` gives them, with the split.
+        folder: where they were written, if anywhere.
+    """
+    console = Console()
+    table = Table(title=f"mAP on {metrics['split']} (%)")
+    for group in metrics["mAP"]:
+        table.add_column(group, justify="right")
+    table.add_row(*("-" if value is None else f"{value:.2f}" for value in metrics["mAP"].values()))
+    console.print(table)
+    left_out = metrics["classes_left_out"]["total"]
+    if left_out:
+        console.print(f"{left_out} classes without a positive in {metrics['split']} are left out of the means")
+    if folder is not None:
+        console.print(f"metrics, predictions and model: {folder}", soft_wrap=True, highlight=False)

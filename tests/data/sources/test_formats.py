@@ -1,0 +1,187 @@
+"""Every format says the same of the same images, and refuses the same bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tailwise.data.sources import ReadOptions, read_labels, require_images
+from tailwise.data.sources.formats import detect_format
+from tailwise.data.sources.labeled import LabeledImages
+from tailwise.errors import InputError
+from tests.formats import CLASSES, WRITERS, Example, examples, single_label
+
+FORMATS = list(WRITERS)
+EXPECTED_FORMAT = {
+    "csv-lists": "csv",
+    "csv-columns": "csv",
+    "parquet-lists": "parquet",
+    "parquet-columns": "parquet",
+    "class-folders": "folder",
+}
+
+
+@pytest.fixture(params=FORMATS)
+def name(request: pytest.FixtureRequest) -> str:
+    """A format."""
+    return str(request.param)
+
+
+@pytest.fixture
+def read(name: str, tmp_path: Path) -> Callable[..., LabeledImages]:
+    """Writes examples in the format and reads them back."""
+
+    def written_and_read(rows: Sequence[Example], **options: object) -> LabeledImages:
+        data = WRITERS[name](tmp_path, rows)
+        return read_labels(data, ReadOptions(**{"cache": str(tmp_path / "cache"), **options}))  # type: ignore[arg-type]
+
+    return written_and_read
+
+
+def rows_for(name: str) -> tuple[Example, ...]:
+    return single_label(examples()) if name == "class-folders" else examples()
+
+
+def test_labels_splits_and_images_are_those_that_were_written(read: Callable[..., LabeledImages], name: str) -> None:
+    rows = rows_for(name)
+    data = read(rows)
+    assert data.class_names == CLASSES
+    by_content = {row.content: row for row in rows}
+    assert len(data) == len(rows) == len(by_content)
+    for path, targets, split in zip(data.paths(), data.targets, data.splits, strict=True):
+        row = by_content[path.read_bytes()]
+        assert {CLASSES[k] for k in np.flatnonzero(targets == 1)} == set(row.labels)
+        assert split == row.split
+    assert set(np.unique(data.targets)) == {0, 1}
+    assert data.skipped == ()
+
+
+def test_the_format_is_found(name: str, tmp_path: Path) -> None:
+    data = WRITERS[name](tmp_path, rows_for(name)[:5])
+    assert detect_format(data) == EXPECTED_FORMAT.get(name, name)
+
+
+def test_given_classes_fix_the_columns(read: Callable[..., LabeledImages], name: str, tmp_path: Path) -> None:
+    names = ["red", "dark", "blue", "green"]
+    if not name.endswith("columns"):
+        names.append("mauve")
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    data = read(rows_for(name), classes=str(tmp_path / "classes.json"))
+    assert data.class_names == tuple(names)
+    counts = [sum(label in row.labels for row in rows_for(name)) for label in names]
+    assert (data.targets == 1).sum(axis=0).tolist() == counts
+
+
+def with_unknown_class(rows: tuple[Example, ...]) -> tuple[Example, ...]:
+    return (rows[0], replace(rows[1], labels=("gren",)), *rows[2:])
+
+
+def with_repeated_image(rows: tuple[Example, ...]) -> tuple[Example, ...]:
+    return (*rows[:3], rows[1], *rows[3:])
+
+
+def outside_the_root(rows: tuple[Example, ...]) -> tuple[Example, ...]:
+    return (rows[0], replace(rows[1], name="../../../1.jpg", content=None), *rows[2:])
+
+
+def without_a_name(rows: tuple[Example, ...]) -> tuple[Example, ...]:
+    return (rows[0], replace(rows[1], name="", content=None), *rows[2:])
+
+
+DAMAGES = {
+    "unknown class": (with_unknown_class, r"'gren' is none of the 4 classes \(did you mean 'green'\?\)"),
+    "repeated image": (with_repeated_image, r"image '.*1\.jpg' stands at .* already"),
+    "outside the root": (outside_the_root, r"image '.*1\.jpg' lies outside the root"),
+}
+# What a format cannot say, it cannot say wrongly: files of a folder have different names, and columns their class.
+IMPOSSIBLE = {
+    ("class-folders", "repeated image"),
+    ("class-folders", "outside the root"),
+    ("hf", "repeated image"),
+    ("hf", "outside the root"),
+    ("hf", "unknown class"),
+    ("coco", "unknown class"),
+    ("csv-columns", "unknown class"),
+    ("parquet-columns", "unknown class"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_bad_rows_are_named_or_left_out_and_listed(
+    read: Callable[..., LabeledImages], name: str, damage: str, tmp_path: Path
+) -> None:
+    if (name, damage) in IMPOSSIBLE:
+        pytest.skip(f"{name} cannot hold this: {damage}")
+    change, message = DAMAGES[damage]
+    (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
+    rows = change(rows_for(name))
+    options = {"classes": str(tmp_path / "classes.json")}
+    with pytest.raises(InputError, match=message) as caught:
+        read(rows, **options)
+    assert str(tmp_path) in str(caught.value)
+    assert "on_error" in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_bad_rows_can_be_left_out(read: Callable[..., LabeledImages], name: str, damage: str, tmp_path: Path) -> None:
+    if (name, damage) in IMPOSSIBLE:
+        pytest.skip(f"{name} cannot hold this: {damage}")
+    change, message = DAMAGES[damage]
+    (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
+    data = read(change(rows_for(name)), classes=str(tmp_path / "classes.json"), on_error="skip")
+    assert len(data) == len(examples()) - (damage != "repeated image")
+    assert len(data.skipped) == 1
+    assert re.search(message, data.skipped[0])
+
+
+def test_missing_images_are_found_by_their_place(read: Callable[..., LabeledImages], name: str) -> None:
+    if name in ("class-folders", "hf"):
+        pytest.skip("the images are the data: there is nothing else that names them")
+    rows = rows_for(name)
+    data = read((rows[0], replace(rows[1], content=None), *rows[2:]))
+    with pytest.raises(InputError, match=r"no image '.*1\.jpg' in .* \(1 of 76 images are missing\)") as caught:
+        require_images(data)
+    assert str(data.source) in str(caught.value)
+    kept, messages = require_images(data, on_error="skip")
+    assert (len(kept), len(messages)) == (len(rows) - 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gone.csv", "there is no such file or folder"),
+        ("notes.docx", r"the ending '.docx' says nothing of its format; give --format, one of coco, csv"),
+        ("empty", "no data set in a known form is in this folder"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(path: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.docx").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=message):
+        read_labels(tmp_path / path)
+
+
+def test_splits_can_be_made_anew(tmp_path: Path) -> None:
+    data = WRITERS["csv-lists"](tmp_path, examples())
+    divided = read_labels(data, ReadOptions(split_ratios={"a": 0.5, "b": 0.25, "c": 0.25}, split_seed=3))
+    assert {divided.splits.count(split) for split in "bc"} == {19}
+    assert divided.splits.count("a") == 38
+    (tmp_path / "splits.json").write_text(json.dumps({"mine": ["images/3.jpg", "images/4.jpg"]}))
+    by_file = read_labels(data, ReadOptions(split_file=str(tmp_path / "splits.json")))
+    assert by_file.select("mine").images == ("images/3.jpg", "images/4.jpg")
+    assert by_file.splits.count("") == len(by_file) - 2
+    with pytest.raises(InputError, match="both given"):
+        read_labels(data, ReadOptions(split_ratios={"a": 1.0}, split_file="x"))
+
+
+def test_several_splits_are_joined_by_a_plus(tmp_path: Path) -> None:
+    data = read_labels(WRITERS["csv-lists"](tmp_path, examples()))
+    assert data.select("test+train").images == data.images
+    with pytest.raises(InputError, match=r"no split 'vall'"):
+        data.select("train+vall")

@@ -1,0 +1,183 @@
+"""Every format through every command, with good input and with bad: nothing half-written, nothing silently lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailwise.cli import main
+from tailwise.data.build import read_manifest
+from tailwise.data.sources import read_csv
+from tests.formats import CLASSES, WRITERS, Example, examples, single_label
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+NUM_TRAIN, NUM_TEST = 46, 30
+TINY = (
+    "--mode probe --loss bce --image_size 32 --batch_size 8 --accelerator cpu --quiet true --optim.epochs 1 "
+    "--model.backbone test_resnet --model.pretrained false --thresholds [10,20]"
+)
+Outcome = tuple[int, str]
+
+
+def rows_for(name: str) -> tuple[Example, ...]:
+    return single_label(examples()) if name == "class-folders" else examples()
+
+
+@pytest.fixture(params=list(WRITERS))
+def name(request: pytest.FixtureRequest) -> str:
+    """A format."""
+    return str(request.param)
+
+
+@pytest.fixture
+def tailwise(
+    capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Outcome]:
+    """Runs a command line in this process: (exit code, standard error)."""
+    # One cache for all: features of the same images are computed once.
+    monkeypatch.setenv("TAILWISE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+    def run(line: str) -> Outcome:
+        code = main(shlex.split(line))
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        return code, err
+
+    return run
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    """What two runs on the same images have in common."""
+    recorded = json.loads((folder / "metrics.json").read_text())
+    return {key: recorded[key] for key in ("mAP", "AP", "CF1", "OF1", "num_images")}
+
+
+def test_train_and_evaluate(name: str, tailwise: Callable[[str], Outcome], tmp_path: Path) -> None:
+    rows = rows_for(name)
+    data = WRITERS[name](tmp_path, rows)
+    assert tailwise(f"train --data {data} --output {tmp_path}/run {TINY}")[0] == 0
+    trained = metrics(tmp_path / "run")
+    assert trained["num_images"] == NUM_TEST
+    assert tuple(trained["AP"]) == CLASSES
+    assert not (tmp_path / "run" / "skipped.txt").exists()
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    same = WRITERS["csv-lists"](reference, rows)
+    assert tailwise(f"train --data {same} --output {tmp_path}/same {TINY}")[0] == 0
+    if name != "class-folders":  # which come in another order, so that other rows are drawn
+        assert metrics(tmp_path / "same") == trained
+    for line in (f"--data {data} --split test", ""):
+        output = tmp_path / f"evaluated{len(line)}"
+        assert tailwise(f"evaluate {tmp_path}/run {line} --output {output}")[0] == 0
+        assert metrics(output) == trained
+
+
+def test_build(name: str, tailwise: Callable[[str], Outcome], tmp_path: Path) -> None:
+    rows = rows_for(name)
+    data = WRITERS[name](tmp_path, rows)
+    target = tmp_path / "built.csv"
+    code, err = tailwise(f"build {data} --output {target} --num_max 9 --num_min 2 --keep_split test --seed 3")
+    assert code == 0, err
+    advice = re.search(r"train with (.*)", err)
+    assert advice is not None
+    root = re.search(r"--root (\S+)", advice.group(1))
+    built = read_csv(target, classes=target.with_suffix(".json"), root=root and root.group(1))
+    manifest = read_manifest(target.with_suffix(".json"))
+    assert built.select("train").images == manifest.images
+    assert len(built.select("test")) == NUM_TEST
+    by_content = {row.content: row for row in rows}
+    for path, targets in zip(built.paths(), built.targets, strict=True):
+        row = by_content[path.read_bytes()]
+        assert [name for name, label in zip(CLASSES, targets, strict=True) if label] == sorted(row.labels)
+    # Nothing is replaced.
+    assert tailwise(f"build {data} --output {target}")[0] == 2
+
+
+def truncated(row: Example) -> Example:
+    assert row.content is not None
+    return replace(row, content=row.content[: len(row.content) // 2])
+
+
+BAD_IMAGES: dict[str, tuple[Callable[[Example], Example], str]] = {
+    "missing": (lambda row: replace(row, content=None), r"no image|no image is named"),
+    "truncated": (truncated, "cannot be decoded"),
+    "zero bytes": (lambda row: replace(row, content=b""), r"the file is empty \(0 bytes\)|no image is named"),
+    "no image": (lambda row: replace(row, content=b"<html>gone</html>"), "not an image"),
+}
+BAD_ROWS: dict[str, tuple[Callable[[Example], Sequence[Example]], str]] = {
+    "unknown class": (lambda row: [replace(row, labels=("gren",))], "'gren' is none of the 4 classes"),
+    "repeated": (lambda row: [row, row], "already; an image has one row"),
+    "outside": (lambda row: [replace(row, name="../../../x.jpg", content=None)], "lies outside the root"),
+}
+IMPOSSIBLE = {
+    ("class-folders", "missing"),
+    ("class-folders", "repeated"),
+    ("class-folders", "outside"),
+    ("hf", "repeated"),
+    ("hf", "outside"),
+    ("hf", "unknown class"),
+    ("coco", "unknown class"),
+    ("csv-columns", "unknown class"),
+    ("parquet-columns", "unknown class"),
+}
+
+
+@pytest.mark.parametrize("damage", [*BAD_IMAGES, *BAD_ROWS])
+def test_bad_input_stops_a_run_or_is_left_out_and_listed(
+    name: str, damage: str, tailwise: Callable[[str], Outcome], tmp_path: Path
+) -> None:
+    if (name, damage) in IMPOSSIBLE:
+        pytest.skip(f"{name} cannot hold this: {damage}")
+    rows = list(rows_for(name))
+    if damage in BAD_IMAGES:
+        change, message = BAD_IMAGES[damage]
+        rows[3] = change(rows[3])
+    else:
+        changes, message = BAD_ROWS[damage]
+        rows[3:4] = changes(rows[3])
+    data = WRITERS[name](tmp_path, rows)
+    (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
+    line = f"train --data {data} --output {tmp_path}/run --classes {tmp_path}/classes.json {TINY}"
+    code, err = tailwise(line)
+    assert code == 2
+    assert re.search(message, err)
+    assert "on_error" in err
+    assert not (tmp_path / "run").exists()
+    code, err = tailwise(f"{line} --on_error skip")
+    assert code == 0, err
+    (listed,) = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert re.search(message, listed)
+    assert "1 rows or images are left out" in err
+    kept = json.loads((tmp_path / "run" / "stats.json").read_text())["num_samples"]
+    assert kept == NUM_TRAIN - (damage != "repeated")
+
+
+TEXT_FILES = {
+    "csv-lists": ["labels.csv"],
+    "csv-columns": ["labels.csv"],
+    "jsonl": ["labels.jsonl"],
+    "folder": ["photos/train/metadata.jsonl", "photos/test/metadata.jsonl"],
+    "coco": ["coco/annotations/instances_train.json", "coco/annotations/instances_test.json"],
+    "voc": ["VOCdevkit/VOC2012/ImageSets/Main/train.txt", "VOCdevkit/VOC2012/ImageSets/Main/test.txt"],
+}
+
+
+@pytest.mark.parametrize("name", TEXT_FILES, indirect=True)
+def test_byte_order_marks_and_windows_line_ends_change_nothing(
+    name: str, tailwise: Callable[[str], Outcome], tmp_path: Path
+) -> None:
+    data = WRITERS[name](tmp_path, examples())
+    assert tailwise(f"train --data {data} --output {tmp_path}/before {TINY}")[0] == 0
+    for file in TEXT_FILES[name]:
+        content = (tmp_path / file).read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        (tmp_path / file).write_bytes(b"\xef\xbb\xbf" + content)
+    assert tailwise(f"train --data {data} --output {tmp_path}/after {TINY}")[0] == 0
+    assert metrics(tmp_path / "before") == metrics(tmp_path / "after")
