@@ -1,4 +1,4 @@
-"""Benchmark data sets by name."""
+"""Long-tailed scenes of scikit-learn's handwritten digits: a benchmark that needs no download."""
 
 from __future__ import annotations
 

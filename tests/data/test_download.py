@@ -1,0 +1,464 @@
+"""Downloads from a server on this machine that cuts connections, changes its files, lies and fails."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import requests
+
+from tailwise.data.download import download, download_each, file_sha256, require_space
+from tailwise.errors import InputError
+from tests.data.file_server import Fault, FileServer
+
+CONTENT = random.Random(0).randbytes(1_000_000)
+OTHER = random.Random(1).randbytes(1_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PATH = "/data/file.bin"
+
+
+@pytest.fixture
+def served(server: FileServer) -> FileServer:
+    server.files[PATH] = CONTENT
+    server.tags[PATH] = '"first"'
+    server.dates[PATH] = "Tue, 06 Nov 2007 10:00:00 GMT"
+    return server
+
+
+def fetch(server: FileServer, target: Path, *, sha256: str | None = SHA256, **options: Any) -> Path:
+    return download(server.url + PATH, target, sha256=sha256, progress=False, wait=0, **options)
+
+
+def starts(server: FileServer) -> list[int]:
+    """Where each request began."""
+    return [int(re.findall(r"\d+", wanted)[0]) if wanted else 0 for _, wanted in server.requests]
+
+
+def test_a_file_comes_once(served: FileServer, tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "folder" / "file.bin"
+    assert fetch(served, target, size=len(CONTENT)) == target
+    assert target.read_bytes() == CONTENT
+    fetch(served, target, size=len(CONTENT))
+    assert len(served.requests) == 1
+    assert {path.name for path in target.parent.iterdir()} == {"file.bin", ".file.bin.lock"}
+
+
+@pytest.mark.parametrize("sends", ["tag", "date", "both", "neither"])
+def test_cut_connections_are_taken_up_where_they_ended(served: FileServer, tmp_path: Path, sends: str) -> None:
+    if sends not in ("tag", "both"):
+        served.tags.clear()
+    if sends not in ("date", "both"):
+        served.dates.clear()
+    served.faults[PATH] = [Fault(cut_after=300_000), Fault(cut_after=300_000), Fault(status=503), Fault(cut_after=0)]
+    assert fetch(served, tmp_path / "file.bin", attempts=4).read_bytes() == CONTENT
+    first, second, *later = starts(served)
+    assert first == 0
+    assert 200_000 < second <= 300_000
+    assert later == [later[0]] * 3
+    assert 400_000 < later[0] <= 600_000
+
+
+def test_without_tag_date_and_checksum_nothing_is_taken_up(served: FileServer, tmp_path: Path) -> None:
+    served.tags.clear()
+    served.dates.clear()
+    served.faults[PATH] = [Fault(cut_after=300_000)]
+    assert fetch(served, tmp_path / "file.bin", sha256=None).read_bytes() == CONTENT
+    assert starts(served) == [0, 0]
+
+
+def test_weak_tags_are_no_condition(served: FileServer, tmp_path: Path) -> None:
+    served.dates.clear()
+    served.tags[PATH] = 'W/"first"'
+    served.faults[PATH] = [Fault(cut_after=300_000)]
+    assert fetch(served, tmp_path / "file.bin", sha256=None).read_bytes() == CONTENT
+    assert starts(served) == [0, 0]
+
+
+def test_a_server_without_ranges_starts_over(served: FileServer, tmp_path: Path) -> None:
+    served.ranges = False
+    served.faults[PATH] = [Fault(cut_after=300_000), Fault(cut_after=900_000)]
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+    assert len(served.requests) == 3
+
+
+def test_giving_up_when_nothing_more_comes(served: FileServer, tmp_path: Path) -> None:
+    """A server without ranges that always cuts brings bytes each time, and yet gets nowhere."""
+    served.ranges = False
+    served.faults[PATH] = [Fault(cut_after=300_000)] * 20
+    with pytest.raises(InputError, match=r"of 1000000 bytes|lost after .* \(3 attempts\); try again later, or get"):
+        fetch(served, tmp_path / "file.bin", attempts=3)
+    assert len(served.requests) == 3
+    assert not (tmp_path / "file.bin").exists()
+
+
+@pytest.mark.parametrize("heeds_conditions", [True, False])
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_file_changed_in_between_is_not_mixed(
+    served: FileServer, tmp_path: Path, heeds_conditions: bool, checked: bool
+) -> None:
+    served.heeds_conditions = heeds_conditions
+    served.faults[PATH] = [Fault(cut_after=300_000)]
+    with pytest.raises(InputError):
+        fetch(served, tmp_path / "file.bin", attempts=1)
+    served.files[PATH] = OTHER
+    served.tags[PATH] = '"second"'
+    sha256 = hashlib.sha256(OTHER).hexdigest() if checked else None
+    assert fetch(served, tmp_path / "file.bin", sha256=sha256).read_bytes() == OTHER
+    assert 0 < starts(served)[1] <= 300_000
+
+
+def test_a_change_that_the_server_hides_is_found_by_the_checksum(served: FileServer, tmp_path: Path) -> None:
+    served.faults[PATH] = [Fault(cut_after=300_000)]
+    with pytest.raises(InputError):
+        fetch(served, tmp_path / "file.bin", attempts=1)
+    served.files[PATH] = OTHER
+    with pytest.raises(InputError, match="what came has the SHA-256"):
+        fetch(served, tmp_path / "file.bin", sha256=hashlib.sha256(OTHER).hexdigest())
+    assert fetch(served, tmp_path / "file.bin", sha256=hashlib.sha256(OTHER).hexdigest()).read_bytes() == OTHER
+    assert starts(served)[-1] == 0
+
+
+@pytest.mark.parametrize("note", [None, "", "[]", '{"url": 1}', '{"url": "http://other", "etag": null}'])
+def test_a_stale_part_file_is_not_trusted(served: FileServer, tmp_path: Path, note: str | None) -> None:
+    (tmp_path / "file.bin.part").write_bytes(OTHER[:500_000])
+    if note is not None:
+        (tmp_path / "file.bin.part.json").write_text(note)
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+    assert starts(served) == [0]
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def interrupted(server: FileServer, target: Path) -> Path:
+    """Leave the beginning of the file; returns its path."""
+    server.faults[PATH] = [Fault(cut_after=300_000)]
+    with pytest.raises(InputError):
+        fetch(server, target, attempts=1)
+    return target.with_name("file.bin.part")
+
+
+def test_a_part_file_that_is_whole_needs_no_request(served: FileServer, tmp_path: Path) -> None:
+    """The process died between the last byte and the checksum."""
+    interrupted(served, tmp_path / "file.bin").write_bytes(CONTENT)
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+    assert len(served.requests) == 1
+
+
+def test_a_part_file_that_is_too_long_starts_over(served: FileServer, tmp_path: Path) -> None:
+    interrupted(served, tmp_path / "file.bin").write_bytes(CONTENT + b"more")
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+    assert starts(served)[1:] == [len(CONTENT) + 4, 0]
+
+
+def test_a_wrong_checksum_removes_the_part_file_and_says_what_came(served: FileServer, tmp_path: Path) -> None:
+    served.faults[PATH] = [Fault(content=OTHER)]
+    with pytest.raises(InputError) as caught:
+        fetch(served, tmp_path / "file.bin")
+    message = str(caught.value)
+    for part in (served.url + PATH, SHA256, hashlib.sha256(OTHER).hexdigest(), "try again", "check the address"):
+        assert part in message
+    assert [path.name for path in tmp_path.iterdir()] == [".file.bin.lock"]
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_wrong_length_is_noticed_before_anything_is_stored(served: FileServer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has 1000000 bytes where 999 are expected: it is no longer this file"):
+        fetch(served, tmp_path / "file.bin", size=999)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_server_that_does_not_tell_the_length(served: FileServer, tmp_path: Path) -> None:
+    served.tells_length = False
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_file_there_is_used_if_it_is_the_right_one(served: FileServer, tmp_path: Path) -> None:
+    target = tmp_path / "file.bin"
+    target.write_bytes(CONTENT)
+    fetch(served, target)
+    target.write_bytes(OTHER)
+    with pytest.raises(InputError, match=f"is another file than expected .* instead of {SHA256}\\); remove it"):
+        fetch(served, target)
+    with pytest.raises(InputError, match="has 1000000 bytes where 999 are expected; remove it"):
+        fetch(served, target, size=999)
+    fetch(served, target, sha256=None)
+    assert target.read_bytes() == OTHER
+    assert served.requests == []
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_errors_that_stay_are_not_repeated(served: FileServer, tmp_path: Path, status: int) -> None:
+    served.faults[PATH] = [Fault(status=status)]
+    target = tmp_path / "file.bin"
+    with pytest.raises(InputError) as caught:
+        fetch(served, target)
+    assert f"{served.url}{PATH}: the server answers {status} " in str(caught.value)
+    assert str(caught.value).endswith(f"or get the file by other means and put it at {target}")
+    assert len(served.requests) == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_errors_that_pass_are_repeated(served: FileServer, tmp_path: Path, status: int) -> None:
+    served.faults[PATH] = [Fault(status=status)] * 4
+    assert fetch(served, tmp_path / "file.bin", attempts=5).read_bytes() == CONTENT
+    (tmp_path / "file.bin").unlink()
+    served.faults[PATH] = [Fault(status=status)] * 4
+    with pytest.raises(InputError, match=rf"answers {status} .*\(4 attempts\); try again later, or get the file"):
+        fetch(served, tmp_path / "file.bin", attempts=4)
+
+
+def test_pauses_grow(served: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    served.faults[PATH] = [Fault(status=500)] * 8
+    download(served.url + PATH, tmp_path / "file.bin", sha256=SHA256, progress=False, attempts=9, wait=1.5)
+    assert pauses == [1.5, 3, 6, 12, 24, 48, 60, 60]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:9/file", r"the connection failed \(Connection refused\) \(2 attempts\)"),
+        ("http://no-such-host.invalid/file", r"no-such-host.invalid/file: the connection failed \(.*\) \(2 attempts\)"),
+        ("no-scheme/file", "cannot be requested"),
+        ("ftp://example.org/file", "cannot be requested"),
+    ],
+)
+def test_servers_that_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, message: str
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(InputError, match=message) as caught:
+        download(url, tmp_path / "file", sha256=None, progress=False, attempts=2, wait=0)
+    assert f"put it at {tmp_path / 'file'}" in str(caught.value)
+
+
+def test_a_silent_server(served: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailwise.data.http._SECONDS_OF_SILENCE", 0.2)
+    served.faults[PATH] = [Fault(stall_after=300_000), Fault(stall_after=0)]
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+    assert 200_000 < starts(served)[2] <= 300_000
+
+
+def test_too_little_room_is_said_before_anything_is_stored(
+    served: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 999_999
+
+    def usage(folder: Path) -> Any:
+        return NamedTuple("Usage", [("free", int)])(free)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with pytest.raises(InputError, match=r"file.bin needs 0.001 GB and 0.001 GB are free; make room, or choose"):
+        fetch(served, tmp_path / "file.bin")
+    part = tmp_path / "file.bin.part"
+    assert not part.exists()
+    free = 1_000_000
+    interrupted(served, tmp_path / "file.bin")
+    free = len(CONTENT) - part.stat().st_size
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+    with pytest.raises(InputError, match="pictures needs"):
+        require_space(tmp_path, free + 1, "pictures")
+
+
+class FullDisk:
+    """A file on a disk that has room for so many bytes more."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, content: bytes) -> int:
+        taken = content[: self.room]
+        self.room -= self.file.write(taken)
+        if len(taken) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return len(content)
+
+    def __enter__(self) -> FullDisk:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.file.close()
+
+
+def test_a_disk_that_fills_up_keeps_what_has_come(
+    served: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def full(path: Path, *args: Any, **options: Any) -> Any:
+        file = opened(path, *args, **options)
+        return FullDisk(file, 300_000) if path.name.endswith(".part") else file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(
+            InputError, match=r"No space left on device.*kept in file.bin.part: the same command goes on"
+        ):
+            fetch(served, tmp_path / "file.bin")
+    assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:300_000]
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+    assert starts(served) == [0, 300_000]
+
+
+def test_folders_that_cannot_be_written(served: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match=r"cannot be written \((File exists|Not a directory)\)"):
+        fetch(served, tmp_path / "file" / "file.bin")
+
+
+PROGRAM = (
+    "import sys; from tailwise.data.download import download; download(sys.argv[1], sys.argv[2], sha256=sys.argv[3])"
+)
+
+
+def start(server: FileServer, target: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, server.url + PATH, str(target), SHA256]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.01)
+
+
+def test_a_killed_process_loses_next_to_nothing(served: FileServer, tmp_path: Path) -> None:
+    served.faults[PATH] = [Fault(stall_after=300_000)]
+    target, part = tmp_path / "file.bin", tmp_path / "file.bin.part"
+    with start(served, target) as process:
+        wait_for(lambda: part.exists() and part.stat().st_size > 250_000, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not target.exists()
+    length = part.stat().st_size
+    assert part.read_bytes() == CONTENT[:length]
+    # The lock went with the process.
+    assert fetch(served, target).read_bytes() == CONTENT
+    assert starts(served) == [0, length]
+
+
+def test_two_processes_make_one_request(served: FileServer, tmp_path: Path) -> None:
+    served.faults[PATH] = [Fault(stall_after=300_000)]
+    target = tmp_path / "file.bin"
+    with start(served, target) as process:
+        wait_for(lambda: served.requests, process)
+        waiting = threading.Thread(target=fetch, args=(served, target))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert len(served.requests) == 1
+        served.released.set()
+        waiting.join()
+        assert process.wait() == 0, process.stderr.read() if process.stderr else ""
+    assert target.read_bytes() == CONTENT
+    assert len(served.requests) == 2
+    assert starts(served)[1] > 0
+
+
+def small_files(server: FileServer, number: int = 20) -> dict[str, bytes]:
+    content = {f"/images/{index}": random.Random(index).randbytes(2000) for index in range(number)}
+    server.files |= content
+    return content
+
+
+def test_many_files(server: FileServer, tmp_path: Path) -> None:
+    content = small_files(server)
+    server.faults = {
+        "/images/3": [Fault(cut_after=900), Fault(status=500)],
+        "/images/7": [Fault(content=b"another")],
+        "/images/11": [Fault(cut_after=0)],
+    }
+    seen: list[int] = []
+
+    def problem(index: int, received: bytes) -> str | None:
+        seen.append(index)
+        return None if len(received) == 2000 else f"only {len(received)} bytes"
+
+    paths = [tmp_path / path.strip("/") for path in content]
+    urls = [server.url + path for path in content]
+    download_each(urls, paths, problem, connections=3, progress=False, wait=0)
+    assert [path.read_bytes() for path in paths] == list(content.values())
+    assert sorted(seen) == sorted([*range(20), 7])
+    assert len(server.requests) == 20 + 4
+    assert len(list((tmp_path / "images").iterdir())) == 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault(status=404), "answers 404 Not Found; check the address"),
+        (Fault(status=500), r"answers 500 .* \(2 attempts\)"),
+        (Fault(content=b"<html>log in</html>"), r"/images/4: not what was wanted \(2 attempts\)"),
+    ],
+)
+def test_one_bad_file_of_many_stops_the_others(server: FileServer, tmp_path: Path, fault: Fault, message: str) -> None:
+    content = small_files(server, 200)
+    server.faults["/images/4"] = [fault] * 2
+    with pytest.raises(InputError, match=message) as caught:
+        download_each(
+            [server.url + path for path in content],
+            [tmp_path / path.strip("/") for path in content],
+            lambda _, received: None if len(received) == 2000 else "not what was wanted",
+            connections=2,
+            progress=False,
+            attempts=2,
+            wait=0,
+        )
+    assert f"put it at {tmp_path / 'images/4'}" in str(caught.value)
+    assert len(server.requests) < 100
+    assert all(path.stat().st_size == 2000 for path in (tmp_path / "images").iterdir())
+
+
+def test_a_full_disk_among_many_files(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = small_files(server)
+    written = Path.write_bytes
+
+    def full(path: Path, received: bytes) -> int:
+        if received == content["/images/5"]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return written(path, received)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); make room"):
+        download_each(
+            [server.url + path for path in content],
+            [tmp_path / path.strip("/") for path in content],
+            lambda *_: None,
+            connections=1,
+            progress=False,
+        )
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == list("01234")
+
+
+def test_the_note_beside_a_part_file_names_its_version(served: FileServer, tmp_path: Path) -> None:
+    interrupted(served, tmp_path / "file.bin")
+    note = json.loads((tmp_path / "file.bin.part.json").read_text())
+    assert note == {
+        "url": served.url + PATH,
+        "etag": '"first"',
+        "modified": "Tue, 06 Nov 2007 10:00:00 GMT",
+        "total": len(CONTENT),
+    }
+
+
+def test_the_server_of_these_tests_serves_parts(served: FileServer) -> None:
+    answer = requests.get(served.url + PATH, headers={"Range": "bytes=999990-"}, timeout=5)
+    assert (answer.status_code, answer.content) == (206, CONTENT[-10:])
+
+
+def test_checksums_against_hashlib(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(CONTENT)
+    assert file_sha256(tmp_path / "file") == SHA256
