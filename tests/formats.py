@@ -183,7 +183,7 @@ def write_voc(folder: Path, rows: Sequence[Example]) -> Path:
         path = root / "Annotations" / f"{Path(row.name).stem}.xml"
         ElementTree.ElementTree(annotation).write(path, encoding="utf-8")
     for split in splits(rows):
-        names = [Path(row.name).stem for row in rows if row.split == split]
+        names = [row.name.removesuffix(".jpg") for row in rows if row.split == split]
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names) + "\n")
     return root
 
@@ -199,7 +199,7 @@ def write_hub(folder: Path, rows: Sequence[Example]) -> Path:
     for split in splits(rows):
         own = [row for row in rows if row.split == split]
         columns = {
-            "image": [{"bytes": row.content, "path": row.name} for row in own],
+            "image": [None if row.content is None else {"bytes": row.content, "path": row.name} for row in own],
             "labels": [[names.index(label) for label in row.labels] for row in own],
         }
         made[split] = datasets.Dataset.from_dict(columns, features=features)

@@ -115,7 +115,10 @@ BAD_IMAGES: dict[str, tuple[Callable[[Example], Example], str]] = {
 BAD_ROWS: dict[str, tuple[Callable[[Example], Sequence[Example]], str]] = {
     "unknown class": (lambda row: [replace(row, labels=("gren",))], "'gren' is none of the 4 classes"),
     "repeated": (lambda row: [row, row], "already; an image has one row"),
-    "outside": (lambda row: [replace(row, name="../../../x.jpg", content=None)], "lies outside the root"),
+    "outside": (
+        lambda row: [replace(row, name="../../../x.jpg", content=None)],
+        "lies outside the root|is not the name of an image",
+    ),
 }
 IMPOSSIBLE = {
     ("class-folders", "missing"),

@@ -97,7 +97,7 @@ def without_a_name(rows: tuple[Example, ...]) -> tuple[Example, ...]:
 DAMAGES = {
     "unknown class": (with_unknown_class, r"'gren' is none of the 4 classes \(did you mean 'green'\?\)"),
     "repeated image": (with_repeated_image, r"image '.*1\.jpg' stands at .* already"),
-    "outside the root": (outside_the_root, r"image '.*1\.jpg' lies outside the root"),
+    "outside the root": (outside_the_root, r"'.*1(\.jpg)?' (lies outside the root|is not the name of an image)"),
 }
 # What a format cannot say, it cannot say wrongly: files of a folder have different names, and columns their class.
 IMPOSSIBLE = {

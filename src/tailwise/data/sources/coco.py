@@ -149,6 +149,11 @@ def read_instances(file: Path, problems: Problems) -> Instances:
     return Instances(tuple(categories.values()), tuple(images))
 
 
+def holds_coco(path: Path) -> bool:
+    """Whether a folder is a data set that :func:`read_coco` reads."""
+    return any((path / _FOLDER).glob(f"{_PREFIX}*.json")) or any(path.glob(f"*/{_BESIDE_IMAGES}"))
+
+
 def _annotation_files(path: Path) -> tuple[Path, list[tuple[Path, str]]]:
     """The folder of the images, and each file of annotations with its split."""
     if not path.is_dir():

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from tailwise.data.sources.coco import holds_coco, read_coco
 from tailwise.data.sources.folder import holds_image_folders, read_folder
 from tailwise.data.sources.hub import HUB_PREFIX, is_saved_dataset, read_hub
 from tailwise.data.sources.jsonl import read_jsonl
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.data.sources.splits import read_split_file, split_by_ratio
 from tailwise.data.sources.tables import read_csv, read_parquet
+from tailwise.data.sources.voc import Difficult, holds_voc, read_voc
 from tailwise.errors import InputError, OnError
 
 Format: TypeAlias = Literal["auto", "csv", "parquet", "jsonl", "coco", "voc", "folder", "hf"]
@@ -45,7 +47,7 @@ class ReadOptions:
     """Folder that image references start from; by default where the format has its images."""
     separator: str = "|"
     """What stands between two labels in a cell of a CSV or Parquet file."""
-    difficult: Literal["positive", "unknown"] = "positive"
+    difficult: Difficult = "positive"
     """What an object marked difficult in a VOC tree says of its class."""
     split_ratios: dict[str, float] | None = None
     """Divide all rows anew into splits of these shares, such as {"train": 0.8, "test": 0.2}, evenly in every class."""
@@ -123,9 +125,6 @@ def detect_format(data: str | Path) -> Format:
 
 
 def _format_of_folder(path: Path) -> Format:
-    from tailwise.data.sources.coco import holds_coco
-    from tailwise.data.sources.voc import holds_voc
-
     checks: tuple[tuple[Callable[[Path], bool], Format], ...] = (
         (is_saved_dataset, "hf"),
         (holds_voc, "voc"),
@@ -143,20 +142,6 @@ def _format_of_folder(path: Path) -> Format:
     )
 
 
-def _read_voc(data: str | Path, options: ReadOptions, classes: Any) -> LabeledImages:
-    from tailwise.data.sources.voc import read_voc
-
-    return read_voc(
-        Path(data), classes=classes, root=options.root, difficult=options.difficult, on_error=options.on_error
-    )
-
-
-def _read_coco(data: str | Path, options: ReadOptions, classes: Any) -> LabeledImages:
-    from tailwise.data.sources.coco import read_coco
-
-    return read_coco(Path(data), classes=classes, root=options.root, on_error=options.on_error)
-
-
 def _read_table(reader: Callable[..., LabeledImages]) -> _Reader:
     def read(data: str | Path, options: ReadOptions, classes: Any) -> LabeledImages:
         return reader(data, classes=classes, separator=options.separator, root=options.root, on_error=options.on_error)
@@ -168,8 +153,10 @@ _READERS: dict[str, _Reader] = {
     "csv": _read_table(read_csv),
     "parquet": _read_table(read_parquet),
     "jsonl": lambda data, o, classes: read_jsonl(data, classes=classes, root=o.root, on_error=o.on_error),
-    "voc": _read_voc,
-    "coco": _read_coco,
+    "voc": lambda data, o, classes: read_voc(
+        data, classes=classes, root=o.root, difficult=o.difficult, on_error=o.on_error
+    ),
+    "coco": lambda data, o, classes: read_coco(data, classes=classes, root=o.root, on_error=o.on_error),
     "folder": lambda data, o, classes: read_folder(data, classes=classes, on_error=o.on_error),
     "hf": lambda data, o, classes: read_hub(data, classes=classes, folder=o.cache_folder / "hub", on_error=o.on_error),
 }

@@ -68,8 +68,8 @@ def read_voc(
         ``JPEGImages/2008_000023.jpg`` from the folder of one year. That the images exist is not checked.
 
     Raises:
-        InputError: there is no such folder; or an annotation is missing, not XML, without objects, of another image, or
-            names an unknown class.
+        InputError: there is no such folder; or an annotation is missing, not XML, of another image, or names an
+            unknown class.
     """
     path = Path(path)
     if difficult not in ("positive", "unknown"):
@@ -147,13 +147,25 @@ def list_of_names(path: Path) -> list[tuple[int, str]]:
     return [(number, line.split()[0]) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _year_folders(path: Path) -> list[Path]:
-    if (path / _ANNOTATIONS).is_dir():
+def holds_voc(path: Path) -> bool:
+    """Whether a folder is a tree that :func:`read_voc` reads."""
+    return bool(_found_years(path))
+
+
+def _found_years(path: Path) -> list[Path]:
+    if (path / _ANNOTATIONS).is_dir() and (path / _IMAGES).is_dir():
         return [path]
     for pattern in _YEARS:
         years = sorted(folder for folder in path.glob(pattern) if (folder / _ANNOTATIONS).is_dir())
         if years:
             return years
+    return []
+
+
+def _year_folders(path: Path) -> list[Path]:
+    years = [path] if (path / _ANNOTATIONS).is_dir() else _found_years(path)
+    if years:
+        return years
     raise InputError(
         f"{path}: expected VOCdevkit, or the folder of one year such as VOC2012, with a folder {_ANNOTATIONS}; there "
         "is neither"
@@ -208,10 +220,7 @@ def _image_name(file: Path, annotation: ElementTree.Element, name: str) -> str:
 
 def _objects(file: Path, annotation: ElementTree.Element) -> Iterator[tuple[str, bool]]:
     """Name of each object, and whether it is marked as difficult. Parts of objects have names as well."""
-    objects = annotation.findall("object")
-    if not objects:
-        raise InputError(f"{file}: no object; nobody can tell whether the image shows none or was not annotated")
-    for number, element in enumerate(objects, 1):
+    for number, element in enumerate(annotation.findall("object"), 1):
         name = " ".join((element.findtext("name") or "").split())
         if not name:
             raise InputError(f"{file}: object {number} has no name")
