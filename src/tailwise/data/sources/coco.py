@@ -78,6 +78,10 @@ def read_coco(
     problems = Problems(on_error)
     class_names = class_list(classes)
     base, files = _annotation_files(path)
+    if not files:
+        raise InputError(
+            f"{path}: expected {_FOLDER}/{_PREFIX}<split>.json, or <split>/{_BESIDE_IMAGES}; there is neither"
+        )
     own_names: tuple[str, ...] | None = None
     rows: list[Row] = []
     for file, split in files:
@@ -97,6 +101,11 @@ def read_coco(
         problems=problems,
         place="{source}, image {line}",
     )
+
+
+def holds_coco(path: Path) -> bool:
+    """Whether :func:`read_coco` finds annotations in a folder."""
+    return bool(_annotation_files(path)[1])
 
 
 def read_instances(file: Path, problems: Problems) -> Instances:
@@ -149,23 +158,13 @@ def read_instances(file: Path, problems: Problems) -> Instances:
     return Instances(tuple(categories.values()), tuple(images))
 
 
-def holds_coco(path: Path) -> bool:
-    """Whether a folder is a data set that :func:`read_coco` reads."""
-    return any((path / _FOLDER).glob(f"{_PREFIX}*.json")) or any(path.glob(f"*/{_BESIDE_IMAGES}"))
-
-
 def _annotation_files(path: Path) -> tuple[Path, list[tuple[Path, str]]]:
     """The folder of the images, and each file of annotations with its split."""
     if not path.is_dir():
         return path.parent, [(path, _split_of(path))]
     base = path.parent if path.name == _FOLDER else path
     files = [(file, _split_of(file)) for file in sorted((base / _FOLDER).glob(f"{_PREFIX}*.json"))]
-    files = files or [(file, file.parent.name) for file in sorted(path.glob(f"*/{_BESIDE_IMAGES}"))]
-    if not files:
-        raise InputError(
-            f"{path}: expected {_FOLDER}/{_PREFIX}<split>.json, or <split>/{_BESIDE_IMAGES}; there is neither"
-        )
-    return base, files
+    return base, files or [(file, file.parent.name) for file in sorted(path.glob(f"*/{_BESIDE_IMAGES}"))]
 
 
 def _split_of(file: Path) -> str:

@@ -48,7 +48,7 @@ def read_voc(
     difficult: Difficult = "positive",
     on_error: OnError = "raise",
 ) -> LabeledImages:
-    """Read a Pascal VOC tree: an image has the classes of its objects.
+    """Read a Pascal VOC tree: an image has the classes of its objects, and none if it has no objects.
 
     The images are those named in ``train.txt``, ``val.txt`` and ``test.txt`` in ``ImageSets/Main``, which are the
     splits; with neither of the first two, those in ``trainval.txt``; without lists, all that have an annotation, in no
@@ -68,13 +68,18 @@ def read_voc(
         ``JPEGImages/2008_000023.jpg`` from the folder of one year. That the images exist is not checked.
 
     Raises:
-        InputError: there is no such folder; or an annotation is missing, not XML, of another image, or names an
-            unknown class.
+        InputError: there is no such folder; or an annotation is missing, not XML, of another image, or names an unknown
+            class.
     """
     path = Path(path)
     if difficult not in ("positive", "unknown"):
         raise InputError(f"difficult must be 'positive' or 'unknown', got {difficult!r}")
-    years = _year_folders(path)
+    years = _find_years(path)
+    if not years:
+        raise InputError(
+            f"{path}: expected VOCdevkit, or the folder of one year such as VOC2012, with a folder {_ANNOTATIONS}; "
+            "there is neither"
+        )
     parents = {year.parent for year in years}
     base = path if years == [path] or len(parents) > 1 else parents.pop()
     problems = Problems(on_error)
@@ -94,6 +99,11 @@ def read_voc(
         problems=problems,
         place="{source}, image {image}",
     )
+
+
+def holds_voc(path: Path) -> bool:
+    """Whether :func:`read_voc` finds annotations in a folder."""
+    return bool(_find_years(path))
 
 
 def annotated_images(
@@ -147,29 +157,15 @@ def list_of_names(path: Path) -> list[tuple[int, str]]:
     return [(number, line.split()[0]) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def holds_voc(path: Path) -> bool:
-    """Whether a folder is a tree that :func:`read_voc` reads."""
-    return bool(_found_years(path))
-
-
-def _found_years(path: Path) -> list[Path]:
-    if (path / _ANNOTATIONS).is_dir() and (path / _IMAGES).is_dir():
+def _find_years(path: Path) -> list[Path]:
+    """The folders of years at or below a path."""
+    if (path / _ANNOTATIONS).is_dir():
         return [path]
     for pattern in _YEARS:
         years = sorted(folder for folder in path.glob(pattern) if (folder / _ANNOTATIONS).is_dir())
         if years:
             return years
     return []
-
-
-def _year_folders(path: Path) -> list[Path]:
-    years = [path] if (path / _ANNOTATIONS).is_dir() else _found_years(path)
-    if years:
-        return years
-    raise InputError(
-        f"{path}: expected VOCdevkit, or the folder of one year such as VOC2012, with a folder {_ANNOTATIONS}; there "
-        "is neither"
-    )
 
 
 def _splits(year: Path, problems: Problems) -> Iterator[tuple[str, list[tuple[int, str]]]]:
@@ -213,7 +209,7 @@ def _image_name(file: Path, annotation: ElementTree.Element, name: str) -> str:
     named = (annotation.findtext("filename") or "").strip()
     if named in ("", name):
         return f"{name}.jpg"
-    if Path(named).stem != name or Path(named).name != named:
+    if Path(named).stem != name:
         raise InputError(f"{file}: annotates {named!r}, not an image {name!r}")
     return named
 
