@@ -75,8 +75,8 @@ def percent(share: float) -> str:
     if np.isnan(share):
         return "–"
     if 0 < share < 0.01:
-        return f"{100 * share:.2g} %" if share >= 1e-4 else "< 0.01 %"
-    return "100 %" if share == 1 else f"{min(100 * share, 99.9):.1f} %"
+        return f"{100 * share:.2g}%" if share >= 1e-4 else "<0.01%"
+    return f"{100 * share:.0f}%" if share in (0, 1) else f"{min(100 * share, 99.9):.1f}%"
 
 
 def _is(number: int) -> str:
@@ -267,7 +267,7 @@ def _about_files(inspection: Inspection, images: ImageReport) -> Iterator[Proble
             "None is there: is this the root of the references?"
             if number == len(data)
             else _WAY_OUT[severity].format(repair="Add the files"),
-            tuple(f"{images.place(row)}: {data.images[row]}" for row in images.missing[:_MOST_EXAMPLES]),
+            tuple(_describe_row(images, row) for row in images.missing[:_MOST_EXAMPLES]),
         )
     if images.unreadable:
         severity, where = _weigh_rows(inspection, images, list(images.unreadable))
@@ -277,7 +277,7 @@ def _about_files(inspection: Inspection, images: ImageReport) -> Iterator[Proble
             severity,
             f"{counted(len(images.unreadable), 'image')} cannot be read{where}{empty}",
             _WAY_OUT[severity].format(repair="Copy or convert them again"),
-            tuple(f"{images.place(row)}: {data.images[row]}: {reason}" for row, reason in listed),
+            tuple(f"{_describe_row(images, row)}: {reason}" for row, reason in listed),
         )
 
 
@@ -322,16 +322,14 @@ def _about_duplicates(images: ImageReport) -> Iterator[Problem]:
 
 
 def _describe_duplicates(images: ImageReport, group: DuplicateGroup) -> str:
-    shown = [
-        f"{images.data.images[row]} (line {images.data.lines[row]}{_in_split(images.data.splits[row])})"
-        for row in group.rows[:3]
-    ]
+    shown = [_describe_row(images, row) for row in group.rows[:3]]
     more = f" and {len(group.rows) - 3:,} more" if len(group.rows) > 3 else ""
     return " = ".join(shown) + more
 
 
-def _in_split(name: str) -> str:
-    return f", {name}" if name else ""
+def _describe_row(images: ImageReport, row: int) -> str:
+    split = images.data.splits[row]
+    return f"{images.data.images[row]} (line {images.data.lines[row]}{', ' + split if split else ''})"
 
 
 def _about_kinds(images: ImageReport) -> Iterator[Problem]:
@@ -339,11 +337,11 @@ def _about_kinds(images: ImageReport) -> Iterator[Problem]:
     if len(extreme):
         yield Problem(
             "note",
-            f"{counted(len(extreme), 'image')} {_is(len(extreme))} at least {EXTREME_ASPECT:g} times as long "
-            "as wide, or wide as long",
-            "Training squashes images to squares, which distorts these. Crop or tile them if details matter.",
+            f"{counted(len(extreme), 'image')} {_is(len(extreme))} far from square",
+            f"One side is at least {EXTREME_ASPECT:g} times the other. Training squashes images to squares, which "
+            "distorts these; crop or tile them if details matter.",
             tuple(
-                f"{images.data.images[row]}: {images.sizes[row, 0]:,} × {images.sizes[row, 1]:,}"
+                f"{_describe_row(images, row)}: {images.sizes[row, 0]:,} × {images.sizes[row, 1]:,}"
                 for row in extreme[:_MOST_EXAMPLES]
             ),
         )
@@ -352,5 +350,5 @@ def _about_kinds(images: ImageReport) -> Iterator[Problem]:
             "note",
             f"{counted(len(images.animated), 'image')} {_has(len(images.animated))} several frames or pages",
             "Only the first is used. Save the one that the labels describe as an image of its own.",
-            tuple(images.data.images[row] for row in images.animated[:_MOST_EXAMPLES]),
+            tuple(_describe_row(images, row) for row in images.animated[:_MOST_EXAMPLES]),
         )
