@@ -13,7 +13,7 @@ from rich.text import Text
 from tailwise.data.cooccurrence import ClassPairs
 from tailwise.data.image_check import ImageReport
 from tailwise.data.inspection import Inspection, SplitFacts
-from tailwise.report.problems import Problem, Severity, counted, find_problems, percent
+from tailwise.report.problems import Problem, Severity, counted, find_problems, percent, shorten
 
 _MOST_CLASSES = 40
 _EXCERPT = 10
@@ -84,7 +84,7 @@ def _table(title: str, *columns: str, text: Sequence[int] = (0,), widest: int = 
     )
     for index, column in enumerate(columns):
         if index in text:
-            table.add_column(column, no_wrap=True, overflow="ellipsis", max_width=max(widest, _NARROWEST))
+            table.add_column(column, no_wrap=True, overflow="ellipsis", max_width=widest)
         else:
             table.add_column(column, justify="right", no_wrap=True)
     return table
@@ -110,11 +110,11 @@ def _show_splits(console: Console, inspection: Inspection) -> None:
         "head\nonly",
         "imbalance\nratio",
     )
-    table = _table("Splits", *columns, widest=console.width - 60)
+    table = _table("Splits", *columns, widest=max(_NARROWEST, console.width - 60))
     for facts in (*inspection.splits, inspection.total):
         ratio = facts.imbalance_ratio
         table.add_row(
-            _text(_split_name(inspection, facts)),
+            _text(split_name(inspection, facts)),
             f"{facts.num_images:,}",
             f"{facts.mean_labels:.2f}",
             f"{facts.unlabelled:,}",
@@ -135,7 +135,8 @@ def _show_splits(console: Console, inspection: Inspection) -> None:
     )
 
 
-def _split_name(inspection: Inspection, facts: SplitFacts) -> str:
+def split_name(inspection: Inspection, facts: SplitFacts) -> str:
+    """A split's name, with what it is used for where the name does not say it."""
     if facts is inspection.total:
         return "all rows"
     name = facts.name or "(none)"
@@ -178,13 +179,14 @@ def _classes_table(console: Console, title: str, inspection: Inspection, classes
     names, counts = inspection.stats.class_names, inspection.stats.class_counts
     in_test = [] if test is None else ["test"]
     columns = ("class", "most often with", "share", "group", "train", *in_test, "per epoch")
-    table = _table(title, *columns, text=(0, 1, 3), widest=(console.width - 48) // 2)
+    widest = max(_NARROWEST, (console.width - 48) // 2)
+    table = _table(title, *columns, text=(0, 1, 3), widest=widest)
     repeats = inspection.class_aware_repeats
     for k in classes:
         companion = found.companions[k]
         table.add_row(
-            _text(names[k]),
-            "–" if companion < 0 else _text(names[companion]),
+            _text(shorten(names[k], widest)),
+            "–" if companion < 0 else _text(shorten(names[companion], widest)),
             "–" if companion < 0 else percent(float(found.companion_counts[k] / counts[k])),
             inspection.group_of[k],
             f"{counts[k]:,}",
@@ -196,12 +198,13 @@ def _classes_table(console: Console, title: str, inspection: Inspection, classes
 
 def _show_pairs(console: Console, title: str, inspection: Inspection, pairs: ClassPairs) -> None:
     columns = ("class", "with", "images", "of class", "of other", "lift")
-    table = _table(title, *columns, text=(0, 1), widest=(console.width - 46) // 2)
+    widest = max(_NARROWEST, (console.width - 46) // 2)
+    table = _table(title, *columns, text=(0, 1), widest=widest)
     names = inspection.stats.class_names
     for p in range(min(len(pairs), _MOST_PAIRS)):
         table.add_row(
-            _text(names[pairs.first[p]]),
-            _text(names[pairs.second[p]]),
+            _text(shorten(names[pairs.first[p]], widest)),
+            _text(shorten(names[pairs.second[p]], widest)),
             f"{pairs.counts[p]:,}",
             percent(float(pairs.share[p])),
             percent(float(pairs.reverse_share[p])),

@@ -79,6 +79,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}%" if share in (0, 1) else f"{min(100 * share, 99.9):.1f}%"
 
 
+def shorten(name: str, length: int) -> str:
+    """Leave out the middle of a long name: names often begin alike."""
+    if len(name) <= length:
+        return name
+    return f"{name[: length // 2]}…{name[-((length - 1) // 2) :]}"
+
+
 def _is(number: int) -> str:
     return "is" if number == 1 else "are"
 
@@ -225,12 +232,13 @@ def _about_pairs(inspection: Inspection) -> Iterator[Problem]:
             "No method can learn to tell two such classes apart. Merge them, or add images with only one of them.",
             tuple(f"{names[pairs.first[p]]} and {names[pairs.second[p]]}" for p in both[:_MOST_EXAMPLES]),
         )
-    implied = np.flatnonzero((pairs.share == 1) & (pairs.reverse_share < 1))
+    # A lift of 1: the companion is on every image, which says nothing about the pair.
+    implied = np.flatnonzero((pairs.share == 1) & (pairs.reverse_share < 1) & (pairs.lift > 1))
     if len(implied):
         number = len(np.unique(pairs.first[implied]))
         yield Problem(
             "note",
-            f"{least}{_classes(number)} {_is(number)} always together with a certain other",
+            f"{least}{_classes(number)} always {'comes' if number == 1 else 'come'} with a certain other class",
             "A network may recognize the companion alone. Unless that is a rule of your labels, add images of the "
             "rarer class on its own.",
             tuple(f"{names[pairs.first[p]]}, always with {names[pairs.second[p]]}" for p in implied[:_MOST_EXAMPLES]),
@@ -271,7 +279,7 @@ def _about_files(inspection: Inspection, images: ImageReport) -> Iterator[Proble
         )
     if images.unreadable:
         severity, where = _weigh_rows(inspection, images, list(images.unreadable))
-        empty = f", {images.num_empty:,} of them empty files" if images.num_empty else ""
+        empty = f", {images.num_empty:,} of them empty" if images.num_empty else ""
         listed = list(images.unreadable.items())[:_MOST_EXAMPLES]
         yield Problem(
             severity,
