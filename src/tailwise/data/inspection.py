@@ -38,14 +38,14 @@ class SplitFacts:
         name: the name of the split; "" for rows in no split, and for all rows.
         class_counts: (K,) images in which each class is positive.
         unknown_counts: (K,) images in which nobody has judged each class.
-        histogram: (L + 1,) images with 0, 1, ... L positive labels, L being the most any image has.
+        histogram: (L,) images with 0, 1, ... L - 1 positive labels, the most that any image has.
         head_only: images with labels, all of them of head classes of the training rows.
     """
 
     name: str
     class_counts: Int[np.ndarray, " K"]
     unknown_counts: Int[np.ndarray, " K"]
-    histogram: Int[np.ndarray, " L+1"]
+    histogram: Int[np.ndarray, " L"]
     head_only: int
 
     @property
