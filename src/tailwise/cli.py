@@ -1,4 +1,4 @@
-"""The command line: ``tailwise demo | build | train | evaluate``.
+"""The command line: ``tailwise demo | inspect | build | train | evaluate``.
 
 Only what a command needs is imported, when it runs, so that help and errors come quickly.
 """
@@ -77,6 +77,7 @@ class _Command:
 
 _COMMANDS = {
     "demo": _Command("Compare BCE, DB-Focal and PG on embedded data, in about two minutes."),
+    "inspect": _Command("Show what labelled images look like before training: counts, groups, problems."),
     "build": _Command("Choose a long-tailed training set from labelled images."),
     "train": _Command("Train a classifier, test it, and leave a folder with the model.", positional=False),
     "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),

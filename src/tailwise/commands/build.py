@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from tailwise.commands.output import require_new
 from tailwise.data.sources.formats import ReadOptions, read_labels
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.errors import InputError
@@ -40,7 +41,7 @@ def run(options: Options) -> None:
     """Choose a long-tailed training set from labelled images."""
     target = Path(options.output)
     manifest = target.with_suffix(".json")
-    _require_free(target, manifest)
+    require_new(target, manifest)
     _build(options, target, manifest)
 
 
@@ -71,15 +72,6 @@ def _build(options: Options, target: Path, manifest: Path) -> None:
     _logger.info("%s: %d training images in split %r (classes: %s)", target, len(training), name, groups)
     _logger.info("%s: parameters, class counts and history", manifest)
     _logger.info("train with --data %s --classes %s%s", target, manifest, _root_option(data, target))
-
-
-def _require_free(*paths: Path) -> None:
-    """Refuse to replace files, and to write where there is no folder."""
-    for path in paths:
-        if path.exists():
-            raise InputError(f"{path} exists; remove it, or give another output")
-        if not path.absolute().parent.is_dir():
-            raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} into; make it first")
 
 
 def _root_option(data: LabeledImages, target: Path) -> str:

@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""What several commands print, and where they may write."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from tailwise.errors import InputError
 
 
 def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
@@ -28,3 +30,16 @@ def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
         console.print(f"{left_out} classes without a positive in {metrics['split']} are left out of the means")
     if folder is not None:
         console.print(f"metrics, predictions and model: {folder}", soft_wrap=True, highlight=False)
+
+
+def require_new(*paths: Path) -> None:
+    """Refuse to replace files, and to write where there is no folder.
+
+    Raises:
+        InputError: a file is there already, or its folder is not.
+    """
+    for path in paths:
+        if path.exists():
+            raise InputError(f"{path} exists; remove it, or give another output")
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} into; make it first")

@@ -1,0 +1,65 @@
+"""``tailwise inspect``."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailwise.commands.output import require_new
+from tailwise.data.sources.formats import ReadOptions, read_labels
+from tailwise.data.sources.labeled import LabeledImages
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options(ReadOptions):
+    """Options of an inspection."""
+
+    data: str
+    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, or hf:owner/name."""
+    train_split: str | None = None
+    """Split to train on, which makes head, medium and tail; by default "train", or all rows where there is none."""
+    test_split: str | None = None
+    """Split to test on; by default "test", where there is one."""
+    thresholds: tuple[int, int] = (20, 100)
+    """Training counts that separate tail from medium and medium from head classes."""
+    page: str | None = None
+    """HTML page to write: one file with sortable tables and plots that needs no network."""
+    check_images: bool = False
+    """Open every image: find those that are missing, damaged or in two places."""
+    workers: int | None = None
+    """Threads that open images; one per CPU core by default."""
+    quiet: bool = False
+    """Plain lines instead of progress bars."""
+
+
+def run(options: Options) -> None:
+    """Show what labelled images look like before training: counts, groups, co-occurrence, problems."""
+    from tailwise.data.image_check import check_images
+    from tailwise.data.inspection import inspect_labels
+    from tailwise.report.inspection import show_inspection
+    from tailwise.report.inspection_page import write_inspection_page
+
+    page = None if options.page is None else Path(options.page)
+    if page is not None:
+        require_new(page)
+    data = read_labels(options.data, options)
+    inspection = inspect_labels(
+        data,
+        train_split=options.train_split or _split_named("train", data),
+        test_split=options.test_split or _split_named("test", data),
+        thresholds=options.thresholds,
+    )
+    images = None
+    if options.check_images:
+        images = check_images(data, workers=options.workers, progress=not options.quiet)
+    show_inspection(inspection, images, page=None if page is None else str(page))
+    if page is not None:
+        write_inspection_page(page, inspection, images)
+        _logger.info("page: %s", page)
+
+
+def _split_named(name: str, data: LabeledImages) -> str | None:
+    return name if name in data.splits else None

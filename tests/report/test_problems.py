@@ -1,0 +1,223 @@
+"""Findings in words: each appears when it should, with the classes it concerns, and only then."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from tailwise.data.image_check import check_images
+from tailwise.data.inspection import Inspection, inspect_labels
+from tailwise.data.sources import LabeledImages
+from tailwise.report.problems import Problem, find_problems, percent, shorten
+from tests.report.conftest import labelled
+
+
+def found(pattern: str, inspection: Inspection, **others: object) -> Problem | None:
+    problems = [problem for problem in find_problems(inspection, **others) if re.search(pattern, problem.title)]  # type: ignore[arg-type]
+    assert len(problems) <= 1
+    return problems[0] if problems else None
+
+
+def sound(num_images: int = 200) -> np.ndarray:
+    """Labels that nothing is wrong with: three independent classes, one in each group."""
+    generator = np.random.default_rng(0)
+    return (generator.random((num_images, 3)) < [0.6, 0.5, 0.08]).astype(np.int8)
+
+
+def test_sound_labels_have_no_problem_but_images_without_label() -> None:
+    splits = ["train"] * 150 + ["test"] * 50
+    facts = inspect_labels(labelled(sound(), splits), train_split="train", test_split="test", thresholds=(20, 80))
+    titles = [problem.title for problem in find_problems(facts)]
+    without = int((sound()[:150].sum(axis=1) == 0).sum())
+    assert [re.sub(r"\(.*\) ", "", title) for title in titles] == [f"{without} training images have no positive label"]
+
+
+def test_classes_with_too_few_images_are_named() -> None:
+    targets = sound()
+    targets[:, 1] = 0
+    targets[:, 2] = 0
+    targets[7, 2] = 1
+    facts = inspect_labels(labelled(targets, names=("many", "none", "single")))
+    empty, single = found("no training image", facts), found("one training image", facts)
+    assert empty is not None
+    assert (empty.severity, empty.title, empty.examples) == ("error", "1 class has no training image", ("none",))
+    assert single is not None
+    assert (single.severity, single.title, single.examples) == (
+        "warning",
+        "1 class has one training image",
+        ("single",),
+    )
+
+
+def test_classes_that_cannot_be_tested_are_named() -> None:
+    targets = sound()
+    targets[150:, 1] = 0
+    targets[150:, 2] = [1] + [0] * 49
+    data = labelled(targets, ["train"] * 150 + ["eval"] * 50)
+    facts = inspect_labels(data, train_split="train", test_split="eval")
+    empty, single = found("no positive in the test", facts), found("one positive in the test", facts)
+    assert empty is not None
+    assert (empty.severity, empty.examples) == ("error", ("class 1",))
+    assert "'eval'" in empty.title
+    assert single is not None
+    assert (single.severity, single.examples) == ("warning", ("class 2",))
+    assert found("test", inspect_labels(data, train_split="train")) is None
+
+
+def test_a_class_without_negatives_counts_known_labels_only() -> None:
+    targets = sound()
+    targets[:, 0] = 1
+    targets[:, 1] = np.where(targets[:, 1] == 1, 1, -1)
+    targets[:, 2] = -1
+    problem = found("no negative training image", inspect_labels(labelled(targets)))
+    assert problem is not None
+    assert problem.examples == ("class 0", "class 1")
+
+
+def test_unknown_labels_are_told() -> None:
+    targets = sound()
+    targets[:50, 1] = -1
+    problem = found("unknown", inspect_labels(labelled(targets)))
+    assert problem is not None
+    assert problem.title == "8.3% of the training labels are unknown"
+
+
+def test_rows_outside_every_split_are_told_only_if_there_are_splits() -> None:
+    problem = found("no split", inspect_labels(labelled(sound(), ["train"] * 190 + [""] * 10), train_split="train"))
+    assert problem is not None
+    assert problem.title == "10 rows are in no split"
+    assert found("no split", inspect_labels(labelled(sound()))) is None
+
+
+def test_rows_skipped_in_reading_are_told() -> None:
+    data = labelled(sound())
+    object.__setattr__(data, "skipped", ("labels.csv:7: bad", "labels.csv:9: worse"))
+    problem = found("could not be read", inspect_labels(data))
+    assert problem is not None
+    assert problem.title.startswith("2 rows")
+    assert problem.examples == ("labels.csv:7: bad", "labels.csv:9: worse")
+
+
+def test_names_spelt_alike_are_told() -> None:
+    facts = inspect_labels(labelled(np.ones((4, 5)), names=("Stop sign", "stop-sign", "stop  SIGN", "cat", "cats")))
+    problem = found("spelt", facts)
+    assert problem is not None
+    assert problem.examples == ("Stop sign / stop-sign / stop  SIGN",)
+
+
+def test_classes_that_cannot_be_told_apart_are_told() -> None:
+    targets = np.tile(sound(600), (1, 2))[:, :5]
+    targets[:, 3] = targets[:, 0]
+    targets[:, 4] = targets[:, 1] & targets[:, 2]
+    facts = inspect_labels(labelled(targets))
+    both, implied = found("same training images", facts), found("always come", facts)
+    assert both is not None
+    assert (both.title, both.examples) == (
+        "1 pair of classes has the same training images",
+        ("class 0 and class 3",),
+    )
+    assert implied is not None
+    assert implied.title == "1 class always comes with a certain other class"
+    assert set(implied.examples) == {"class 4, always with class 1", "class 4, always with class 2"}
+
+
+def test_a_companion_on_every_image_is_no_finding() -> None:
+    targets = sound()
+    targets[:, 0] = 1
+    assert found("always come", inspect_labels(labelled(targets))) is None
+
+
+def test_imbalance_is_told_with_what_sampling_would_do() -> None:
+    targets = np.zeros((500, 2), dtype=np.int8)
+    targets[:400, 0] = 1
+    targets[:5, 1] = 1
+    facts = inspect_labels(labelled(targets))
+    problem = found("times the images", facts)
+    assert problem is not None
+    assert problem.title == "The most frequent class has 80 times the images of the rarest"
+    assert "200 images per epoch" in problem.advice
+    assert "about 20 times" in problem.advice
+    head_only = found("head classes only", facts)
+    assert head_only is not None
+    assert head_only.title.startswith("98.8% of the labelled")
+    assert found("times the images", inspect_labels(labelled(sound()))) is None
+
+
+def test_files_are_weighed_by_the_splits_in_use(nasty: LabeledImages) -> None:
+    images = check_images(nasty, progress=False)
+    used = inspect_labels(nasty, train_split="train", test_split="test")
+    missing, unreadable = found("missing", used, images=images), found("cannot be read", used, images=images)
+    assert missing is not None
+    assert (missing.severity, missing.title, missing.examples) == (
+        "error",
+        "1 image of 80 is missing (train 1)",
+        ("6.png (labels.csv:8, train)",),
+    )
+    assert unreadable is not None
+    assert unreadable.title == "2 images cannot be read (train 2), 1 of them empty"
+    assert unreadable.examples[0] == "5.png (labels.csv:7, train): the file is empty (0 bytes)"
+    unused = found("missing", inspect_labels(nasty, train_split="test"), images=images)
+    assert unused is not None
+    assert unused.severity == "note"
+    assert "None of them is trained or tested on" in unused.advice
+
+
+def test_missing_images_throughout_point_at_the_root(nasty: LabeledImages) -> None:
+    moved = dataclasses.replace(nasty, root=nasty.root / "elsewhere")
+    problem = found("missing", inspect_labels(moved), images=check_images(moved, progress=False))
+    assert problem is not None
+    assert problem.severity == "error"
+    assert "is this the root of the references?" in problem.advice
+
+
+def test_copies_are_loud_where_they_leak_or_contradict(nasty: LabeledImages) -> None:
+    images = check_images(nasty, progress=False)
+    facts = inspect_labels(nasty, train_split="train", test_split="test")
+    leak, contradiction = (
+        found("more than one split", facts, images=images),
+        found("other labels", facts, images=images),
+    )
+    assert leak is not None
+    assert (leak.severity, leak.examples) == (
+        "error",
+        (
+            "11.png (labels.csv:13, test) = 12.png (labels.csv:14, train)",
+            "15.png (labels.csv:17, test) = 16.png (labels.csv:18, train)",
+        ),
+    )
+    assert contradiction is not None
+    assert (contradiction.severity, contradiction.examples) == ("error", leak.examples[1:])
+    assert found("same split", facts, images=images) is None
+
+
+def test_the_gravest_come_first(nasty: LabeledImages) -> None:
+    facts = inspect_labels(nasty, train_split="train", test_split="test")
+    severities = [problem.severity for problem in find_problems(facts, check_images(nasty, progress=False))]
+    assert severities == sorted(severities, key=["error", "warning", "note"].index)
+    assert set(severities) == {"error", "warning", "note"}
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0, "0%"),
+        (1, "100%"),
+        (0.99999, "99.9%"),
+        (0.123, "12.3%"),
+        (0.00412, "0.41%"),
+        (0.00001, "<0.01%"),
+        (float("nan"), "–"),
+    ],
+)
+def test_shares_keep_the_digits_they_need(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_long_names_lose_their_middle() -> None:
+    assert shorten("abcdefghij", 10) == "abcdefghij"
+    assert shorten("abcdefghijk", 10) == "abcde…hijk"
+    assert shorten("abcdefghijk", 9) == "abcd…hijk"
+    assert len(shorten("abcdefghijk", 8)) == 8
