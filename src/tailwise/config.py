@@ -23,17 +23,28 @@ from tailwise.models.config import ModelConfig
 from tailwise.options import add_options, from_namespace
 
 Mode = Literal["finetune", "probe"]
-SamplerName = Literal["class-aware", "uniform"]
+SamplerName = Literal["class-aware", "uniform", "repeat-factor", "inverse-frequency"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 
 DIGITS = "digits"
 """The value of ``data`` that names the embedded data set."""
 
-_RECIPE_EPOCHS: dict[SamplerName, int] = {"class-aware": 8, "uniform": 80}
-_RECIPE_MILESTONES: dict[SamplerName, tuple[int, ...]] = {"class-aware": (5, 7), "uniform": (55, 75)}
+# Epochs of all samplers but the class-aware one are about as long as the training set.
+_RECIPE_EPOCHS: dict[SamplerName, int] = {
+    "class-aware": 8,
+    "uniform": 80,
+    "repeat-factor": 80,
+    "inverse-frequency": 80,
+}
+_RECIPE_MILESTONES: dict[SamplerName, tuple[int, ...]] = {
+    "class-aware": (5, 7),
+    "uniform": (55, 75),
+    "repeat-factor": (55, 75),
+    "inverse-frequency": (55, 75),
+}
 # Options that say where and how a run shows itself, not what it computes: a resumed run may change them.
-_OPTIONS_WITHOUT_EFFECT = ("output", "resume", "quiet", "cache", "num_workers")
+_OPTIONS_WITHOUT_EFFECT = ("output", "resume", "quiet", "cache", "num_workers", "checkpoint_minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +64,7 @@ class OptimConfig:
     warmup_ratio: float = 1 / 3
     """Learning rate of the first step, as a share of lr."""
     epochs: int | None = None
-    """Number of epochs; by default 8 with the class-aware sampler and 80 with the uniform one."""
+    """Number of epochs; by default 8 with the class-aware sampler and 80 with the others."""
     milestones: tuple[int, ...] | None = None
     """Epochs after which the learning rate is multiplied by decay; by default 5 and 7 of 8 epochs, 55 and 75 of 80."""
     decay: float = 0.1
@@ -83,11 +94,18 @@ class TrainConfig(ReadOptions):
     thresholds: tuple[int, int] = (20, 100)
     """Training counts that separate tail from medium and medium from head classes."""
     sampler: SamplerName = "class-aware"
-    """Draw every class equally often (class-aware), or every image once per epoch (uniform)."""
+    """Draw every class equally often (class-aware); every image once per epoch (uniform); every image once, and those
+    of rare classes again (repeat-factor); or images at random, each class with the same chance (inverse-frequency)."""
     samples_per_class: int = 3
     """Images that the class-aware sampler draws from a class in a row."""
     epoch_reduce: float = 4.0
     """Divisor of an epoch of the class-aware sampler: it draws (images of the largest class) x (classes) / this."""
+    repeat_threshold: float | None = None
+    """Share of the training images below which the repeat-factor sampler repeats the images of a class; by default the
+    share of the smallest head class, which is (second of thresholds) / (training images)."""
+    background_weight: float = 1.0
+    """How often the inverse-frequency sampler draws images without any label, all together: 1 is as often as one class,
+    0 never."""
     image_size: int = 224
     """Side of the square images that the network sees, in pixels."""
     cache_size: int | None = None
@@ -114,6 +132,8 @@ class TrainConfig(ReadOptions):
     """Number of machines."""
     num_workers: int = 0
     """Processes that load images ahead of training, per device; 0 loads them in between."""
+    checkpoint_minutes: float = 10.0
+    """Minutes after which the state of the run is saved inside an epoch; at the end of an epoch it is saved anyway."""
     quiet: bool = False
     """Plain lines instead of progress bars."""
     resume: bool = False
@@ -191,11 +211,15 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
 
 def _check(config: TrainConfig) -> None:
     optim, size = config.optim, config.cache_size
+    repeat, background = config.repeat_threshold, config.background_weight
     rules = (
         ("image_size", config.image_size, config.image_size >= 1, "at least 1"),
         ("batch_size", config.batch_size, config.batch_size >= 2, "at least 2, because batch norm trains on it"),
         ("samples_per_class", config.samples_per_class, config.samples_per_class >= 1, "at least 1"),
         ("epoch_reduce", config.epoch_reduce, config.epoch_reduce > 0, "positive"),
+        ("repeat_threshold", repeat, repeat is None or 0 < repeat <= 1, "in (0, 1]"),
+        ("background_weight", background, 0 <= background < math.inf, "0 or more"),
+        ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0, "positive"),
         ("seed", config.seed, config.seed >= 0, "0 or more"),
         ("devices", config.devices, config.devices >= 1, "at least 1"),
         ("num_nodes", config.num_nodes, config.num_nodes >= 1, "at least 1"),

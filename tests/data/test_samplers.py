@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import sparse
 from torch.utils.data import DataLoader
 
-from tailwise.data.samplers import ClassAwareSampler, EpochSampler, UniformSampler
+from tailwise.data.samplers import (
+    ClassAwareSampler,
+    EpochSampler,
+    InverseFrequencySampler,
+    RepeatFactorSampler,
+    UniformSampler,
+)
 from tailwise.errors import InputError
 
 
@@ -120,36 +129,91 @@ def test_unknown_labels_are_not_drawn_and_empty_classes_are_left_out() -> None:
     assert set(sampler) == {0, 1, 2}
 
 
-def test_tensors_and_arrays_draw_the_same() -> None:
-    targets = labels_with_counts(9, 3)
-    assert list(ClassAwareSampler(torch.from_numpy(targets))) == list(ClassAwareSampler(targets))
-
-
 def test_uniform_draws_each_row_once() -> None:
     sampler = UniformSampler(50, seed=2)
     first, second = list(sampler), list(sampler)
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
     assert first != list(range(50))
-    assert list(UniformSampler(np.zeros((50, 3)), seed=2)) == first
+    for samples in (np.zeros((50, 3)), torch.zeros(50), sparse.csr_array((50, 3)), [0] * 50, np.int64(50)):
+        assert list(UniformSampler(samples, seed=2)) == first
 
 
-def class_aware(**options: int) -> EpochSampler:
-    return ClassAwareSampler(labels_with_counts(31, 8, 3), **options)
+LABELS = np.random.default_rng(0).choice(np.array([-1, 0, 1], dtype=np.int8), (23, 4), p=(0.1, 0.6, 0.3)) * np.array(
+    [[1, 1, 1, 0]], dtype=np.int8
+)
+LABELS[[4, 9], 3] = 1
+"""23 rows: some have several positives, some none, and the last class is rare."""
 
 
-def uniform(**options: int) -> EpochSampler:
-    return UniformSampler(23, **options)
+def uniform(targets: Any = LABELS, **options: Any) -> EpochSampler:
+    return UniformSampler(targets, **options)
 
 
-KINDS = pytest.mark.parametrize("make", [class_aware, uniform])
+def class_aware(targets: Any = LABELS, **options: Any) -> EpochSampler:
+    return ClassAwareSampler(targets, **options)
+
+
+def inverse_frequency(targets: Any = LABELS, **options: Any) -> EpochSampler:
+    return InverseFrequencySampler(targets, **options)
+
+
+def repeat_factor(targets: Any = LABELS, **options: Any) -> EpochSampler:
+    with warnings.catch_warnings(action="ignore"):  # of matrices in which no class is rare
+        return RepeatFactorSampler(targets, threshold=0.9, **options)
+
+
+Make = Callable[..., EpochSampler]
+EVERY: tuple[Make, ...] = (uniform, class_aware, inverse_frequency, repeat_factor)
+KINDS = pytest.mark.parametrize("make", EVERY)
+kinds = st.sampled_from(EVERY)
+
+
+@st.composite
+def label_matrices(draw: st.DrawFn) -> NDArray[np.int8]:
+    """Labels of 1 to 31 rows and 3 classes, each of which has an image."""
+    generator = np.random.default_rng(draw(st.integers(0, 9)))
+    labels = generator.integers(-1, 2, (draw(st.integers(1, 31)), 3), dtype=np.int8)
+    labels[0] = 1
+    return labels
+
+
+@settings(deadline=None, max_examples=60)
+@given(make=kinds, targets=label_matrices(), seed=st.integers(0, 9))
+def test_every_kind_of_matrix_draws_the_same(make: Make, targets: NDArray[np.int8], seed: int) -> None:
+    # Stored labels in any order, some twice, with stored zeros and unknowns.
+    generator = np.random.default_rng(seed)
+    rows, columns = np.nonzero(np.ones_like(targets))
+    stored = generator.permutation(np.concatenate([np.arange(len(rows)), np.flatnonzero(targets.ravel() == 1)]))
+    order = stored[np.argsort(rows[stored], kind="stable")]
+    starts = np.searchsorted(rows[order], np.arange(len(targets) + 1))
+    parts = (targets[rows[order], columns[order]], columns[order], starts)
+    expected = list(make(targets))
+    assert list(make(torch.from_numpy(targets))) == expected
+    assert list(make(torch.from_numpy(targets).float())) == expected
+    assert list(make(sparse.csr_array(targets))) == list(make(sparse.csc_array(targets))) == expected
+    assert list(make(sparse.csr_array(parts, shape=targets.shape))) == expected
+    with warnings.catch_warnings(action="ignore"):
+        tensor = torch.from_numpy(targets).to_sparse_csr()
+    assert list(make(tensor)) == expected
+
+
+def test_a_matrix_too_large_to_be_dense_is_sampled() -> None:
+    # 10^7 rows by 10^6 classes: a dense copy would have 10^13 entries.
+    rows, columns = [3, 3, 4_999_999, 9_999_999], [0, 999_999, 0, 999_999]
+    targets = sparse.csr_array(([1, 1, 1, -1], (rows, columns)), shape=(10**7, 10**6), dtype=np.int8)
+    with pytest.warns(UserWarning, match="999998 of 1000000 classes have no image"):
+        sampler = ClassAwareSampler(targets, reduce=0.5)
+    assert set(sampler) == {3, 4_999_999}
+    assert len(sampler) == 2 * 2 / 0.5
 
 
 @KINDS
-def test_draws_depend_on_seed_and_epoch_alone(make: Callable[..., EpochSampler]) -> None:
+def test_draws_depend_on_seed_and_epoch_alone(make: Make) -> None:
     sampler, twin = make(seed=1), make(seed=1)
     epochs = [list(sampler) for _ in range(3)]
     assert len({tuple(draws) for draws in epochs}) == 3
+    assert {len(draws) for draws in epochs} == {len(sampler)}
     for epoch in (2, 0, 1):
         np.random.seed(epoch)  # noqa: NPY002
         torch.manual_seed(epoch)
@@ -159,25 +223,36 @@ def test_draws_depend_on_seed_and_epoch_alone(make: Callable[..., EpochSampler])
 
 
 @KINDS
-def test_draws_never_change_between_versions(make: Callable[..., EpochSampler]) -> None:
+def test_draws_never_change_between_versions(make: Make) -> None:
     # A record of the draws: a run that is repeated must see the same images.
     recorded = {
         class_aware: [37, 33, 36, 41, 40, 39, 21, 1, 29, 40, 39, 41],
         uniform: [6, 21, 20, 3, 12, 11, 4, 10, 13, 9, 14, 15],
+        inverse_frequency: [38, 41, 39, 20, 27, 40, 0, 40, 40, 34, 28, 25],
+        repeat_factor: [38, 41, 2, 39, 32, 40, 41, 36, 14, 33, 31, 22],
     }
-    assert list(make(seed=7))[:12] == recorded[make]
+    targets = np.ones((23, 1)) if make is uniform else labels_with_counts(31, 8, 3)
+    assert list(make(targets, seed=7))[:12] == recorded[make]
 
 
-@KINDS
-@pytest.mark.parametrize("num_replicas", [2, 3, 5, 64])
-def test_ranks_share_the_draws_of_one_process(make: Callable[..., EpochSampler], num_replicas: int) -> None:
-    alone = list(make(seed=3))
-    ranks = [make(seed=3, rank=rank, num_replicas=num_replicas) for rank in range(num_replicas)]
+@settings(deadline=None, max_examples=60)
+@given(make=kinds, targets=label_matrices(), num_replicas=st.integers(1, 70), epoch=st.integers(0, 2))
+def test_ranks_share_the_draws_of_one_process(
+    make: Make, targets: NDArray[np.int8], num_replicas: int, epoch: int
+) -> None:
+    whole = make(targets, seed=3)
+    whole.set_epoch(epoch)
+    alone = list(whole)
+    assert len(alone) == len(whole)
+    ranks = [make(targets, seed=3, rank=rank, num_replicas=num_replicas) for rank in range(num_replicas)]
+    for rank in ranks:
+        rank.set_epoch(epoch)
     drawn = [list(rank) for rank in ranks]
     assert {len(draws) for draws in drawn} == {len(ranks[0])} == {-(-len(alone) // num_replicas)}
     merged = [row for step in zip(*drawn, strict=True) for row in step]
     assert merged[: len(alone)] == alone
     assert len(merged) - len(alone) < num_replicas
+    assert set(merged) <= set(range(len(targets)))
 
 
 def test_padding_goes_on_with_new_draws() -> None:
@@ -186,33 +261,21 @@ def test_padding_goes_on_with_new_draws() -> None:
     assert len(set(padding)) == 3
 
 
-@settings(deadline=None, max_examples=80)
-@given(
-    counts=st.lists(st.integers(1, 12), min_size=1, max_size=4),
-    uniform_draws=st.booleans(),
-    num_replicas=st.integers(1, 3),
-    epoch=st.integers(0, 2),
-    data=st.data(),
-)
+@settings(deadline=None, max_examples=120)
+@given(make=kinds, targets=label_matrices(), num_replicas=st.integers(1, 3), epoch=st.integers(0, 2), data=st.data())
 def test_resume_gives_the_remaining_draws_and_then_the_next_epoch(
-    counts: list[int], uniform_draws: bool, num_replicas: int, epoch: int, data: st.DataObject
+    make: Make, targets: NDArray[np.int8], num_replicas: int, epoch: int, data: st.DataObject
 ) -> None:
-    def make() -> EpochSampler:
-        rank = data_rank
-        if uniform_draws:
-            return UniformSampler(sum(counts), seed=5, rank=rank, num_replicas=num_replicas)
-        return ClassAwareSampler(labels_with_counts(*counts), seed=5, rank=rank, num_replicas=num_replicas)
-
-    data_rank = data.draw(st.integers(0, num_replicas - 1))
-    whole = make()
+    options = {"seed": 5, "rank": data.draw(st.integers(0, num_replicas - 1)), "num_replicas": num_replicas}
+    whole = make(targets, **options)
     whole.set_epoch(epoch)
     current, following = list(whole), list(whole)
     stop = data.draw(st.integers(0, len(current)))
 
-    broken = make()
+    broken = make(targets, **options)
     broken.set_epoch(epoch)
     seen = list(islice(iter(broken), stop))
-    resumed = make()
+    resumed = make(targets, **options)
     resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())))
     # A training loop announces the epoch it resumes in.
     resumed.set_epoch(epoch)
@@ -262,10 +325,18 @@ def test_a_loader_batches_the_draws() -> None:
         (lambda: ClassAwareSampler(np.ones(3)), r"targets must be \(N, K\), got shape \(3,\)"),
         (lambda: ClassAwareSampler(np.ones((3, 2)), samples_per_class=0), "samples_per_class >= 1 and reduce > 0"),
         (lambda: ClassAwareSampler(np.ones((3, 2)), reduce=0), "samples_per_class >= 1 and reduce > 0"),
+        (lambda: InverseFrequencySampler(np.zeros((3, 2))), "none of the 3 rows has a positive label"),
+        (lambda: InverseFrequencySampler(np.ones((3, 2)), background=-1), "background >= 0, got -1"),
+        (lambda: InverseFrequencySampler(np.ones((3, 2)), background=float("nan")), "background >= 0, got nan"),
+        (lambda: RepeatFactorSampler(np.ones((3, 2)), threshold=0), r"a threshold in \(0, 1\], got 0"),
+        (lambda: RepeatFactorSampler(sparse.csr_array((5, 2))), "none of the 5 rows has a positive label"),
+        (lambda: ClassAwareSampler(torch.ones(3, 2).to_sparse_coo()), r"targets\.to_sparse_csr\(\)"),
         (lambda: UniformSampler(0), "at least one row"),
         (lambda: UniformSampler(3, seed=-1), "seed must not be negative"),
         (lambda: UniformSampler(3, rank=2, num_replicas=2), "0 <= rank < num_replicas"),
         (lambda: UniformSampler(3, num_replicas=0), "0 <= rank < num_replicas"),
+        (lambda: UniformSampler(3, rank=-1), "0 <= rank < num_replicas"),
+        (lambda: list(UniformSampler(3, rank=1)), "got rank = 1 and num_replicas = 1"),
         (lambda: UniformSampler(3).set_epoch(-1), "epoch must not be negative"),
     ],
 )

@@ -16,7 +16,15 @@ from tailwise.errors import InputError
 from tailwise.models.config import ModelConfig
 
 
-@pytest.mark.parametrize(("sampler", "epochs", "milestones"), [("class-aware", 8, (5, 7)), ("uniform", 80, (55, 75))])
+@pytest.mark.parametrize(
+    ("sampler", "epochs", "milestones"),
+    [
+        ("class-aware", 8, (5, 7)),
+        ("uniform", 80, (55, 75)),
+        ("repeat-factor", 80, (55, 75)),
+        ("inverse-frequency", 80, (55, 75)),
+    ],
+)
 def test_defaults_are_the_recipe(sampler: Any, epochs: int, milestones: tuple[int, ...]) -> None:
     config = resolve(TrainConfig(data="digits", output="run", sampler=sampler))
     optim = config.optim
@@ -51,6 +59,7 @@ def test_file_gives_back_what_was_written(tmp_path: Path) -> None:
 def test_differences_name_what_changes_the_result(tiny: Callable[..., TrainConfig]) -> None:
     old = tiny(loss_options={"mu": 0.3})
     assert differences(old, replace(old, output="elsewhere", quiet=False, resume=True, num_workers=2)) == []
+    assert differences(old, replace(old, checkpoint_minutes=1.0)) == []
     new = replace(old, seed=4, loss_options={"mu": 0.2}, optim=replace(old.optim, lr=0.1))
     assert differences(old, new) == [
         "loss_options.mu: 0.3, now 0.2",
@@ -66,6 +75,10 @@ def test_differences_name_what_changes_the_result(tiny: Callable[..., TrainConfi
         ({"seed": -1}, "seed"),
         ({"test_split": "train"}, "test_split"),
         ({"thresholds": (30, 10)}, "thresholds"),
+        ({"repeat_threshold": 0.0}, "repeat_threshold"),
+        ({"repeat_threshold": 1.5}, "repeat_threshold"),
+        ({"background_weight": -1.0}, "background_weight"),
+        ({"checkpoint_minutes": 0.0}, "checkpoint_minutes"),
         ({"optim": {"lr": 0.0}}, "optim.lr"),
         ({"optim": {"warmup_ratio": 0.0}}, "optim.warmup_ratio"),
         ({"optim": {"epochs": 0}}, "optim.epochs"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -10,11 +12,13 @@ from tailwise.config import OptimConfig
 from tailwise.training.module import MultiLabelModule
 
 
-def make(optim: OptimConfig, milestones: tuple[int, ...] = (5, 7), steps_per_epoch: int = 121) -> MultiLabelModule:
+def make(
+    optim: OptimConfig, milestones: tuple[int, ...] = (5, 7), steps_per_epoch: int = 121, seed: int = 0
+) -> MultiLabelModule:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model[0].weight.requires_grad_(False)
     return MultiLabelModule(
-        model, nn.BCEWithLogitsLoss(), optim, milestones=milestones, steps_per_epoch=steps_per_epoch, seed=0
+        model, nn.BCEWithLogitsLoss(), optim, milestones=milestones, steps_per_epoch=steps_per_epoch, seed=seed
     )
 
 
@@ -73,3 +77,19 @@ def test_one_step_equals_sgd_written_out() -> None:
         expected = expected - 0.5 * momentum
         optimizer.step()
     torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_random_numbers_are_those_of_seed_epoch_step_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dropped(seed: int, epoch: int, step: int, process: int) -> tuple[float, ...]:
+        module = make(OptimConfig(), seed=seed)
+        monkeypatch.setattr(MultiLabelModule, "current_epoch", epoch)
+        monkeypatch.setattr(MultiLabelModule, "global_rank", process)
+        torch.rand(3)
+        module.on_train_batch_start(None, step)
+        return tuple(nn.functional.dropout(torch.ones(64)).tolist())
+
+    with torch.random.fork_rng():
+        places = list(product((0, 1), repeat=4))
+        first = [dropped(*place) for place in places]
+        assert len(set(first)) == len(places)
+        assert [dropped(*place) for place in reversed(places)] == first[::-1]

@@ -38,7 +38,7 @@ def weights(tmp_path: Path) -> Path:
 
 def test_features_are_those_of_timm(tiny: Callable[..., TrainConfig], weights: Path) -> None:
     config = tiny(mode="probe", model=ModelConfig("test_resnet", weights=weights))
-    split, test = read_splits(config, ["train", "test"])
+    split, test = read_splits(config.data, ["train", "test"], config)
     task = probe.new_task(config, split, test, CPU)
     model = timm.create_model(
         "test_resnet", pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(weights)}
@@ -58,7 +58,7 @@ def test_scaling_is_unit_norm_then_standard_scores() -> None:
 
 def test_features_are_computed_once(tiny: Callable[..., TrainConfig], weights: Path) -> None:
     config = tiny(mode="probe", model=ModelConfig("test_resnet", weights=weights), cache=str(weights.parent / "cache"))
-    splits = read_splits(config, ["train", "test"])
+    splits = read_splits(config.data, ["train", "test"], config)
     first = probe.new_task(config, *splits, CPU)
     files = sorted((config.cache_folder / "features").iterdir())
     assert len(files) == 2
@@ -74,7 +74,7 @@ def test_damaged_features_are_computed_again(
     tiny: Callable[..., TrainConfig], weights: Path, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny(mode="probe", model=ModelConfig("test_resnet", weights=weights), cache=str(weights.parent / "cache"))
-    splits = read_splits(config, ["train", "test"])
+    splits = read_splits(config.data, ["train", "test"], config)
     first = probe.new_task(config, *splits, CPU).train.table.batch(torch.arange(46))
     for path in (config.cache_folder / "features").iterdir():
         path.write_bytes(damage)

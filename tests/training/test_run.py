@@ -21,11 +21,18 @@ from sklearn.metrics import average_precision_score
 from tailwise import LabelStats
 from tailwise.config import TrainConfig, load, resolve
 from tailwise.data.augment import Augmentation
+from tailwise.data.samplers import (
+    ClassAwareSampler,
+    EpochSampler,
+    InverseFrequencySampler,
+    RepeatFactorSampler,
+    UniformSampler,
+)
 from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.training.finetune import AugmentedInputs
 from tailwise.training.module import MultiLabelModule
-from tailwise.training.run import Result, evaluate, train
+from tailwise.training.run import Result, create_sampler, evaluate, train
 
 Tiny = Callable[..., TrainConfig]
 
@@ -163,6 +170,34 @@ def test_interrupted_run_resumes_to_the_same_end(
     resumed = run(replace(config, resume=True, quiet=False))
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
     assert resumed.metrics["AP"] == whole.metrics["AP"]
+
+
+def test_samplers_have_the_options_of_the_configuration(tiny: Tiny) -> None:
+    targets = torch.zeros(50, 3, dtype=torch.int8)
+    targets[:, 0] = 1
+    targets[:12, 1] = 1
+    targets[:2, 2] = 1
+    targets[40:, 0] = -1
+
+    def make(sampler: str, **options: Any) -> EpochSampler:
+        return create_sampler(tiny(sampler=sampler, seed=7, devices=2, num_nodes=3, **options), targets)
+
+    shared: dict[str, Any] = {"seed": 7, "num_replicas": 6}
+    for made, expected in (
+        (make("uniform"), UniformSampler(50, **shared)),
+        (
+            make("class-aware", samples_per_class=2, epoch_reduce=0.5),
+            ClassAwareSampler(targets, samples_per_class=2, reduce=0.5, **shared),
+        ),
+        (make("inverse-frequency"), InverseFrequencySampler(targets, background=1.0, **shared)),
+        (make("inverse-frequency", background_weight=3.0), InverseFrequencySampler(targets, background=3.0, **shared)),
+        # Classes with fewer images than a head class, 20 of the 50 here, are repeated.
+        (make("repeat-factor"), RepeatFactorSampler(targets, threshold=0.4, **shared)),
+        (make("repeat-factor", repeat_threshold=0.9), RepeatFactorSampler(targets, threshold=0.9, **shared)),
+    ):
+        assert type(made) is type(expected)
+        assert made.state_dict() == expected.state_dict()
+        assert list(made) == list(expected)
 
 
 def test_interrupted_run_resumes_from_the_start_without_a_checkpoint(

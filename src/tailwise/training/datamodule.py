@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import lightning.pytorch as pl
@@ -35,12 +35,6 @@ class TrainTransform(Protocol):
     def __call__(self, inputs: Tensor, *, epoch: int, positions: NDArray[np.int64]) -> Tensor: ...
 
 
-class SamplerFactory(Protocol):
-    """Makes the sampler of one process."""
-
-    def __call__(self, *, rank: int, num_replicas: int) -> EpochSampler: ...
-
-
 class EpochBatches(Sampler[tuple[Tensor, NDArray[np.int64]]]):
     """Cuts the draws of a sampler into batches of (rows, positions), both (B,).
 
@@ -60,11 +54,40 @@ class EpochBatches(Sampler[tuple[Tensor, NDArray[np.int64]]]):
         return full + (left > 1)
 
     def __iter__(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-        rows = torch.tensor(list(self.sampler))
-        positions = np.arange(len(rows)) * self.sampler.num_replicas + self.sampler.rank
-        for batch in range(len(self)):
-            drawn = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+        rows = torch.tensor(list(self.sampler), dtype=torch.int64)
+        # A sampler that has loaded its place in the epoch gives the rest of it.
+        done = len(self.sampler) - len(rows)
+        positions = (done + np.arange(len(rows))) * self.sampler.num_replicas + self.sampler.rank
+        for batch in range(-(-done // self.batch_size), len(self)):
+            start = batch * self.batch_size - done
+            drawn = slice(start, start + self.batch_size)
             yield rows[drawn], positions[drawn]
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """Loads the batches of an :class:`EpochBatches`, which is its sampler, and knows how far the training is.
+
+    A trainer that saves :meth:`state_dict` with a run gets the rest of the epoch after :meth:`load_state_dict`. What
+    counts are the batches handed over, not those that workers have loaded ahead of that.
+    """
+
+    sampler: EpochBatches
+    _state: Mapping[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._state = state = self.sampler.sampler.state_dict()
+        for batch in super().__iter__():
+            state["position"] += len(batch.positions)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Place of the training in the epoch, the same for all processes."""
+        return dict(self._state or self.sampler.sampler.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Make the next iteration what was left of the epoch when ``state`` was taken."""
+        self._state = None
+        self.sampler.sampler.load_state_dict(state)
 
 
 class TrainData(pl.LightningDataModule):
@@ -73,7 +96,7 @@ class TrainData(pl.LightningDataModule):
     Args:
         table: the inputs.
         targets: (N, K) int8 labels, an array or sparse.
-        sampler: makes the sampler of a process; asked once the trainer knows how many there are.
+        sampler: draws the rows.
         batch_size: rows per batch and process.
         transform: makes table rows into model inputs on the device; None where they are that already.
         num_workers: loading processes; 0 gathers in the training process, which is enough for tables.
@@ -83,7 +106,7 @@ class TrainData(pl.LightningDataModule):
         self,
         table: Table,
         targets: Targets,
-        sampler: SamplerFactory,
+        sampler: EpochSampler,
         *,
         batch_size: int,
         transform: TrainTransform | None = None,
@@ -96,20 +119,17 @@ class TrainData(pl.LightningDataModule):
         self.transform = transform
         self.num_workers = num_workers
 
-    def batches(self, *, rank: int = 0, num_replicas: int = 1) -> EpochBatches:
-        """The batches of one process."""
-        return EpochBatches(self.sampler(rank=rank, num_replicas=num_replicas), self.batch_size)
+    def batches(self) -> EpochBatches:
+        """The batches of this process."""
+        return EpochBatches(self.sampler, self.batch_size)
 
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
         assert trainer is not None
-        batches = self.batches(rank=trainer.global_rank, num_replicas=trainer.world_size)
-        # Workers draw ahead as soon as they start, before the trainer tells the sampler where a resumed run stands.
-        batches.set_epoch(_epochs_done(trainer))
-        return DataLoader(
+        return ResumableLoader(
             self.rows,
-            sampler=batches,  # a "sample" is a whole batch, so the index is a pair of tensors
+            sampler=self.batches(),  # a "sample" is a whole batch, so the index is a pair of tensors
             batch_size=None,
             collate_fn=_as_is,
             num_workers=self.num_workers,
@@ -140,10 +160,6 @@ class _Rows(Dataset[Batch]):
         rows, positions = drawn
         targets = torch.from_numpy(to_dense(self.targets[rows.numpy()]))
         return Batch(self.table.batch(rows), targets, positions)
-
-
-def _epochs_done(trainer: pl.Trainer) -> int:
-    return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
 
 
 def _as_is(batch: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,16 +14,14 @@ from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, Mu
 from typing_extensions import override
 
 from tailwise.config import OptimConfig
-from tailwise.errors import InputError
 from tailwise.training.datamodule import Batch
 
 
 class MultiLabelModule(pl.LightningModule):
     """Trains ``model`` with ``loss`` on batches of inputs and targets.
 
-    A step never waits for the device: losses stay there and are read every ``log_every`` steps, logged as their mean,
-    and checked. Random numbers of the model (dropout) restart in every epoch from (seed, epoch, process), so that a
-    resumed run draws the same ones as an uninterrupted one.
+    Random numbers of the model (dropout) restart in every step from (seed, epoch, step, process), so that a resumed run
+    draws the same ones as an uninterrupted one.
 
     Args:
         model: maps inputs to (B, K) logits.
@@ -33,8 +30,6 @@ class MultiLabelModule(pl.LightningModule):
         milestones: epochs after which the learning rate is multiplied by ``optim.decay``.
         steps_per_epoch: optimizer steps in an epoch.
         seed: seed of the model's random numbers.
-        log_every: steps between two looks at the losses.
-        loss_name: what messages call the loss.
         fused: update each parameter in one pass over memory.
     """
 
@@ -47,8 +42,6 @@ class MultiLabelModule(pl.LightningModule):
         milestones: tuple[int, ...],
         steps_per_epoch: int,
         seed: int,
-        log_every: int = 50,
-        loss_name: str = "loss",
         fused: bool = True,
     ) -> None:
         super().__init__()
@@ -58,13 +51,7 @@ class MultiLabelModule(pl.LightningModule):
         self.milestones = milestones
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
-        self.loss_name = loss_name
         self.fused = fused
-        self.last_mean_loss = math.nan
-        self._losses: list[Tensor] = []
-        self._log_every = log_every
-        self._epoch_sum = 0.0
-        self._rate = optim.lr
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -79,43 +66,18 @@ class MultiLabelModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
-    def on_train_epoch_start(self) -> None:
-        state = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank]).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0]))
-        self._losses.clear()
-        self._epoch_sum = 0.0
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        entropy = [self.seed, self.current_epoch, batch_idx, self.global_rank]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+        # Not torch.manual_seed, which takes 0.1 ms to tell every kind of device there might be.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     @override
     def training_step(self, batch: Batch) -> Tensor:
         loss: Tensor = self.loss(self.model(batch.inputs), batch.targets)
-        self._losses.append(loss.detach())
-        self._rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         return loss
-
-    @override
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        is_last = batch_idx + 1 == self.steps_per_epoch
-        if is_last or len(self._losses) == self._log_every:
-            self._read_losses(is_last)
-
-    def _read_losses(self, is_last: bool) -> None:
-        losses = torch.stack(self._losses).tolist()
-        self._losses.clear()
-        first_step = self.global_step - len(losses)
-        for offset, value in enumerate(losses):
-            if not math.isfinite(value):
-                raise InputError(
-                    f"the {self.loss_name} loss became {value} at step {first_step + offset + 1} (epoch "
-                    f"{self.current_epoch + 1}): lower optim.lr (now {self.optim.lr:g}), lengthen optim.warmup_steps, "
-                    "or train with precision fp32"
-                )
-        self.last_mean_loss = sum(losses) / len(losses)
-        self._epoch_sum += sum(losses)
-        metrics = {"epoch": self.current_epoch + 1, "lr": self._rate, "loss": self.last_mean_loss}
-        if is_last:
-            metrics["epoch_loss"] = self._epoch_sum / self.steps_per_epoch
-        for logger in self.loggers:
-            logger.log_metrics(metrics, step=self.global_step)
 
 
 def warmup_and_decay(

@@ -1,19 +1,22 @@
-"""Progress for people: a bar with the time left on a terminal, plain lines elsewhere."""
+"""Progress for people, and losses for the logs: a bar with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from typing_extensions import override
 
-from tailwise.training.module import MultiLabelModule
+from tailwise.errors import InputError
 
 _SECONDS_BETWEEN_LINES = 5.0
 _logger = logging.getLogger(__name__)
@@ -42,15 +45,94 @@ def _is_shown(show: bool, console: Console) -> bool:
     return show and console.is_terminal
 
 
+class LossLog(pl.Callback):
+    """Logs the training losses, and stops a run whose loss is no number any more.
+
+    A step never waits for the device: losses stay there and are read every ``read_every`` steps and at the end of an
+    epoch, logged as their mean, and checked. Those that are not logged yet are saved with the run, so that an epoch
+    resumed in its middle is logged as one that was not interrupted.
+
+    Args:
+        loss_name: what messages call the loss.
+        base_rate: the learning rate that the message about a broken loss wants lowered.
+        read_every: steps between two looks at the losses.
+
+    Attributes:
+        last_mean: mean of the losses read last; NaN before.
+    """
+
+    def __init__(self, loss_name: str, base_rate: float, *, read_every: int) -> None:
+        self.loss_name = loss_name
+        self.base_rate = base_rate
+        self.read_every = read_every
+        self.last_mean = math.nan
+        self._unread: list[Tensor] = []
+        self._epoch_sum = 0.0
+        self._rate = base_rate
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._unread.clear()
+        self._epoch_sum = 0.0
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._unread.append(outputs["loss"])
+        is_last = batch_idx + 1 == trainer.num_training_batches
+        if not is_last and (batch_idx + 1) % self.read_every:
+            return
+        mean = self._read(trainer)
+        metrics = {"epoch": trainer.current_epoch + 1, "lr": self._rate, "loss": mean}
+        if is_last:
+            metrics["epoch_loss"] = self._epoch_sum / trainer.num_training_batches
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    def _read(self, trainer: pl.Trainer) -> float:
+        device = self._unread[-1].device  # losses from a checkpoint come on the host
+        losses = torch.stack([loss.to(device) for loss in self._unread]).tolist()
+        self._unread.clear()
+        first_step = trainer.global_step - len(losses)
+        for offset, value in enumerate(losses):
+            if not math.isfinite(value):
+                raise InputError(
+                    f"the {self.loss_name} loss became {value} at step {first_step + offset + 1} (epoch "
+                    f"{trainer.current_epoch + 1}): lower optim.lr (now {self.base_rate:g}), lengthen "
+                    "optim.warmup_steps, or train with precision fp32"
+                )
+        self._epoch_sum += sum(losses)
+        self.last_mean = sum(losses) / len(losses)
+        return self.last_mean
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"unread": [loss.item() for loss in self._unread], "epoch_sum": self._epoch_sum}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._unread = [torch.tensor(loss) for loss in state_dict["unread"]]
+        self._epoch_sum = state_dict["epoch_sum"]
+
+
 class TrainingProgress(pl.Callback):
     """One bar over all epochs; where there is none, a log line at the end of an epoch, every few seconds at most.
 
     Args:
+        losses: knows the loss to show.
         show: whether a bar is wanted.
         refresh_every: steps between two updates of the bar.
     """
 
-    def __init__(self, *, show: bool, refresh_every: int = 25) -> None:
+    def __init__(self, losses: LossLog, *, show: bool, refresh_every: int = 25) -> None:
+        self.losses = losses
         self.show = show
         self.refresh_every = refresh_every
         self._context: Any = None
@@ -70,7 +152,7 @@ class TrainingProgress(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._pending += 1
         if self._pending >= self.refresh_every:
-            self._advance(self._pending, _describe(trainer, pl_module))
+            self._advance(self._pending, self._describe(trainer))
             self._pending = 0
 
     @override
@@ -80,7 +162,7 @@ class TrainingProgress(pl.Callback):
             return
         if last or time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            _logger.info(_describe(trainer, pl_module))
+            _logger.info(self._describe(trainer))
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -95,7 +177,5 @@ class TrainingProgress(pl.Callback):
             self._context.__exit__(None, None, None)
             self._context = None
 
-
-def _describe(trainer: pl.Trainer, module: pl.LightningModule) -> str:
-    assert isinstance(module, MultiLabelModule)
-    return f"training, epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, loss {module.last_mean_loss:.4f}"
+    def _describe(self, trainer: pl.Trainer) -> str:
+        return f"training, epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, loss {self.losses.last_mean:.4f}"

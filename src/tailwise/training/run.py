@@ -8,7 +8,6 @@ import os
 import time
 import warnings
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,20 @@ from torch import nn
 
 from tailwise import losses
 from tailwise.config import TrainConfig, differences, load, resolve, save
-from tailwise.data.samplers import ClassAwareSampler, UniformSampler
+from tailwise.data.samplers import (
+    ClassAwareSampler,
+    EpochSampler,
+    InverseFrequencySampler,
+    RepeatFactorSampler,
+    UniformSampler,
+)
 from tailwise.data.sources import ReadOptions
 from tailwise.data.targets import Targets, to_dense
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.training import finetune, probe
-from tailwise.training.datamodule import SamplerFactory, TrainData
+from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import choose_device, forward_table
 from tailwise.training.inputs import Split, check_labels, read_splits
 from tailwise.training.module import MultiLabelModule
@@ -37,7 +42,15 @@ from tailwise.training.outputs import (
     write_predictions,
 )
 from tailwise.training.task import EvaluationTask, Task
-from tailwise.training.trainer import checkpoint_path, contained, create_trainer, threads, trained_precision
+from tailwise.training.trainer import (
+    checkpoint_path,
+    contained,
+    create_trainer,
+    forget_logs_after,
+    steps_in,
+    threads,
+    trained_precision,
+)
 
 CONFIG_FILE = "config.yaml"
 STATS_FILE = "stats.json"
@@ -180,17 +193,24 @@ def create_loss(config: TrainConfig, stats: LabelStats) -> nn.Module:
         raise InputError(f"--loss {config.loss}: {error}") from error
 
 
-def create_sampler(config: TrainConfig, targets: Targets) -> SamplerFactory:
-    """Make the sampler that a configuration names, up to the process it is for."""
-    if config.sampler == "uniform":
-        return partial(UniformSampler, targets.shape[0], seed=config.seed)
-    return partial(
-        ClassAwareSampler,
-        targets,
-        seed=config.seed,
-        samples_per_class=config.samples_per_class,
-        reduce=config.epoch_reduce,
-    )
+def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
+    """Make the sampler that a configuration names, for all processes of the run."""
+    # Which process this is becomes known when the trainer has started them all; their number must be known before.
+    shared: dict[str, Any] = {"seed": config.seed, "num_replicas": config.devices * config.num_nodes}
+    match config.sampler:
+        case "uniform":
+            return UniformSampler(targets, **shared)
+        case "class-aware":
+            return ClassAwareSampler(
+                targets, samples_per_class=config.samples_per_class, reduce=config.epoch_reduce, **shared
+            )
+        case "inverse-frequency":
+            return InverseFrequencySampler(targets, background=config.background_weight, **shared)
+        case "repeat-factor":
+            threshold = config.repeat_threshold
+            if threshold is None:
+                threshold = min(1.0, config.thresholds[1] / targets.shape[0])
+            return RepeatFactorSampler(targets, threshold=threshold, **shared)
 
 
 def _stats(split: Split, config: TrainConfig) -> LabelStats:
@@ -219,7 +239,7 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
             transform=task.train_inputs,
             num_workers=config.num_workers,
         )
-        steps_per_epoch = len(data.batches(num_replicas=config.devices * config.num_nodes))
+        steps_per_epoch = len(data.batches())
         module = MultiLabelModule(
             task.model.train(),
             loss,
@@ -227,14 +247,16 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
             milestones=milestones,
             steps_per_epoch=steps_per_epoch,
             seed=config.seed,
-            loss_name=config.loss,
             # Lightning refuses to clip the gradients of a fused optimizer in mixed precision.
             fused=trained_precision(config) == "fp32",
         )
         between = 1 if config.mode == "finetune" else -(-_STEPS_BETWEEN_PROBE_CHECKPOINTS // steps_per_epoch)
-        trainer = create_trainer(config, folder, epochs=epochs, checkpoint_every=between)
         checkpoint = checkpoint_path(folder)
         resume_from = checkpoint if config.resume and checkpoint.exists() else None
+        steps_done = 0 if resume_from is None else steps_in(resume_from)
+        if config.resume and _is_first_process():
+            forget_logs_after(folder, steps_done)
+        trainer = create_trainer(config, folder, epochs=epochs, checkpoint_every=between, first_step=steps_done)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         except torch.OutOfMemoryError as error:

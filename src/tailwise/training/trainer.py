@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +24,12 @@ from typing_extensions import override
 
 from tailwise.config import Precision, TrainConfig
 from tailwise.files import replacing
-from tailwise.training.progress import TrainingProgress
+from tailwise.training.progress import LossLog, TrainingProgress
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+# Reading losses waits for the device, and asking all processes whether to save for each of them.
+_STEPS_BETWEEN_LOOKS = 50
 
 # Warnings of Lightning that nobody can act on here, each with the reason.
 _WITHOUT_CONSEQUENCE = (
@@ -38,22 +43,58 @@ _WITHOUT_CONSEQUENCE = (
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the state of the run at the end of every ``every_n_epochs``-th epoch and of the last one.
+    """Saves the state of the run, so that it can be resumed as if it had not been interrupted.
+
+    That is at the end of every ``every_n_epochs``-th epoch and of the last one; inside an epoch and at its end, when
+    ``minutes`` have passed since the last save; and when the run is told to terminate, if it is a single process.
 
     Args:
         path: the file, replaced each time.
-        every_n_epochs: epochs between two saves.
+        every_n_epochs: epochs between two saves at their end.
+        minutes: time between two other saves.
+        look_every: steps between two looks at the clock, on which all processes must agree.
     """
 
-    def __init__(self, path: Path, every_n_epochs: int = 1) -> None:
+    def __init__(self, path: Path, every_n_epochs: int, *, minutes: float, look_every: int) -> None:
         self.path = path
         self.every_n_epochs = every_n_epochs
+        self.minutes = minutes
+        self.look_every = look_every
+        self._last_save = 0.0
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_save = time.monotonic()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # The last step of an epoch is left to the end of the epoch.
+        if batch_idx + 1 < trainer.num_training_batches and (
+            _must_terminate(trainer) or ((batch_idx + 1) % self.look_every == 0 and self._is_time(trainer))
+        ):
+            self._save(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         finished = trainer.current_epoch + 1
-        if finished % self.every_n_epochs == 0 or finished == trainer.max_epochs:
-            trainer.save_checkpoint(self.path)
+        is_regular = finished % self.every_n_epochs == 0 or finished == trainer.max_epochs
+        if is_regular or _must_terminate(trainer) or self._is_time(trainer):
+            self._save(trainer)
+
+    def _is_time(self, trainer: pl.Trainer) -> bool:
+        is_time: bool = trainer.strategy.broadcast(time.monotonic() - self._last_save >= 60 * self.minutes)
+        return is_time
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._last_save = time.monotonic()
+
+
+def _must_terminate(trainer: pl.Trainer) -> bool:
+    # Of several processes, each may have been told before or after its step: they could not save the same one.
+    return trainer.received_sigterm and trainer.world_size == 1
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -70,20 +111,24 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def create_trainer(config: TrainConfig, folder: Path, *, epochs: int, checkpoint_every: int) -> pl.Trainer:
+def create_trainer(
+    config: TrainConfig, folder: Path, *, epochs: int, checkpoint_every: int, first_step: int = 0
+) -> pl.Trainer:
     """Make the trainer of a run.
 
     Args:
         config: gives devices, precision, clipping and whether progress is shown.
         folder: the run folder; logs and checkpoints go into it.
         epochs: number of epochs.
-        checkpoint_every: epochs between two checkpoints.
+        checkpoint_every: epochs between two checkpoints at their end.
+        first_step: number of steps that are done; what was logged of later ones is of no account.
     """
     plugins: list[Any] = [SafeCheckpointIO()]
     if SLURMEnvironment.detect():
-        # Left to itself, Lightning saves in the middle of an epoch when a job must end, and resumes from there with
-        # other draws: the job ends instead, and --resume goes on from the last whole epoch.
+        # Left to itself, Lightning saves in the handler of a signal, which may come in the middle of a step. The job
+        # ends with the signal to terminate instead, LastCheckpoint saves after the step, and --resume goes on.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    losses = LossLog(config.loss, config.optim.lr, read_every=_STEPS_BETWEEN_LOOKS)
     return pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -93,12 +138,18 @@ def create_trainer(config: TrainConfig, folder: Path, *, epochs: int, checkpoint
         gradient_clip_val=config.optim.clip_norm,
         use_distributed_sampler=False,
         callbacks=[
-            TrainingProgress(show=not config.quiet),
-            LastCheckpoint(checkpoint_path(folder), checkpoint_every),
+            losses,
+            TrainingProgress(losses, show=not config.quiet),
+            LastCheckpoint(
+                checkpoint_path(folder),
+                checkpoint_every,
+                minutes=config.checkpoint_minutes,
+                look_every=_STEPS_BETWEEN_LOOKS,
+            ),
         ],
         logger=[
             CSVLogger(folder, name="logs", flush_logs_every_n_steps=1),
-            TensorBoardLogger(folder, name="tensorboard", version=""),
+            TensorBoardLogger(folder, name="tensorboard", version="", purge_step=first_step + 1),
         ],
         plugins=plugins,
         enable_progress_bar=False,
@@ -109,6 +160,19 @@ def create_trainer(config: TrainConfig, folder: Path, *, epochs: int, checkpoint
     )
 
 
+def forget_logs_after(folder: Path, step: int) -> None:
+    """Remove the rows of later steps from the CSV logs of an interrupted run: it will go through these steps again."""
+    for path in (folder / "logs").glob("version_*/metrics.csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, reader.fieldnames or ())
+            writer.writeheader()
+            # The step is the last cell: a row that a kill has cut short has none.
+            writer.writerows(row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
+
+
 def trained_precision(config: TrainConfig) -> Precision:
     """Precision that a run trains in; that of the configuration is the backbone's in probe mode."""
     return config.precision if config.mode == "finetune" else "fp32"
@@ -117,6 +181,11 @@ def trained_precision(config: TrainConfig) -> Precision:
 def checkpoint_path(folder: Path) -> Path:
     """Where a run folder keeps the state to resume from and to evaluate."""
     return folder / "checkpoints" / "last.ckpt"
+
+
+def steps_in(checkpoint: Path) -> int:
+    """Number of steps after which a checkpoint was saved."""
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
 @contextmanager

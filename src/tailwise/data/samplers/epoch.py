@@ -1,25 +1,30 @@
-"""Samplers whose epochs are pure functions of (seed, epoch), for any number of processes, with resume."""
+"""What the samplers share: epochs, processes and resume; and the sampler that needs no labels."""
 
 from __future__ import annotations
 
-import warnings
+import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sized
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
-from torch.utils.data import Sampler
+from numpy.typing import NDArray
+from torch import distributed
+from torch.utils.data import DistributedSampler
 
 from tailwise.errors import InputError
 
 
-class EpochSampler(Sampler[int], ABC):
+class EpochSampler(DistributedSampler[int], ABC):
     """Draws of one epoch after the other, the same in every run with the same seed.
 
     All processes compute the same draws and rank r takes every ``num_replicas``-th from the r-th on. Where the length
     is no multiple of ``num_replicas``, the draws go on until every rank has as many as the others.
+
+    Nothing needs to be said about the processes: by default ``torch.distributed`` is asked whenever the sampler is
+    iterated or measured, so that the sampler may be made before the process group is. It is a ``DistributedSampler``
+    for the sake of trainers that would otherwise replace it: they leave it as it is, and tell it the epoch.
 
     An iteration that runs to its end moves on to the next epoch by itself; :meth:`set_epoch` goes to any other. An
     iteration that is broken off starts over the next time, unless its state was saved and loaded.
@@ -27,25 +32,39 @@ class EpochSampler(Sampler[int], ABC):
     Args:
         length: draws in an epoch of a single process.
         seed: seed of every epoch, not negative.
-        rank: this process, from 0.
-        num_replicas: number of processes that share the draws.
+        rank: this process, from 0; None for what ``torch.distributed`` says, which is 0 where it is not in use.
+        num_replicas: number of processes that share the draws; None as with ``rank``, 1 where it is not in use.
 
     Raises:
         InputError: a number is out of range.
     """
 
-    def __init__(self, length: int, *, seed: int, rank: int, num_replicas: int) -> None:
+    def __init__(self, length: int, *, seed: int, rank: int | None, num_replicas: int | None) -> None:
+        # Not the parent's constructor, which asks for a process group that need not be there yet.
         if seed < 0:
             raise InputError(f"seed must not be negative, got {seed}")
-        if not 0 <= rank < num_replicas:
-            raise InputError(f"expected 0 <= rank < num_replicas, got rank = {rank} and num_replicas = {num_replicas}")
+        _check_processes(0 if rank is None else rank, math.inf if num_replicas is None else num_replicas)
         self.length = length
         self.seed = seed
-        self.rank = rank
-        self.num_replicas = num_replicas
         self.epoch = 0
+        self._rank = rank
+        self._num_replicas = num_replicas
         self._position = 0
         self._start = 0
+
+    @property
+    def rank(self) -> int:  # type: ignore[override]
+        """This process, from 0."""
+        if self._rank is not None:
+            return self._rank
+        return distributed.get_rank() if _in_process_group() else 0
+
+    @property
+    def num_replicas(self) -> int:  # type: ignore[override]
+        """Number of processes that share the draws."""
+        if self._num_replicas is not None:
+            return self._num_replicas
+        return distributed.get_world_size() if _in_process_group() else 1
 
     def __len__(self) -> int:
         """Draws of this rank in a whole epoch, also after a resume in the middle of one."""
@@ -53,8 +72,10 @@ class EpochSampler(Sampler[int], ABC):
 
     def __iter__(self) -> Iterator[int]:
         epoch, start = self.epoch, self._start
+        rank, num_replicas = self.rank, self.num_replicas
+        _check_processes(rank, num_replicas)
         self._start = 0
-        draws = self._draw(epoch, len(self) * self.num_replicas)[self.rank :: self.num_replicas]
+        draws = self._draw(epoch, len(self) * num_replicas)[rank::num_replicas]
         self._position = start
         for position, row in enumerate(draws[start:].tolist(), start + 1):
             self._position = position
@@ -115,87 +136,43 @@ class UniformSampler(EpochSampler):
     Args:
         samples: number of rows, or anything whose length it is, such as a label matrix or a data set.
         seed: seed of every epoch.
-        rank: this process, from 0.
-        num_replicas: number of processes that share the draws.
+        rank: this process, from 0; by default as ``torch.distributed`` says.
+        num_replicas: number of processes that share the draws; by default as ``torch.distributed`` says.
 
     Raises:
         InputError: there is no row, or a number is out of range.
     """
 
-    def __init__(self, samples: int | Sized, *, seed: int = 0, rank: int = 0, num_replicas: int = 1) -> None:
-        length = samples if isinstance(samples, int) else len(samples)
+    def __init__(
+        self,
+        samples: SupportsIndex | Sized,
+        *,
+        seed: int = 0,
+        rank: int | None = None,
+        num_replicas: int | None = None,
+    ) -> None:
+        # A sparse matrix of scipy has a shape and refuses to tell its length.
+        shape = getattr(samples, "shape", ())
+        length = shape[0] if shape else len(samples) if isinstance(samples, Sized) else operator.index(samples)
         if length < 1:
             raise InputError(f"expected at least one row to draw from, got {length}")
         super().__init__(length, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
-        return _shuffled_rounds(np.random.SeedSequence([self.seed, epoch]), self.length, count)
+        return shuffled_rounds(np.random.SeedSequence([self.seed, epoch]), self.length, count)
 
 
-class ClassAwareSampler(EpochSampler):
-    """Every class equally often (Shen et al., "Relay Backpropagation for Effective Learning of Deep CNNs", ECCV 2016).
-
-    Walks through the shuffled list of classes, and takes the next ``samples_per_class`` images of each from that
-    class's own shuffled list. A list that ends is shuffled again. An epoch has ``max_k n_k * K / reduce`` draws,
-    with K the number of classes that have images and n_k the number of images of class k: as many as bring each of
-    the most frequent class's images up once, divided by ``reduce``.
-
-    Args:
-        targets: (N, K) labels: 1, 0, or -1 for unknown, which is no positive.
-        seed: seed of every epoch.
-        samples_per_class: images taken from a class in a row.
-        reduce: divisor of the epoch's length.
-        rank: this process, from 0.
-        num_replicas: number of processes that share the draws.
-
-    Raises:
-        InputError: no label is positive, ``targets`` is no matrix, or a number is out of range.
-
-    Warns:
-        UserWarning: classes without images are left out.
-    """
-
-    def __init__(
-        self,
-        targets: ArrayLike | torch.Tensor,
-        *,
-        seed: int = 0,
-        samples_per_class: int = 3,
-        reduce: int | float = 4,
-        rank: int = 0,
-        num_replicas: int = 1,
-    ) -> None:
-        labels = targets.numpy(force=True) if isinstance(targets, torch.Tensor) else np.asarray(targets)
-        if labels.ndim != 2:
-            raise InputError(f"targets must be (N, K), got shape {labels.shape}")
-        if samples_per_class < 1 or not reduce > 0:
-            raise InputError(f"expected samples_per_class >= 1 and reduce > 0, got {samples_per_class} and {reduce}")
-        by_class = [np.flatnonzero(column == 1) for column in labels.T]
-        self._images = [images for images in by_class if len(images)]
-        if not self._images:
-            raise InputError(f"none of the {len(labels)} rows has a positive label: there is nothing to draw")
-        empty = len(by_class) - len(self._images)
-        if empty:
-            warnings.warn(f"{empty} of {len(by_class)} classes have no image and are never drawn", stacklevel=2)
-        self.samples_per_class = samples_per_class
-        largest = max(len(images) for images in self._images)
-        length = max(1, int(largest * len(self._images) / reduce))
-        super().__init__(length, seed=seed, rank=rank, num_replicas=num_replicas)
-
-    def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
-        # A stream for the list of classes and one for each class's images: how far one list goes moves no other.
-        walk, *streams = np.random.SeedSequence([self.seed, epoch]).spawn(1 + len(self._images))
-        visits = _shuffled_rounds(walk, len(self._images), -(-count // self.samples_per_class))
-        draws = np.empty((len(visits), self.samples_per_class), dtype=np.intp)
-        for k, (images, stream) in enumerate(zip(self._images, streams, strict=True)):
-            mine = np.flatnonzero(visits == k)
-            rows = images[_shuffled_rounds(stream, len(images), len(mine) * self.samples_per_class)]
-            draws[mine] = rows.reshape(-1, self.samples_per_class)
-        return draws.reshape(-1)[:count]
-
-
-def _shuffled_rounds(seed: np.random.SeedSequence, size: int, count: int) -> NDArray[np.intp]:
+def shuffled_rounds(seed: np.random.SeedSequence, size: int, count: int) -> NDArray[np.intp]:
     """(count,) items of a list of ``size`` that is shuffled, walked through, shuffled again, and so on."""
     # Sorted uniform keys: the doubles of PCG64 are fixed for good, while NumPy may change how `shuffle` uses them.
     keys = np.random.Generator(np.random.PCG64(seed)).random((-(-count // size), size))
     return np.argsort(keys, axis=1, kind="stable").reshape(-1)[:count]
+
+
+def _check_processes(rank: int, num_replicas: float) -> None:
+    if not 0 <= rank < num_replicas:
+        raise InputError(f"expected 0 <= rank < num_replicas, got rank = {rank} and num_replicas = {num_replicas}")
+
+
+def _in_process_group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
