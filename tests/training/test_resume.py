@@ -27,8 +27,6 @@ STEP: Step = MultiLabelModule.training_step
 def _frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses are read, and the clock is looked at, every other step of the six in an epoch."""
     monkeypatch.setattr("tailwise.training.trainer._STEPS_BETWEEN_LOOKS", 2)
-    # TensorBoard reads the files of one second in the alphabetical order of these numbers, of which 10 comes before 9.
-    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", 100)
 
 
 def saved(folder: Path) -> dict[str, Any]:
@@ -61,6 +59,10 @@ def logged(folder: Path) -> list[dict[str, str]]:
 
 def shown(folder: Path) -> list[tuple[int, float]]:
     """The losses that TensorBoard shows, with their steps."""
+    # It reads files of one second in the alphabetical order of the number they end in, by which 10 comes before 9.
+    for path in (folder / "tensorboard").glob("events.*"):
+        head, _, number = path.name.rpartition(".")
+        path.rename(path.with_name(f"{head}.{int(number):06d}"))
     events = EventAccumulator(str(folder / "tensorboard"))
     return [(event.step, event.value) for event in events.Reload().Scalars("loss")]
 
