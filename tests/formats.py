@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -55,10 +56,9 @@ def examples(num_train: int = 46, num_test: int = 30) -> tuple[Example, ...]:
 
 def single_label(rows: Sequence[Example]) -> tuple[Example, ...]:
     """The examples with one label each, the rarest: all that folders named by a class can say."""
-    return tuple(
-        Example(row.name, (min(row.labels or CLASSES[:1], key=("dark", *CLASSES).index),), row.split, row.content)
-        for row in rows
-    )
+    counts = Counter(label for row in rows for label in row.labels)
+    rarest = [min(row.labels or sorted(counts), key=lambda label: counts[label]) for row in rows]
+    return tuple(replace(row, labels=(label,)) for row, label in zip(rows, rarest, strict=True))
 
 
 def write_images(folder: Path, rows: Sequence[Example]) -> None:
@@ -227,4 +227,4 @@ def splits(rows: Sequence[Example]) -> list[str]:
 
 
 def class_names(rows: Sequence[Example]) -> tuple[str, ...]:
-    return tuple(sorted({*CLASSES, *(label for row in rows for label in row.labels)}))
+    return tuple(sorted({label for row in rows for label in row.labels}))

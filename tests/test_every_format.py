@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ TINY = (
     "--mode probe --loss bce --image_size 32 --batch_size 8 --accelerator cpu --quiet true --optim.epochs 1 "
     "--model.backbone test_resnet --model.pretrained false --thresholds [10,20]"
 )
-Outcome = tuple[int, str]
+Outcome = tuple[int, str, str]
 
 
 def rows_for(name: str) -> tuple[Example, ...]:
@@ -41,17 +42,37 @@ def name(request: pytest.FixtureRequest) -> str:
 def tailwise(
     capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Outcome]:
-    """Runs a command line in this process: (exit code, standard error)."""
+    """Runs a command line in this process: (exit code, standard error, standard output)."""
     # One cache for all: features of the same images are computed once.
     monkeypatch.setenv("TAILWISE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
     def run(line: str) -> Outcome:
         code = main(shlex.split(line))
-        err = capsys.readouterr().err
+        out, err = capsys.readouterr()
         assert "Traceback" not in err
-        return code, err
+        return code, err, out
 
     return run
+
+
+def test_inspect(name: str, tailwise: Callable[[str], Outcome], tmp_path: Path) -> None:
+    rows = rows_for(name)
+    data = WRITERS[name](tmp_path, [*rows, replace(rows[0], name="copy.jpg", split="test")])
+    code, err, out = tailwise(f"inspect {data} --page {tmp_path}/page.html --check_images true --thresholds [10,20]")
+    assert code == 0, err
+    assert f"{NUM_TRAIN + NUM_TEST + 1} images, 4 classes; training on split 'train'" in " ".join(out.split())
+    assert re.search(rf"^train \s+ {NUM_TRAIN}\s", out, re.MULTILINE)
+    assert re.search(rf"^test \s+ {NUM_TEST + 1}\s", out, re.MULTILINE)
+    for label in CLASSES:
+        count = sum(label in row.labels for row in rows if row.split == "train")
+        assert re.search(rf"^{label}\s.*\s{count}\s", out, re.MULTILINE)
+    assert "error: 1 image has copies in more than one split" in out
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert all(label in page for label in CLASSES)
+    assert not re.search(
+        r"https?://(?!www\.w3\.org|plot(ly)?\.|[\w.]*mapbox|[\w./]*github)[^\s\"']*\.(js|css)[\"']", page
+    )
+    assert tailwise(f"inspect {data} --page {tmp_path}/page.html")[0] == 2
 
 
 def metrics(folder: Path) -> dict[str, Any]:
@@ -84,7 +105,7 @@ def test_build(name: str, tailwise: Callable[[str], Outcome], tmp_path: Path) ->
     rows = rows_for(name)
     data = WRITERS[name](tmp_path, rows)
     target = tmp_path / "built.csv"
-    code, err = tailwise(f"build {data} --output {target} --num_max 9 --num_min 2 --keep_split test --seed 3")
+    code, err, _ = tailwise(f"build {data} --output {target} --num_max 9 --num_min 2 --keep_split test --seed 3")
     assert code == 0, err
     advice = re.search(r"train with (.*)", err)
     assert advice is not None
@@ -99,6 +120,58 @@ def test_build(name: str, tailwise: Callable[[str], Outcome], tmp_path: Path) ->
         assert [name for name, label in zip(CLASSES, targets, strict=True) if label] == sorted(row.labels)
     # Nothing is replaced.
     assert tailwise(f"build {data} --output {target}")[0] == 2
+
+
+@pytest.fixture(scope="module")
+def some_photos(photos: Path) -> tuple[Example, ...]:
+    """Real photographs: 120 of a long-tailed training set, 80 for test."""
+    data = read_csv(photos)
+    rows = [
+        row
+        for split, count in (("train_lt", 120), ("test", 80))
+        for row in [index for index, name in enumerate(data.splits) if name == split][:count]
+    ]
+    return tuple(
+        Example(
+            Path(data.images[row]).name,
+            tuple(label for label, here in zip(data.class_names, data.targets[row], strict=True) if here),
+            "train" if data.splits[row] == "train_lt" else "test",
+            data.paths()[row].read_bytes(),
+        )
+        for row in rows
+    )
+
+
+@pytest.mark.filterwarnings("ignore:classes that are positive in no training sample")
+@pytest.mark.filterwarnings("ignore:.* classes have no image and are never drawn")
+def test_real_photographs_in_every_format(
+    name: str,
+    some_photos: tuple[Example, ...],
+    backbone_weights: Path,
+    tailwise: Callable[[str], Outcome],
+    tmp_path: Path,
+) -> None:
+    """What a user does: inspect, build, train on features of the backbone, evaluate."""
+    rows = single_label(some_photos) if name == "class-folders" else some_photos
+    data = WRITERS[name](tmp_path, rows)
+    code, _, out = tailwise(f"inspect {data} --check_images true")
+    assert (code, "200 images" in " ".join(out.split())) == (0, True)
+    built = tmp_path / "long-tail.csv"
+    code, err, _ = tailwise(f"build {data} --output {built} --num_max 40 --num_min 2 --keep_split test")
+    assert code == 0, err
+    advice = re.search(r"train with (.*)", err)
+    assert advice is not None
+    model = f"--model.backbone mobilenetv2_100 --model.options.pad_type same --model.weights {backbone_weights}"
+    options = "--mode probe --loss db --image_size 64 --accelerator cpu --quiet true --optim.epochs 1 --recipe voc-mlt"
+    code, err, _ = tailwise(f"train {advice.group(1)} --output {tmp_path}/run {options} {model}")
+    assert code == 0, err
+    code, err, _ = tailwise(f"evaluate {tmp_path}/run --data {data} --split test --output {tmp_path}/again")
+    assert code == 0, err
+    trained, again = metrics(tmp_path / "run"), metrics(tmp_path / "again")
+    assert trained["num_images"] == 80
+    assert again == trained
+    present = Counter(label for row in rows if row.split == "test" for label in row.labels)
+    assert {label for label, precision in trained["AP"].items() if precision is not None} == set(present)
 
 
 def truncated(row: Example) -> Example:
@@ -149,12 +222,12 @@ def test_bad_input_stops_a_run_or_is_left_out_and_listed(
     data = WRITERS[name](tmp_path, rows)
     (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
     line = f"train --data {data} --output {tmp_path}/run --classes {tmp_path}/classes.json {TINY}"
-    code, err = tailwise(line)
+    code, err, _ = tailwise(line)
     assert code == 2
     assert re.search(message, err)
     assert "on_error" in err
     assert not (tmp_path / "run").exists()
-    code, err = tailwise(f"{line} --on_error skip")
+    code, err, _ = tailwise(f"{line} --on_error skip")
     assert code == 0, err
     (listed,) = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
     assert re.search(message, listed)

@@ -13,17 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from scipy import sparse
 
 from tailwise.data.cache import ImageError, decode_image
 from tailwise.data.sources import LabeledImages
+from tailwise.data.targets import to_dense
 from tailwise.errors import InputError
 from tailwise.shapes import Int
 
@@ -256,20 +255,9 @@ def _find_duplicates(
     for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
         rows = tuple(sorted(int(row) for row in readable[order[start:end]]))
         splits = tuple(dict.fromkeys(data.splits[row] for row in rows if data.splits[row]))
-        labels = {_labels_of(data.targets, row) for row in rows}
+        labels = {to_dense(data.targets[[row]]).tobytes() for row in rows}
         groups.append(DuplicateGroup(rows, splits, same_labels=len(labels) == 1))
     return tuple(sorted(groups, key=lambda group: group.rows))
-
-
-def _labels_of(targets: Any, row: int) -> frozenset[tuple[int, int]]:
-    """The labels of a row that are not 0."""
-    if sparse.issparse(targets):
-        stored = slice(targets.indptr[row], targets.indptr[row + 1])
-        columns, values = targets.indices[stored], targets.data[stored]
-    else:
-        columns = np.flatnonzero(targets[row])
-        values = targets[row, columns]
-    return frozenset((int(column), int(value)) for column, value in zip(columns, values, strict=True) if value)
 
 
 @contextmanager
