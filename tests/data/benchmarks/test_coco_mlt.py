@@ -25,7 +25,7 @@ from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tests.data.benchmarks.tiny import BY_ID, CATEGORIES, COCO_LIST, COCO_TEST, COCO_TRAIN, build, coco, photo
 from tests.data.file_server import Fault, FileServer
-from tests.data.sources.coco_file import write_instances
+from tests.data.sources.coco_file import box, write_instances
 
 IMAGE_PATHS = [f"/train2017/{image:012d}.jpg" for image in COCO_LIST]
 OTHERS = ["/annotations.zip", "/authors/appendix/longtail2017/img_id.pkl", "/val2017.zip"]
@@ -56,6 +56,33 @@ def test_the_official_label_rows_give_the_published_numbers(shared: Path) -> Non
     official = json.loads((shared / "data/official/coco_mlt_stats.json").read_text())
     assert list(COCO_MLT.facts.class_counts) == official["class_counts"]
     assert {name: list(members) for name, members in COCO_MLT.facts.groups.items()} == official["groups"]
+
+
+def test_the_official_labels_in_a_folder_make_the_benchmark(shared: Path, tmp_path: Path) -> None:
+    """All of COCO-MLT but the pictures: annotations made from the official labels, and a test set of the right size."""
+    ids = [int(image) for image in (shared / "data/official/coco_mlt_image_ids.txt").read_text().split()]
+    rows = (shared / "data/official/coco_mlt_label_rows.csv").read_text().split()[1:]
+    gaps = FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"]
+    categories = {key: name for key, name in enumerate(gaps) if name in COCO_MLT.facts.class_names}
+    key_of = {name: key for key, name in categories.items()}
+    shown = [[key_of[COCO_MLT.facts.class_names[int(k)]] for k in row.split(",")[1].split("|")] for row in rows]
+    boxes = [box(image, key) for image, keys in zip(ids, shown, strict=True) for key in keys]
+    # The file has its images in another order, and more of them.
+    write_instances(tmp_path / "annotations/instances_train2017.json", [*sorted(ids), 1], boxes, categories)
+    test = range(1, 5001)
+    write_instances(
+        tmp_path / "annotations/instances_val2017.json", test, [box(image, 1) for image in test[48:]], categories
+    )
+    for split, images in (("train2017", ids), ("val2017", test)):
+        (tmp_path / split).mkdir()
+        for image in images:
+            (tmp_path / split / f"{image:012d}.jpg").touch()
+    data = build(COCO_MLT, tmp_path, lists=shared / "data/official/coco_mlt_image_ids.txt", download=False)
+    assert (len(data.train), len(data.test)) == (1909, 5000)
+    by_row = [sorted(int(k) for k in row.split(",")[1].split("|")) for row in rows]
+    assert [np.flatnonzero(row).tolist() for row in data.train.targets] == by_row
+    groups = {name: tuple(members.tolist()) for name, members in data.stats.groups.items()}
+    assert groups == COCO_MLT.facts.groups
 
 
 def test_classes_against_torchvision() -> None:

@@ -22,7 +22,7 @@ from tailwise.data.sources import read_csv, require_images
 from tailwise.errors import InputError
 from tests.data.benchmarks.tiny import CLASSES, VOC_LIST, VOC_TEST, VOC_TRAIN, build, photo, remote, tar, voc, year
 from tests.data.file_server import Fault, FileServer
-from tests.data.sources.voc_tree import annotation
+from tests.data.sources.voc_tree import annotation, write_year
 
 
 @pytest.fixture
@@ -63,6 +63,32 @@ def test_the_official_list_and_labels_give_the_published_numbers(shared: Path, t
     rows = (official / "voc_mlt_label_rows.csv").read_text().split()[1:]
     by_row = [sorted(int(k) for k in row.split(",")[1].split("|")) for row in rows]
     assert [np.flatnonzero(row).tolist() for row in chosen.targets] == by_row
+
+
+def test_the_official_labels_in_a_tree_make_the_benchmark(shared: Path, tmp_path: Path) -> None:
+    """All of VOC-MLT but the pictures: annotations made from the official labels, and a test set of the right size."""
+    official = shared / "data/official"
+    ids = (official / "voc_mlt_image_ids.txt").read_text().split()
+    rows = dict(line.split(",") for line in (official / "voc2012_trainval_labels.csv").read_text().split()[1:])
+    facts = VOC_MLT.facts
+    test = {
+        f"{number:06d}": ["person"] if number <= facts.test_counts["person"] else ["dog"] for number in range(1, 4953)
+    }
+    train = {name: [(label, 1) for label in rows[name].split("|")] for name in ids}
+    for year_name, images, lists in (("VOC2012", train, {}), ("VOC2007", test, {"test": list(test)})):
+        folder = write_year(tmp_path / "VOCdevkit" / year_name, images, lists)
+        (folder / "JPEGImages").mkdir()
+        for name in images:
+            (folder / "JPEGImages" / f"{name}.jpg").touch()
+    data = build(VOC_MLT, tmp_path, lists=official / "voc_mlt_image_ids.txt", download=False)
+    assert (len(data.train), len(data.test)) == (1142, 4952)
+    assert data.stats.class_counts.tolist() == list(facts.class_counts)
+    lost, *others = rows[ids[0]].split("|")
+    file = tmp_path / "VOCdevkit/VOC2012/Annotations" / f"{ids[0]}.xml"
+    file.write_text(annotation(ids[0], others))
+    count = facts.class_counts[facts.class_names.index(lost)]
+    with pytest.raises(InputError, match=rf"{lost} +{count} +{count - 1}\n"):
+        build(VOC_MLT, tmp_path, lists=official / "voc_mlt_image_ids.txt", download=False)
 
 
 def test_the_facts_are_those_of_the_official_statistics(shared: Path) -> None:
@@ -196,6 +222,29 @@ def test_an_archive_that_lacks_an_image(tiny: LongTailBenchmark, server: FileSer
         InputError, match=r"short.tar does not hold VOCdevkit/VOC2012/JPEGImages/2008_000004.jpg \(1 files"
     ):
         build(replace(tiny, images=images), tmp_path)
+
+
+def test_damaged_annotations_are_replaced_once_they_are_removed(
+    tiny: LongTailBenchmark, server: FileServer, tmp_path: Path
+) -> None:
+    build(tiny, tmp_path)
+    damaged = tmp_path / "VOCdevkit/VOC2007/Annotations/000002.xml"
+    damaged.write_text("<annotation>")
+    with pytest.raises(InputError, match=r"000002.xml: not a usable XML .* \(1 in all\); remove what is damaged"):
+        build(tiny, tmp_path)
+    damaged.unlink()
+    server.requests.clear()
+    assert len(build(tiny, tmp_path).test) == 3
+    assert server.requests == []
+
+
+def test_a_damaged_archive_is_not_asked_of_another_server(
+    tiny: LongTailBenchmark, server: FileServer, tmp_path: Path
+) -> None:
+    (tmp_path / "train.tar").write_bytes(b"x" * len(server.files["/voc/train.tar"]))
+    with pytest.raises(InputError, match=r"train.tar is another file than expected .* remove it to download it again"):
+        build(tiny, tmp_path)
+    assert "/voc/train.tar" not in paths(server)
 
 
 def test_other_numbers_than_published_are_listed(tiny: LongTailBenchmark, tmp_path: Path) -> None:

@@ -7,17 +7,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageOps
 
 from tailwise.data.benchmarks.facts import PublishedFacts
 from tailwise.data.benchmarks.long_tail import ImageSource, LongTailBenchmark
-from tailwise.data.benchmarks.store import RemoteFile, Store
+from tailwise.data.benchmarks.store import RemoteFile, Store, assemble_all, require_none
 from tailwise.data.download import download_each
 from tailwise.data.sources.coco import CocoImage, read_instances
 from tailwise.data.sources.labeled import LabeledImages
-from tailwise.data.sources.rows import Problems, Row, assemble
+from tailwise.data.sources.rows import Problems, Row
 from tailwise.errors import InputError
 
 _FOLDER = "annotations"
@@ -58,11 +57,9 @@ class CocoArchives(ImageSource):
         test_folder = store.complete(self.test_split, [image.file_name for image in test], self.test_images)
         train_rows = _rows(train, train_folder, store.root, "train", by_id=False)
         test_rows = _rows(test, test_folder, store.root, "test", by_id=True)
-        options: dict[str, Any] = {"root": store.root, "class_names": class_names, "problems": Problems()}
-        place = "{source}, image {line}"
         return (
-            assemble(train_rows, source=source, **options),
-            assemble(test_rows, source=folder / test_file, place=place, **options),
+            assemble_all(train_rows, source, store.root, class_names),
+            assemble_all(test_rows, folder / test_file, store.root, class_names, "{source}, image {line}"),
         )
 
     def _get_single_images(self, images: Sequence[CocoImage], store: Store) -> Path:
@@ -95,7 +92,9 @@ def _numbers(ids: Sequence[str], source: Path) -> list[int]:
 
 def _images(file: Path, class_names: tuple[str, ...], ids: Sequence[int] | None = None) -> list[CocoImage]:
     """The images of an instances file: those with some ids, in that order, or all."""
-    instances = read_instances(file, Problems())
+    problems = Problems("skip")
+    instances = read_instances(file, problems)
+    require_none(problems)
     if instances.class_names != class_names:
         strange = sorted(set(instances.class_names).symmetric_difference(class_names))
         what = f"such as {strange[0]!r}" if strange else "in another order"

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 from tailwise.data.archives import extract
 from tailwise.data.download import download
+from tailwise.data.http import UnavailableError
+from tailwise.data.sources.labeled import LabeledImages
+from tailwise.data.sources.rows import Problems, Row, assemble
 from tailwise.errors import InputError
 
 # Data sets lie in the folder given, in one of their own, or in one that archives were unpacked to.
@@ -70,7 +73,7 @@ class Store:
         for place, url in enumerate(file.urls):
             try:
                 return download(url, path, sha256=file.sha256, size=file.size, progress=self.progress, wait=self.wait)
-            except InputError as error:
+            except UnavailableError as error:
                 if place + 1 == len(file.urls):
                     raise
                 _logger.warning("%s", error)
@@ -132,3 +135,29 @@ class Store:
             if not missing:
                 break
         return best
+
+
+def require_none(problems: Problems) -> None:
+    """Stop if any annotation could not be used: a benchmark lacks nothing.
+
+    Raises:
+        InputError: one could not.
+    """
+    if problems.messages:
+        raise InputError(
+            f"{problems.messages[0]} ({len(problems.messages)} in all); remove what is damaged, to have it replaced"
+        )
+
+
+def assemble_all(
+    rows: Iterable[Row], source: Path, root: Path, class_names: tuple[str, ...], place: str = "{source}:{line}"
+) -> LabeledImages:
+    """Make rows into labelled images, all of them; see :func:`~tailwise.data.sources.rows.assemble`.
+
+    Raises:
+        InputError: a row cannot be used.
+    """
+    problems = Problems("skip")
+    data = assemble(rows, source=source, root=root, class_names=class_names, problems=problems, place=place)
+    require_none(problems)
+    return data

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tailwise.data.benchmarks.facts import PublishedFacts
 from tailwise.data.benchmarks.long_tail import ImageSource, LongTailBenchmark
-from tailwise.data.benchmarks.store import RemoteFile, Store
+from tailwise.data.benchmarks.store import RemoteFile, Store, assemble_all, require_none
 from tailwise.data.sources.labeled import LabeledImages
-from tailwise.data.sources.rows import Problems, assemble
+from tailwise.data.sources.rows import Problems
 from tailwise.data.sources.voc import annotated_images, label_rows, list_of_names
 
 _WITHIN = "VOCdevkit"
@@ -59,11 +59,11 @@ def _files(ids: Iterable[str]) -> list[str]:
 def _labeled(
     year: Path, names: Sequence[tuple[int, str]], split: str, source: Path, class_names: tuple[str, ...], root: Path
 ) -> LabeledImages:
-    problems = Problems()
+    problems = Problems("skip")
     prefix = "" if year == root else f"{year.relative_to(root).as_posix()}/"
     images = list(annotated_images(year, names, problems, prefix=prefix, split=split))
-    rows = label_rows(images, class_names)
-    return assemble(rows, source=source, root=root, class_names=class_names, problems=problems)
+    require_none(problems)
+    return assemble_all(label_rows(images, class_names), source, root, class_names)
 
 
 VOC_MLT = LongTailBenchmark(
