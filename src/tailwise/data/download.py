@@ -27,6 +27,7 @@ from tailwise.data.http import (
     NOT_SATISFIABLE,
     PARTIAL,
     InterruptedRequestError,
+    UnavailableError,
     by_hand,
     get,
     persist,
@@ -144,8 +145,8 @@ def download(
         ``path``.
 
     Raises:
-        InputError: the file cannot be had or is another one; a file at ``path`` is another one; or there is no room.
-            The message names the address and what to do.
+        UnavailableError: the file cannot be had, or is another one. The message names the address and what to do.
+        InputError: the file at ``path`` is another one, or cannot be written.
     """
     wanted = _Wanted(url, Path(path), sha256, size)
     part = _Part.of(wanted.path)
@@ -289,7 +290,7 @@ def _transfer(session: requests.Session, wanted: _Wanted, part: _Part, report: C
         rest = remaining_length(response)
         total = None if rest is None else start + rest
         if wanted.size is not None and total not in (None, wanted.size):
-            raise InputError(
+            raise UnavailableError(
                 f"{wanted.url} has {total} bytes where {wanted.size} are expected: it is no longer this file; check "
                 f"the address, {by_hand(wanted.path)}"
             )
@@ -334,7 +335,7 @@ def _finish(wanted: _Wanted, part: _Part) -> None:
     """Give the part file its name, if it is the file wanted."""
     if wanted.sha256 is not None and (digest := file_sha256(part.file)) != wanted.sha256:
         part.discard()
-        raise InputError(
+        raise UnavailableError(
             f"{wanted.url}: what came has the SHA-256 {digest} instead of {wanted.sha256}, and was removed. Either it "
             f"was damaged on the way: try again; or the file has changed: check the address, {by_hand(wanted.path)}"
         )

@@ -17,6 +17,7 @@ PARTIAL = 206
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 # Lengths and ranges count the bytes of the file only where the server does not compress on the way.
 _HEADERS = {"Accept-Encoding": "identity"}
+_SECONDS_TO_CONNECT = 10.0
 _SECONDS_OF_SILENCE = 30.0
 _LONGEST_PAUSE = 60.0
 _logger = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ class InterruptedRequestError(Exception):
     def __init__(self, reason: str, reached: int = 0) -> None:
         super().__init__(reason)
         self.reached = reached
+
+
+class UnavailableError(InputError):
+    """A file cannot be had from an address, or is another one there; another address may have it."""
 
 
 def persist(
@@ -50,7 +55,7 @@ def persist(
         pause: waits for that long.
 
     Raises:
-        InputError: the attempts are used up.
+        UnavailableError: the attempts are used up.
     """
     failures, furthest = 0, 0
     while True:
@@ -60,7 +65,9 @@ def persist(
             failures = 1 if error.reached > furthest else failures + 1
             furthest = max(furthest, error.reached)
             if failures >= attempts:
-                raise InputError(f"{url}: {error} ({attempts} attempts); try again later, {by_hand(path)}") from error
+                raise UnavailableError(
+                    f"{url}: {error} ({attempts} attempts); try again later, {by_hand(path)}"
+                ) from error
             seconds = min(_LONGEST_PAUSE, wait * 2 ** (failures - 1))
             _logger.info("%s: %s; trying again in %.0f s", url, error, seconds)
             pause(seconds)
@@ -77,20 +84,21 @@ def get(
 
     Raises:
         InterruptedRequestError: it failed for a reason that may pass, now or while the answer is read.
-        InputError: it failed for good; the message says what to do instead, and names ``path`` as its place.
+        UnavailableError: it failed for good; the message says what to do instead, and names ``path`` as its place.
     """
     try:
-        with session.get(url, headers={**_HEADERS, **headers}, stream=True, timeout=_SECONDS_OF_SILENCE) as response:
+        timeouts = (_SECONDS_TO_CONNECT, _SECONDS_OF_SILENCE)
+        with session.get(url, headers={**_HEADERS, **headers}, stream=True, timeout=timeouts) as response:
             if not response.ok and response.status_code != NOT_SATISFIABLE:
                 answer = f"the server answers {response.status_code} {response.reason}"
                 if response.status_code in _PASSING_STATUS:
                     raise InterruptedRequestError(answer)
-                raise InputError(f"{url}: {answer}; check the address, {by_hand(path)}")
+                raise UnavailableError(f"{url}: {answer}; check the address, {by_hand(path)}")
             yield response
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise InterruptedRequestError(_reason(error)) from error
     except requests.RequestException as error:
-        raise InputError(f"{url} cannot be requested ({error}); check the address, {by_hand(path)}") from error
+        raise UnavailableError(f"{url} cannot be requested ({error}); check the address, {by_hand(path)}") from error
 
 
 def remaining_length(response: requests.Response) -> int | None:
@@ -108,6 +116,8 @@ def by_hand(path: Path) -> str:
 
 def _reason(error: requests.RequestException) -> str:
     """The innermost cause: requests wraps "no such host" into four layers of object names."""
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no connection within {_SECONDS_TO_CONNECT:.0f} s"
     if isinstance(error, requests.Timeout):
         return f"no answer within {_SECONDS_OF_SILENCE:.0f} s"
     inner: BaseException = error

@@ -1,5 +1,19 @@
-"""Benchmark data sets by name."""
+"""Benchmark data sets by name: the published long-tailed ones, and handwritten digits that need no download."""
 
+from tailwise.data.benchmarks.coco_mlt import COCO_MLT
 from tailwise.data.benchmarks.digits import DigitScenes, digits
+from tailwise.data.benchmarks.long_tail import BenchmarkData, LongTailBenchmark, build_benchmark
+from tailwise.data.benchmarks.voc_mlt import VOC_MLT
 
-__all__ = ["DigitScenes", "digits"]
+BENCHMARKS: dict[str, LongTailBenchmark] = {benchmark.name: benchmark for benchmark in (VOC_MLT, COCO_MLT)}
+
+__all__ = [
+    "BENCHMARKS",
+    "COCO_MLT",
+    "VOC_MLT",
+    "BenchmarkData",
+    "DigitScenes",
+    "LongTailBenchmark",
+    "build_benchmark",
+    "digits",
+]

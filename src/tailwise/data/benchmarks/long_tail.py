@@ -1,0 +1,140 @@
+"""The published long-tailed benchmarks: the authors' images, downloaded where they are missing, and verified."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailwise.data.benchmarks.facts import PublishedFacts, require_published
+from tailwise.data.benchmarks.lists import cross_check, find_list, read_image_ids
+from tailwise.data.benchmarks.store import RemoteFile, Store
+from tailwise.data.download import file_sha256
+from tailwise.data.sources.labeled import LabeledImages
+from tailwise.errors import InputError
+from tailwise.labels import LabelStats
+
+_logger = logging.getLogger(__name__)
+
+
+class ImageSource(ABC):
+    """Where the images of a benchmark and their labels come from."""
+
+    @abstractmethod
+    def read(
+        self, ids: Sequence[str], source: Path, class_names: tuple[str, ...], store: Store
+    ) -> tuple[LabeledImages, LabeledImages]:
+        """Get what is missing and read the labels.
+
+        Args:
+            ids: ids of the training images.
+            source: the list they come from.
+            class_names: the classes.
+            store: the folder of the benchmark.
+
+        Returns:
+            The training images in the order of ``ids``, and the test images; both refer to files from the root of the
+            store.
+
+        Raises:
+            InputError: something cannot be had or read.
+        """
+
+
+@dataclass(frozen=True)
+class LongTailBenchmark:
+    """A published benchmark.
+
+    Attributes:
+        name: what it is called here.
+        facts: what is published about it.
+        image_ids: the authors' list of training images.
+        list_place: the path of that list in the authors' repository.
+        images: where images and labels come from.
+    """
+
+    name: str
+    facts: PublishedFacts
+    image_ids: RemoteFile
+    list_place: str
+    images: ImageSource
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkData:
+    """The images of a benchmark, agreeing with what is published.
+
+    Attributes:
+        name: the name of the benchmark.
+        train: training images, in the split "train".
+        test: test images, in the split "test".
+        stats: names, counts and groups of the classes in the training images.
+    """
+
+    name: str
+    train: LabeledImages
+    test: LabeledImages
+    stats: LabelStats
+
+    def __repr__(self) -> str:
+        return f"BenchmarkData({self.name}: {len(self.train)} for training, {len(self.test)} for test)"
+
+
+def build_benchmark(
+    benchmark: LongTailBenchmark,
+    root: str | Path,
+    *,
+    lists: str | Path | None = None,
+    download: bool = True,
+    progress: bool = True,
+    wait: float = 1.0,
+) -> BenchmarkData:
+    """Get the images of a published benchmark, and verify that they are those that published numbers are about.
+
+    The authors' list of image ids and the images are downloaded into ``root`` where they are missing; whatever is there
+    already is used, in the usual places up to two folders deep. An interrupted call goes on where it ended. Archives
+    stay in ``root`` and can be removed afterwards. The images keep the terms of their publishers.
+
+    Args:
+        benchmark: which one.
+        root: the folder of the images; made if absent.
+        lists: the authors' list, its folder, or a copy of their repository; downloaded when None.
+        download: whether anything may be downloaded.
+        progress: show bars with the time left, if standard error is a terminal.
+        wait: seconds before a failed request is repeated for the first time.
+
+    Returns:
+        Training and test images, with references from ``root``.
+
+    Raises:
+        InputError: something cannot be had or read, or the data disagree with the published class counts, groups or
+            numbers of images; the message says in what.
+    """
+    store = Store(Path(root), download, progress, wait)
+    if lists is None:
+        source = store.get(benchmark.image_ids, benchmark.name)
+    else:
+        source = find_list(Path(lists), benchmark.list_place)
+        _note_other_list(source, benchmark.image_ids)
+        cross_check(source.parent, benchmark.facts)
+    ids = read_image_ids(source)
+    if len(ids) != benchmark.facts.num_train:
+        raise InputError(
+            f"{source} lists {len(ids)} images where {benchmark.name} has {benchmark.facts.num_train} for training: it "
+            "is the list of another split"
+        )
+    train, test = benchmark.images.read(ids, source, benchmark.facts.class_names, store)
+    require_published(benchmark.name, benchmark.facts, train, test)
+    _logger.info(
+        "%s: %d training and %d test images in %s agree with the published class counts and groups",
+        *(benchmark.name, len(train), len(test), root),
+    )
+    return BenchmarkData(benchmark.name, train, test, train.stats())
+
+
+def _note_other_list(source: Path, published: RemoteFile) -> None:
+    # Line ends may differ, for instance; the class counts will tell whether the images do.
+    if file_sha256(source) != published.sha256:
+        _logger.info("%s is not byte for byte the published list; its images are checked by their labels", source)
