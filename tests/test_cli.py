@@ -207,7 +207,7 @@ def test_build_writes_a_long_tailed_csv_and_its_manifest(
     assert built.select("train").images == manifest.images
     assert set(manifest.images) < set(source.select("train").images)
     assert manifest.subset.seed == 3
-    assert f"{len(manifest.images)} training images" in err
+    assert f"{len(manifest.images)} images in split 'train', 16 images in split 'test'; 3 classes" in err
     code, _, err = cli(f"build {labels} --output {target}")
     assert (code, "exists; remove it" in err) == (2, True)
 

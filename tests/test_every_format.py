@@ -136,7 +136,7 @@ def some_photos(photos: Path) -> tuple[Example, ...]:
             Path(data.images[row]).name,
             tuple(label for label, here in zip(data.class_names, data.targets[row], strict=True) if here),
             "train" if data.splits[row] == "train_lt" else "test",
-            data.paths()[row].read_bytes(),
+            (data.root / data.images[row]).read_bytes(),
         )
         for row in rows
     )

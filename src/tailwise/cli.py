@@ -78,7 +78,7 @@ class _Command:
 _COMMANDS = {
     "demo": _Command("Compare BCE, DB-Focal and PG on embedded data, in about two minutes."),
     "inspect": _Command("Show what labelled images look like before training: counts, groups, problems."),
-    "build": _Command("Choose a long-tailed training set from labelled images."),
+    "build": _Command("Choose a long-tailed training set from labelled images, or get a published one."),
     "train": _Command("Train a classifier, test it, and leave a folder with the model.", positional=False),
     "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),
 }
