@@ -1,4 +1,4 @@
-"""Tables of labels: what is read, against csv and Counter; what is refused, and how it is said."""
+"""CSV files of labels: what is read, against csv and Counter; what is refused, and how it is said."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy.sparse import issparse
 
-from tailwise.data.sources import LabeledImages, read_csv, read_parquet, require_images
+from tailwise.data.sources import LabeledImages, read_csv, require_images
 from tailwise.errors import InputError
 
 
@@ -314,94 +310,3 @@ def test_missing_images_are_refused_or_left_out(animals: LabeledImages, tmp_path
     kept, messages = require_images(animals, on_error="skip")
     assert kept.images == ("a.jpg", "c.jpg")
     assert [message.split(": ")[0].rsplit(":", 1)[1] for message in messages] == ["3", "5"]
-
-
-def parquet(folder: Path, **columns: Any) -> Path:
-    pq.write_table(pa.table(columns), folder / "labels.parquet", row_group_size=2)
-    return folder / "labels.parquet"
-
-
-def test_parquet_lists_text_and_dictionaries_mean_the_same(tmp_path: Path) -> None:
-    lists = [["dog", "cat"], [], None, ["cow"]]
-    images = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-    text = pa.array(["dog| cat", "", None, "cow"])
-    for labels in (pa.array(lists), text, text.cast(pa.large_string()), text.dictionary_encode()):
-        path = parquet(tmp_path, note=[1, 2, 3, 4], labels=labels, image=images, unknown=[None, ["dog"], None, None])
-        data = read_parquet(path)
-        assert data.class_names == ("cat", "cow", "dog")
-        assert data.targets.tolist() == [[1, 0, 1], [0, 0, -1], [0, 0, 0], [0, 1, 0]]
-        assert data.lines == (1, 2, 3, 4)
-        assert data.where(3) == f"{path}, row 4"
-
-
-def test_parquet_columns_of_any_type(tmp_path: Path) -> None:
-    path = parquet(
-        tmp_path,
-        image=["a.jpg", "b.jpg", "c.jpg"],
-        split=["x", None, "y"],
-        dog=[True, False, None],
-        cat=pa.array([1.0, float("nan"), 0.0]),
-        cow=pa.array([-1, 0, 1], pa.int8()),
-        bee=["1", "", "0.0"],
-    )
-    data = read_parquet(path)
-    assert data.class_names == ("dog", "cat", "cow", "bee")
-    assert data.targets.tolist() == [[1, 1, -1, 1], [0, -1, 0, -1], [-1, 0, 1, 0]]
-    assert data.splits == ("x", "", "y")
-    assert read_parquet(path, classes=["cow"]).targets.tolist() == [[-1], [0], [1]]
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"file": ["a.jpg"], "labels": ["cat"]}, "no column 'image'; the header has 'file', 'labels'"),
-        ({"image": ["a.jpg", "b.jpg"], "labels": [["cat"], None], "cat": [1, 2]}, None),
-        ({"image": ["a.jpg", "b.jpg"], "cat": [1, 2]}, "row 2: column 'cat' holds 2 where 1, 0, -1 or nothing"),
-        ({"image": ["a.jpg", "b.jpg"], "cat": ["1", "x"]}, "row 2: column 'cat' holds 'x' where 1, 0, -1 or nothing"),
-        ({"image": ["a.jpg", "b.jpg"], "cat": [[1], [0]]}, "column 'cat' has the type list<"),
-        ({"image": ["a.jpg", "b.jpg"], "labels": [[1], [2]]}, "row 1: column 'labels' holds [1], no list of strings"),
-        ({"image": [1, 2], "labels": ["cat", "cat"]}, "column 'image' holds 1 where text is expected"),
-        ({"image": ["a.jpg", None], "labels": ["cat", "cat"]}, "row 2: no image is named"),
-        ({"image": pa.array([], pa.string()), "labels": pa.array([], pa.string())}, "has no rows"),
-    ],
-)
-def test_bad_parquet_files_are_refused_by_row(tmp_path: Path, columns: dict[str, Any], message: str | None) -> None:
-    path = parquet(tmp_path, **columns)
-    if message is None:
-        assert read_parquet(path).class_names == ("cat",)
-        return
-    with pytest.raises(InputError, match=re.escape(message)) as caught:
-        read_parquet(path)
-    assert "labels.parquet" in str(caught.value)
-
-
-def test_damaged_parquet_files_are_refused(tmp_path: Path) -> None:
-    path = parquet(tmp_path, image=["a.jpg"], labels=["cat"])
-    whole = path.read_bytes()
-    for content in (b"", b"image,labels", whole[:-20], whole[: len(whole) // 2]):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=r"labels\.parquet is not a whole Parquet file"):
-            read_parquet(path)
-    with pytest.raises(InputError, match=r"cannot read .*gone"):
-        read_parquet(tmp_path / "gone.parquet")
-
-
-def test_a_million_labels_stay_sparse(tmp_path: Path) -> None:
-    """100,000 rows of 10,000 classes would be a gigabyte as an array."""
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 10_000, (100_000, 3))
-    path = parquet_lists(tmp_path, labels)
-    data = read_parquet(path)
-    assert issparse(data.targets)
-    assert data.targets.shape == (100_000, 10_000)
-    distinct = [len(set(row)) for row in labels.tolist()]
-    assert data.targets.nnz == sum(distinct)
-    row = data.targets[[77_777]].toarray()[0]
-    assert {data.class_names[k] for k in np.flatnonzero(row)} == {str(label) for label in labels[77_777]}
-
-
-def parquet_lists(folder: Path, labels: np.ndarray) -> Path:
-    text = ["|".join(map(str, row)) for row in labels.tolist()]
-    columns = {"image": [f"{index}.jpg" for index in range(len(text))], "labels": text}
-    pq.write_table(pa.table(columns), folder / "labels.parquet")
-    return folder / "labels.parquet"

@@ -112,7 +112,7 @@ def read_parquet(
             return table.assemble(_parquet_rows(table, batches), root)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a whole Parquet file: {error}; write it again") from error
 
 
@@ -261,6 +261,9 @@ def _class_columns(head: str, header: Sequence[str], image: str, names: tuple[st
                 f"{head}: column {list(header).index('') + 1} has no name; name it or remove it "
                 "(pandas writes such a column unless told index=False)"
             )
+        padded = next((name for name in others if name != name.strip()), None)
+        if padded is not None:
+            raise InputError(f"{head}: column {padded!r} begins or ends with white space; rename it")
         return tuple(others)
     for name in names:
         if name not in others:
