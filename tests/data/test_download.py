@@ -120,6 +120,12 @@ def test_a_file_changed_in_between_is_not_mixed(
     assert 0 < starts(served)[1] <= 300_000
 
 
+def test_a_part_from_another_place_than_asked_for_is_not_taken(served: FileServer, tmp_path: Path) -> None:
+    served.faults[PATH] = [Fault(cut_after=300_000), Fault(part_from=1000)]
+    assert fetch(served, tmp_path / "file.bin").read_bytes() == CONTENT
+    assert starts(served)[2] == 0
+
+
 def test_a_change_that_the_server_hides_is_found_by_the_checksum(served: FileServer, tmp_path: Path) -> None:
     served.faults[PATH] = [Fault(cut_after=300_000)]
     with pytest.raises(InputError):
@@ -131,7 +137,10 @@ def test_a_change_that_the_server_hides_is_found_by_the_checksum(served: FileSer
     assert starts(served)[-1] == 0
 
 
-@pytest.mark.parametrize("note", [None, "", "[]", '{"url": 1}', '{"url": "http://other", "etag": null}'])
+OTHER_NOTE = '{"url": "http://other", "etag": null, "modified": null, "total": null}'
+
+
+@pytest.mark.parametrize("note", [None, "", "[]", '{"url": 1}', OTHER_NOTE])
 def test_a_stale_part_file_is_not_trusted(served: FileServer, tmp_path: Path, note: str | None) -> None:
     (tmp_path / "file.bin.part").write_bytes(OTHER[:500_000])
     if note is not None:
