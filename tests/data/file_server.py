@@ -13,12 +13,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fault:
-    """What one answer does wrong: an error status, or the content ends or stalls after some bytes, or is another."""
+    """What one answer does wrong.
+
+    Attributes:
+        status: it is an error.
+        cut_after: it ends after so many bytes.
+        stall_after: nothing comes after so many bytes.
+        content: it is another file.
+        part_from: it is a part that begins there, whatever was asked for.
+    """
 
     status: int | None = None
     cut_after: int | None = None
     stall_after: int | None = None
     content: bytes | None = None
+    part_from: int | None = None
 
 
 @dataclass
@@ -56,7 +65,7 @@ class FileServer:
             handler.send_error(fault.status or 404)
             return
         content = self.files[path] if fault.content is None else fault.content
-        start = self._start(handler, path)
+        start = self._start(handler, path) if fault.part_from is None else fault.part_from
         if start is not None and start >= len(content):
             handler.send_error(416)
             return
