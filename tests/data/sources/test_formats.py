@@ -90,10 +90,6 @@ def outside_the_root(rows: tuple[Example, ...]) -> tuple[Example, ...]:
     return (rows[0], replace(rows[1], name="../../../1.jpg", content=None), *rows[2:])
 
 
-def without_a_name(rows: tuple[Example, ...]) -> tuple[Example, ...]:
-    return (rows[0], replace(rows[1], name="", content=None), *rows[2:])
-
-
 DAMAGES = {
     "unknown class": (with_unknown_class, r"'gren' is none of the 4 classes \(did you mean 'green'\?\)"),
     "repeated image": (with_repeated_image, r"image '.*1\.jpg' stands at .* already"),
@@ -110,14 +106,13 @@ IMPOSSIBLE = {
     ("csv-columns", "unknown class"),
     ("parquet-columns", "unknown class"),
 }
+POSSIBLE = [(name, bad) for name in FORMATS for bad in DAMAGES if (name, bad) not in IMPOSSIBLE]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("name", "damage"), POSSIBLE, indirect=["name"])
 def test_bad_rows_are_named_or_left_out_and_listed(
     read: Callable[..., LabeledImages], name: str, damage: str, tmp_path: Path
 ) -> None:
-    if (name, damage) in IMPOSSIBLE:
-        pytest.skip(f"{name} cannot hold this: {damage}")
     change, message = DAMAGES[damage]
     (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
     rows = change(rows_for(name))
@@ -128,10 +123,8 @@ def test_bad_rows_are_named_or_left_out_and_listed(
     assert "on_error" in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("name", "damage"), POSSIBLE, indirect=["name"])
 def test_bad_rows_can_be_left_out(read: Callable[..., LabeledImages], name: str, damage: str, tmp_path: Path) -> None:
-    if (name, damage) in IMPOSSIBLE:
-        pytest.skip(f"{name} cannot hold this: {damage}")
     change, message = DAMAGES[damage]
     (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
     data = read(change(rows_for(name)), classes=str(tmp_path / "classes.json"), on_error="skip")
@@ -140,9 +133,9 @@ def test_bad_rows_can_be_left_out(read: Callable[..., LabeledImages], name: str,
     assert re.search(message, data.skipped[0])
 
 
+# In the others the images are the data: there is nothing else that names them.
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("class-folders", "hf")], indirect=True)
 def test_missing_images_are_found_by_their_place(read: Callable[..., LabeledImages], name: str) -> None:
-    if name in ("class-folders", "hf"):
-        pytest.skip("the images are the data: there is nothing else that names them")
     rows = rows_for(name)
     data = read((rows[0], replace(rows[1], content=None), *rows[2:]))
     with pytest.raises(InputError, match=r"no image '.*1\.jpg' in .* \(1 of 76 images are missing\)") as caught:
