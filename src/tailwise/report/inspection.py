@@ -127,7 +127,8 @@ def _show_splits(console: Console, inspection: Inspection) -> None:
     shares = train.histogram / train.num_images
     bins = [f"{number}: {percent(share)}" for number, share in enumerate(shares[:_MOST_BINS]) if share]
     if train.max_labels >= _MOST_BINS:
-        bins.append(f"{_MOST_BINS} to {train.max_labels}: {percent(float(shares[_MOST_BINS:].sum()))}")
+        last = f"{_MOST_BINS} to {train.max_labels}" if train.max_labels > _MOST_BINS else f"{_MOST_BINS}"
+        bins.append(f"{last}: {percent(float(shares[_MOST_BINS:].sum()))}")
     _finish(
         console,
         table,
