@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from tailwise.data import augment as augment_module
 from tailwise.data.augment import Augmentation
-from tailwise.data.cache import decode_image
+from tailwise.data.decode import decode_image
 from tailwise.data.draws import Draws
 from tests.data.test_augment import IMAGENET, drawn, in_hsv, naive_chain, only, run
 
