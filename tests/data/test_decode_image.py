@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailwise.data.cache import decode_image
+from tailwise.data.decode import decode_image
 
 SIZE = 8
 

