@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tailwise.data.decode import decode_image
+from tailwise.data.decode import ImageError, decode_image
+from tests.data.image_files import originals
 
 SIZE = 8
 
@@ -114,6 +117,42 @@ class TestKindsOfImages:
         Image.fromarray(np.ascontiguousarray(stored(seen))).save(path, exif=exif)
         assert np.array_equal(decode_image(path, SIZE), seen)
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_exif_orientation_of_a_jpeg_decoded_at_a_fraction(self, tmp_path, orientation):
+        seen = np.zeros((64, 64, 3), dtype=np.uint8)
+        seen[:32, :32, 0] = seen[:32, 32:, 1] = seen[32:, :32, 2] = 255
+        image, exif = Image.fromarray(seen), Image.Exif()
+        back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that undoes each orientation
+        exif[0x0112] = orientation
+        path = tmp_path / "image.jpg"
+        stored = image.transpose(Image.Transpose(back[orientation])) if orientation > 1 else image
+        stored.save(path, exif=exif, quality=95, subsampling=0)
+        pixels = decode_image(path, 4)
+        np.testing.assert_allclose(pixels[::3, ::3], seen[::63, ::63], atol=12)
+
+    def test_cmyk_jpeg_is_no_negative(self, tmp_path):
+        """Adobe's files hold inverted values, and say so."""
+        path = tmp_path / "image.jpg"
+        Image.new("CMYK", (32, 32), (0, 0, 0, 255)).save(path, quality=100)
+        assert b"Adobe" in path.read_bytes()
+        np.testing.assert_allclose(self.colour(path), [0, 0, 0], atol=3)
+
+    def test_16_bit_colours_are_scaled_to_8_bits(self, tmp_path):
+        (original,) = (file for file in originals() if file.name == "16 bits per colour")
+        (plain,) = (file for file in originals() if (file.name, file.suffix) == ("plain", "png"))
+        path, other = tmp_path / "image.png", tmp_path / "plain.png"
+        path.write_bytes(original.data)
+        other.write_bytes(plain.data)
+        assert np.array_equal(decode_image(path, 20), decode_image(other, 20))
+
+    def test_interlaced_png(self, tmp_path):
+        (original,) = (file for file in originals() if file.name == "interlaced")
+        (plain,) = (file for file in originals() if (file.name, file.suffix) == ("plain", "png"))
+        path, other = tmp_path / "image.png", tmp_path / "plain.png"
+        path.write_bytes(original.data)
+        other.write_bytes(plain.data)
+        assert np.array_equal(decode_image(path, 20), decode_image(other, 20))
+
     def test_the_shape_is_squashed(self, tmp_path):
         path = tmp_path / "image.png"
         halves = np.zeros((10, 40, 3), dtype=np.uint8)
@@ -122,3 +161,70 @@ class TestKindsOfImages:
         pixels = decode_image(path, SIZE)
         assert (pixels[:, :3] == 0).all()
         assert (pixels[:, 5:] == 255).all()
+
+
+class TestUnreadable:
+    @pytest.fixture
+    def photo(self, tmp_path: Path) -> Path:
+        path = tmp_path / "photo.jpg"
+        Image.effect_noise((64, 64), 80).save(path)
+        return path
+
+    def refused(self, path: Path, reason: str) -> None:
+        with pytest.raises(ImageError) as caught:
+            decode_image(path, SIZE)
+        assert caught.value.path == path
+        assert re.fullmatch(reason, caught.value.reason), caught.value.reason
+        assert str(caught.value) == f"{path}: {caught.value.reason}"
+
+    @pytest.mark.parametrize("part", [0.9, 0.5, 0.1])
+    def test_truncated(self, photo, part):
+        photo.write_bytes(photo.read_bytes()[: int(part * photo.stat().st_size)])
+        self.refused(photo, r"cannot be decoded \(.*[Tt]runcated.*\)")
+
+    def test_empty(self, photo):
+        photo.write_bytes(b"")
+        self.refused(photo, r"the file is empty \(0 bytes\)")
+
+    def test_another_kind_of_file(self, photo):
+        photo.write_text("<html>404 Not Found</html>")
+        self.refused(photo, "not an image in a format that Pillow can read")
+
+    def test_missing(self, photo):
+        self.refused(photo.parent / "other.jpg", "there is no such file")
+        self.refused(photo / "other.jpg", "there is no such file")
+
+    def test_folder(self, photo):
+        self.refused(photo.parent, "a folder, not an image file")
+
+    def test_a_pipe_is_not_waited_for(self, photo):
+        photo.unlink()
+        os.mkfifo(photo)
+        self.refused(photo, "not a regular file")
+
+    @pytest.mark.parametrize("closed", ["file", "folder"])
+    def test_without_permission(self, closed, as_nobody):
+        folder = as_nobody / "photos"
+        folder.mkdir()
+        path = folder / "photo.png"
+        Image.new("RGB", (4, 4)).save(path)
+        (path if closed == "file" else folder).chmod(0)
+        try:
+            self.refused(path, "there is no permission to read it")
+        finally:
+            folder.chmod(0o700)
+
+    def test_values_without_a_range(self, photo):
+        Image.new("F", (4, 4), 0.5).save(photo, format="TIFF")
+        self.refused(photo, r"cannot be decoded \(its 32-bit values have no defined range: convert.*\)")
+
+    def test_decompression_bomb(self, photo, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        self.refused(photo, r"refused, too many pixels \(Image size \(4096 pixels\) exceeds limit of 2000 pixels.*\)")
+
+    def test_too_large_for_the_memory(self, photo, monkeypatch):
+        def fail(*_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(Image.Image, "resize", fail)
+        self.refused(photo, "its pixels need more memory than there is")

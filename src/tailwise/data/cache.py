@@ -20,9 +20,9 @@ import time
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
@@ -209,11 +209,20 @@ def _stride(size: int) -> int:
 
 
 def _require_readable(cache: ImageCache) -> None:
-    for skipped in cache.skipped:
-        try:
-            decode_image(Path(skipped.path), cache.size)
-        except ImageError as error:
-            raise _with_way_out(error) from error
+    with _without_warnings_of_pillow():
+        for skipped in cache.skipped:
+            try:
+                decode_image(Path(skipped.path), cache.size)
+            except ImageError as error:
+                raise _with_way_out(error) from error
+
+
+@contextmanager
+def _without_warnings_of_pillow() -> Iterator[None]:
+    # They do not name the file, and whether an image can be read must not depend on the filters that are set.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _with_way_out(error: ImageError) -> InputError:
@@ -288,6 +297,7 @@ def _build(paths: Sequence[Path], size: int, data_path: Path, workers: int, on_e
     start = time.perf_counter()
     console = Console(stderr=True)
     with (
+        _without_warnings_of_pillow(),
         Progress(console=console, disable=not (progress and console.is_terminal)) as bar,
         replacing(data_path) as temporary,
     ):
