@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +15,7 @@ from scipy import ndimage
 from torchvision.transforms.v2 import functional as vision
 
 from tailwise.data import augment as augment_module
-from tailwise.data.augment import Augmentation, _varied_together, augment, prepare
+from tailwise.data.augment import Augmentation, _varied_on_device, augment, prepare
 from tailwise.data.draws import Draws, draw
 from tailwise.errors import InputError
 
@@ -168,7 +167,7 @@ class TestWholeChain:
     def test_the_way_of_other_devices_is_the_same(self, side, size, hue):
         """On a GPU the batch is varied as a whole, by code that runs on a CPU too."""
         images, chosen = random_noise(32, side), Augmentation(hue=hue)
-        together = _varied_together(images, size, drawn(images, chosen))
+        together = _varied_on_device(images, size, drawn(images, chosen))
         torch.testing.assert_close(together, run(images, size, chosen), atol=COLOUR_TOLERANCE, rtol=0)
 
     def test_a_sample_is_the_same_alone_and_in_any_batch(self):
@@ -281,13 +280,11 @@ class TestThreads:
     def test_what_fails_in_one_is_raised(self, threads, monkeypatch):
         here = threading.get_ident()
 
-        def fail_elsewhere(image: torch.Tensor, *_: object) -> torch.Tensor:
+        def fail_elsewhere(*_: object) -> None:
             if threading.get_ident() != here:
                 raise RuntimeError("no memory left")
-            time.sleep(0.01)
-            return torch.zeros(3, 12, 12)
 
-        monkeypatch.setattr(augment_module, "_varied_alone", fail_elsewhere)
+        monkeypatch.setattr(augment_module, "vary", fail_elsewhere)
         with pytest.raises(RuntimeError, match="no memory left"):
             run(self.images, 12, Augmentation())
         assert torch.get_num_threads() == threads

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from tailwise.data.colours import adjust, saturate, turn_hue
-from tailwise.data.draws import Augmentation, Draw, Draws, draw
+from tailwise.data.draws import Augmentation, Draws, draw
 from tailwise.errors import InputError
-from tailwise.shapes import Float, Int, UInt8
+from tailwise.kernels.augmentation import vary
+from tailwise.shapes import Float, Int, UInt8, UInt32
 
 __all__ = ["Augmentation", "augment", "prepare"]
 
@@ -64,19 +65,9 @@ def augment(
     """
     scale, shift = _normalisation(mean, std, images.device)
     draws = draw(seed, epoch, positions, settings)
-    result = torch.empty((len(images), 3, size, size), dtype=torch.float32, device=images.device)
     if images.device.type == "cpu":
-        each, (x, y) = draws.each(), _centres(draws, size)
-        columns, rows = _taps(x, images.shape[3]), _taps(y, images.shape[2])
-
-        def vary(row: int) -> None:
-            varied = _varied_alone(images[row], each[row], rows[row], columns[row])
-            torch.mul(varied, scale, out=result[row]).sub_(shift)
-
-        _for_each(len(images), vary)
-    elif len(images):
-        result[:] = _varied_together(images, size, draws).mul_(scale).sub_(shift)
-    return result
+        return _varied_on_cpu(images, size, draws, scale, shift)
+    return _varied_on_device(images, size, draws).mul_(scale).sub_(shift)
 
 
 def prepare(
@@ -144,9 +135,12 @@ def _as_planes(images: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
     return images.to(torch.float32, memory_format=torch.contiguous_format)
 
 
-def _varied_together(images: UInt8[Tensor, "B 3 S S"], size: int, draws: Draws) -> Float[Tensor, "B 3 {size} {size}"]:
-    """Vary a batch in a few large operations, neutral changes included: for devices that work on all images at once."""
-    rounds = _rounds(float(draws.hue.abs().max()))
+def _varied_on_device(images: UInt8[Tensor, "B 3 S S"], size: int, draws: Draws) -> Float[Tensor, "B 3 {size} {size}"]:
+    """Vary a batch in a few large operations, neutral changes included: for devices that work on all images at once.
+
+    A turn of the hue goes in rounds of at most a sixth of the circle.
+    """
+    rounds = math.ceil(float(draws.hue.abs().max()) / 60) if len(images) else 0
     back = draws.hue[:, None] < 0
     order = torch.where(back, torch.tensor([0, 2, 1]), torch.tensor(_IN_ORDER))
     channels = torch.where(back, order.gather(1, draws.channels), draws.channels)
@@ -168,35 +162,46 @@ def _varied_together(images: UInt8[Tensor, "B 3 S S"], size: int, draws: Draws) 
     return functional.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _varied_alone(
-    image: UInt8[Tensor, "3 S S"], drawn: Draw, rows: _Taps, columns: _Taps
-) -> Float[Tensor, "3 size size"]:
-    """Vary one image, with no operation nor pixel more than it needs: for a CPU."""
-    values = _as_planes(image[:, rows.reached, columns.reached])
-    if drawn.offset != 0 or drawn.gain_before != 1:
-        adjust(values, drawn.offset, drawn.gain_before)
-    if drawn.saturation != 1:
-        saturate(values, drawn.saturation)
-    rounds = _rounds(drawn.hue)
-    for _ in range(rounds):
-        red, green, blue = values.unbind()
-        if drawn.hue < 0:
-            green, blue = blue, green
-        turn_hue(red, green, blue, abs(drawn.hue) / (60 * rounds))
-    if drawn.gain_after != 1:
-        adjust(values, 0.0, drawn.gain_after)
-    # Rows first: they are copied whole.
-    above, below = values.index_select(1, rows.first), values.index_select(1, rows.second)
-    values = torch.lerp(above, below, rows.weight[:, None])
-    shape = (*values.shape[:2], -1)
-    left, right = values.gather(2, columns.first.expand(shape)), values.gather(2, columns.second.expand(shape))
-    values = torch.lerp(left, right, columns.weight)
-    return values if drawn.channels == _IN_ORDER else values.index_select(0, torch.tensor(drawn.channels))
-
-
-def _rounds(degrees: float) -> int:
-    """How many turns of at most a sixth of the circle make up this one."""
-    return math.ceil(abs(degrees) / 60)
+def _varied_on_cpu(
+    images: UInt8[Tensor, "B 3 S S"],
+    size: int,
+    draws: Draws,
+    scale: Float[Tensor, "3 1 1"],
+    shift: Float[Tensor, "3 1 1"],
+) -> Float[Tensor, "B 3 {size} {size}"]:
+    """Vary and normalise a batch, each image by one thread, so that threads need not wait for one another."""
+    rounds = (draws.hue.abs() / 60).ceil()
+    colours = (
+        draws.offset,
+        draws.gain_before,
+        draws.saturation,
+        draws.hue / (60 * rounds.clamp(min=1)),
+        draws.gain_after,
+    )
+    across, down = _centres(draws, size)
+    result = torch.empty((len(images), 3, size, size))
+    work = partial(
+        vary,
+        images.contiguous().numpy(),
+        torch.stack(colours, dim=1).numpy(),
+        rounds.long().numpy(),
+        draws.channels.numpy(),
+        *_taps(down, images.shape[2]),
+        *_taps(across, images.shape[3]),
+        scale.flatten().numpy(),
+        shift.flatten().numpy(),
+        result.numpy(),
+    )
+    threads = max(1, min(torch.get_num_threads(), len(images)))
+    if threads == 1:
+        work(0, 1)
+        return result
+    with ThreadPoolExecutor(threads - 1, "images") as pool:
+        others = [pool.submit(work, start, threads) for start in range(1, threads)]
+        work(0, threads)
+    for other in others:
+        other.result()
+    return result
 
 
 def _per_image(numbers: Float[Tensor, "B"]) -> Float[Tensor, "B 1 1"]:
@@ -217,24 +222,15 @@ def _centres(draws: Draws, size: int) -> tuple[Float[Tensor, "B {size}"], Float[
     return draws.left[:, None] + draws.width[:, None] * across, draws.top[:, None] + draws.height[:, None] * along
 
 
-class _Taps(NamedTuple):
-    """Bilinear sampling of one side of an image: pixels ``first`` and ``second`` of those reached, mixed by weight."""
-
-    reached: slice
-    first: Int[Tensor, "size"]
-    second: Int[Tensor, "size"]
-    weight: Float[Tensor, "size"]
-
-
-def _taps(centres: Float[Tensor, "B size"], side: int) -> list[_Taps]:
+def _taps(
+    centres: Float[Tensor, "B size"], side: int
+) -> tuple[UInt32[np.ndarray, "B size"], UInt32[np.ndarray, "B size"], Float[np.ndarray, "B size"]]:
+    """Bilinear sampling of a side: the two pixels that each centre lies between, and the weight of the second."""
     positions = (centres * side - 0.5).clamp(0, side - 1)
     first = positions.long().clamp(max=max(side - 2, 0))
     weight = positions - first
-    least, most = first.min(1, keepdim=True).values, first.max(1).values
-    second = (first + 1).clamp(max=side - 1) - least
-    first -= least
-    reached = [slice(low, high + 2) for low, high in zip(least[:, 0].tolist(), most.tolist(), strict=True)]
-    return [_Taps(*taps) for taps in zip(reached, first, second, weight, strict=True)]
+    second = (first + 1).clamp(max=side - 1)
+    return first.numpy().astype(np.uint32), second.numpy().astype(np.uint32), weight.numpy()
 
 
 def _normalisation(

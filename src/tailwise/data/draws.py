@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from itertools import permutations
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,22 +65,6 @@ class Augmentation:
             raise InputError(f"flip is a probability between 0 and 1, got {self.flip}")
 
 
-class Draw(NamedTuple):
-    """What is done to one image: a row of :class:`Draws` in plain numbers."""
-
-    offset: float
-    gain_before: float
-    saturation: float
-    hue: float
-    gain_after: float
-    channels: list[int]
-    left: float
-    top: float
-    width: float
-    height: float
-    mirrored: bool
-
-
 @dataclass(frozen=True)
 class Draws:
     """What is done to each image of a batch. A change that an image was not drawn for has its neutral value.
@@ -111,11 +94,6 @@ class Draws:
     width: Float[Tensor, "B"]
     height: Float[Tensor, "B"]
     mirrored: Bool[Tensor, "B"]
-
-    def each(self) -> list[Draw]:
-        """The draws image by image."""
-        columns = (getattr(self, name).tolist() for name in Draw._fields)
-        return [Draw(*row) for row in zip(*columns, strict=True)]
 
     def to(self, device: torch.device) -> Draws:
         """The same draws on a device; the copy does not wait for the device."""
