@@ -23,6 +23,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.input_pipeline $(PHOTOS)
 	$(BIN)/python -m benchmarks.training_speed $(PHOTOS) $(WEIGHTS)
 
 clean:

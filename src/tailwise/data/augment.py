@@ -179,7 +179,7 @@ def _varied_on_cpu(
         draws.gain_after,
     )
     across, down = _centres(draws, size)
-    result = torch.empty((len(images), 3, size, size))
+    result = torch.empty((len(images), 3, size, size), dtype=torch.float32)
     work = partial(
         vary,
         images.contiguous().numpy(),
