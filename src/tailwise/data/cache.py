@@ -147,10 +147,10 @@ def build_cache(
     time of change of every image, so that another size or a changed image gives another cache. (An image replaced by
     another of the same length with its time of change set back is not noticed: delete the cache after doing that.)
 
-    It is written under a temporary name and renamed when it is whole, so an interrupted build leaves no cache behind.
-    Of several processes that want the same cache, one decodes and the others wait for it; if it is killed, the next
-    takes over and removes what it left. On opening, the header, the length and the checksums of up to 64 images
-    spread over the file are verified; a cache that fails is rebuilt with a warning.
+    It is written under a temporary name and renamed when it is whole: an interrupted build leaves no cache. Of several
+    processes that want the same cache, one decodes and the others wait; if it is killed, the next takes over and
+    removes what it left. On opening, the header, the length and the checksums of up to 64 images spread over the
+    file are verified; a cache that fails is rebuilt with a warning.
 
     Args:
         paths: the image files, in the order of the rows.
@@ -172,8 +172,7 @@ def build_cache(
     if not paths:
         raise InputError("there are no images to cache: the list of paths is empty")
     data_path = Path(folder) / f"{_key(paths, size)}.bin"
-    cache, _ = _reusable(data_path, len(paths), size, on_error)
-    if cache is not None:
+    if (cache := _reusable(data_path, len(paths), size, on_error)[0]) is not None:
         return cache
     needed = len(paths) * _stride(size)
     try:

@@ -105,25 +105,21 @@ def assemble(
             problems.add(f"{place.format(source=source, line=row.line, image=row.image)}: {problem}")
             continue
         first_at[_plain(row.image)] = row.line
-        for places, names in ((positive, row.labels), (unknown, row.unknown)):
-            places.add(len(images), [position.setdefault(name, len(position)) for name in names])
+        for places, labels in ((positive, row.labels), (unknown, row.unknown)):
+            places.add(len(images), [position.setdefault(name, len(position)) for name in labels])
         images.append(row.image)
         splits.append(row.split)
         lines.append(row.line)
     if not images:
         raise InputError(_nothing_left(source, problems))
-    if is_open:
-        if not position:
-            raise InputError(f"{source}: no row has a label, and no class names are given")
-        class_names = tuple(sorted(position))
-    assert class_names is not None
+    names = class_names or _names_found(position, source)
     # Classes were numbered as they came up; this is where each of them belongs.
-    column = np.argsort([position[name] for name in class_names])
+    column = np.argsort([position[name] for name in names])
     return LabeledImages(
         images=tuple(images),
         root=root,
-        targets=from_indices(positive.as_array(column), unknown.as_array(column), (len(images), len(class_names))),
-        class_names=class_names,
+        targets=from_indices(positive.as_array(column), unknown.as_array(column), (len(images), len(names))),
+        class_names=names,
         splits=tuple(splits),
         lines=tuple(lines),
         source=source,
@@ -203,6 +199,13 @@ def _stranger(row: Row, position: dict[str, int]) -> str | None:
 
 def _plain(image: str) -> str:
     return posixpath.normpath(image.replace("\\", "/"))
+
+
+def _names_found(position: Iterable[str], source: Path) -> tuple[str, ...]:
+    found = tuple(sorted(position))
+    if not found:
+        raise InputError(f"{source}: no row has a label, and no class names are given")
+    return found
 
 
 def _nothing_left(source: Path, problems: Problems) -> str:
