@@ -41,11 +41,9 @@ def samplers(**options):
     }}
 
 
-def loader(sampler, workers):
-    persistent = workers > 0
-    return DataLoader(
-        range({NUM_ROWS}), batch_size=4, sampler=sampler, num_workers=workers, persistent_workers=persistent
-    )
+def loader(sampler):
+    # Without workers: a process that has a process group, and its threads, cannot be forked safely.
+    return DataLoader(range({NUM_ROWS}), batch_size=4, sampler=sampler)
 
 
 class Recorder(pl.LightningModule):
@@ -64,8 +62,8 @@ class Recorder(pl.LightningModule):
         return self.weight.sum()
 
     def on_train_end(self):
-        # The same without the trainer: nobody tells the epoch, and workers stay from one to the next.
-        plain = loader(samplers()["class-aware"], 1)
+        # The same without the trainer: nobody tells the epoch.
+        plain = loader(samplers()["class-aware"])
         self.draws["plain loader"] = [[row for batch in plain for row in batch.tolist()] for _ in range({EPOCHS})]
         alone = {{
             name: [list(sampler) for _ in range({EPOCHS})]
@@ -78,7 +76,7 @@ class Recorder(pl.LightningModule):
 
 if __name__ == "__main__":
     # Made before the trainer makes the process group.
-    loaders = {{name: loader(sampler, 1 if name == "uniform" else 0) for name, sampler in samplers().items()}}
+    loaders = {{name: loader(sampler) for name, sampler in samplers().items()}}
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=2,
