@@ -104,31 +104,35 @@ def prepare(
 
 
 def _for_each(count: int, work: Callable[[int], None]) -> None:
-    """Do work on a CPU image by image, as many at a time as torch has threads.
+    """Do work of torch on a CPU image by image, as many at a time as torch has threads.
 
     An image stays in its core's cache from the first operation to the last, and threads with an image each need not
     wait for one another, as torch's own threads do, which share every short operation.
     """
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    remaining = iter(range(count))
 
-    def do() -> None:
+    def do(start: int, step: int) -> None:
         with torch.inference_mode(inference):  # which a thread does not inherit
-            for row in remaining:
+            for row in range(start, count, step):
                 work(row)
 
-    if min(threads, count) < 2:
-        do()
-        return
     torch.set_num_threads(1)  # which a new thread does inherit
     try:
-        with ThreadPoolExecutor(min(threads, count) - 1, "images") as pool:
-            others = [pool.submit(do) for _ in range(min(threads, count) - 1)]
-            do()
-        for other in others:
-            other.result()
+        _share(min(threads, count), do)
     finally:
         torch.set_num_threads(threads)
+
+
+def _share(threads: int, work: Callable[[int, int], None]) -> None:
+    """Call ``work(start, step)`` in each of some threads, this one among them; together they see to every image."""
+    if threads < 2:
+        work(0, 1)
+        return
+    with ThreadPoolExecutor(threads - 1, "images") as pool:
+        others = [pool.submit(work, start, threads) for start in range(1, threads)]
+        work(0, threads)
+    for other in others:
+        other.result()
 
 
 def _as_planes(images: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
@@ -192,15 +196,7 @@ def _varied_on_cpu(
         shift.flatten().numpy(),
         result.numpy(),
     )
-    threads = max(1, min(torch.get_num_threads(), len(images)))
-    if threads == 1:
-        work(0, 1)
-        return result
-    with ThreadPoolExecutor(threads - 1, "images") as pool:
-        others = [pool.submit(work, start, threads) for start in range(1, threads)]
-        work(0, threads)
-    for other in others:
-        other.result()
+    _share(min(torch.get_num_threads(), len(images)), work)
     return result
 
 

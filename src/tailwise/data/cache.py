@@ -20,9 +20,9 @@ import time
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from tailwise.data.decode import ImageError, decode_image
+from tailwise.data.decode import ImageError, decode_image, without_warnings
 from tailwise.data.disk import alone, lock_of, require_space
 from tailwise.errors import InputError, OnError
 from tailwise.files import replacing
@@ -208,20 +208,12 @@ def _stride(size: int) -> int:
 
 
 def _require_readable(cache: ImageCache) -> None:
-    with _without_warnings_of_pillow():
+    with without_warnings():
         for skipped in cache.skipped:
             try:
                 decode_image(Path(skipped.path), cache.size)
             except ImageError as error:
                 raise _with_way_out(error) from error
-
-
-@contextmanager
-def _without_warnings_of_pillow() -> Iterator[None]:
-    # They do not name the file, and whether an image can be read must not depend on the filters that are set.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
 
 
 def _with_way_out(error: ImageError) -> InputError:
@@ -296,7 +288,7 @@ def _build(paths: Sequence[Path], size: int, data_path: Path, workers: int, on_e
     start = time.perf_counter()
     console = Console(stderr=True)
     with (
-        _without_warnings_of_pillow(),
+        without_warnings(),
         Progress(console=console, disable=not (progress and console.is_terminal)) as bar,
         replacing(data_path) as temporary,
     ):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,17 @@ class ImageError(InputError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Ignore Pillow's warnings inside, in the whole process.
+
+    They do not name the file, and whether an image can be read must not depend on the filters that are set.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "S S 3"]:

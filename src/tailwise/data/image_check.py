@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from PIL import ExifTags, Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tailwise.data.decode import ImageError, decode_image
+from tailwise.data.decode import ImageError, decode_image, without_warnings
 from tailwise.data.sources import LabeledImages
 from tailwise.data.targets import to_dense
 from tailwise.errors import InputError
@@ -106,15 +105,11 @@ class ImageReport:
         quantiles: NDArray[np.int64] = np.quantile(sizes, levels, axis=0, method="inverted_cdf").T.astype(np.int64)
         return quantiles
 
-    def place(self, row: int) -> str:
-        """Where a row stands in the source: file and line."""
-        return self.data.where(row)
-
     def messages(self) -> Iterator[str]:
         """One message for each image that is missing or unreadable, in the order of the rows."""
         reasons = dict(self.unreadable) | {int(row): "there is no such file" for row in self.missing}
         for row in sorted(reasons):
-            yield f"{self.place(row)}: {self.data.images[row]}: {reasons[row]}"
+            yield f"{self.data.where(row)}: {self.data.images[row]}: {reasons[row]}"
 
     @property
     def _readable_rows(self) -> NDArray[np.intp]:
@@ -137,12 +132,10 @@ def check_images(data: LabeledImages, *, workers: int | None = None, progress: b
     paths = data.paths()
     collected = _Collected(len(paths))
     with (
-        # For the whole process, because the filters are: a damaged image is reported here, not by a warning of Pillow.
-        warnings.catch_warnings(),
+        without_warnings(),
         ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="check") as pool,
         _progress(len(paths), show=progress) as advance,
     ):
-        warnings.filterwarnings("ignore", module="PIL")
         for start in range(0, len(paths), _BATCH):
             for row, look in enumerate(pool.map(_look, paths[start : start + _BATCH]), start):
                 collected.add(row, look)

@@ -221,7 +221,7 @@ def inspect_labels(
         cooccurrence=count_pairs(train_rows),
         frequent=frequent,
         frequent_pairs=(frequent_rows.T @ frequent_rows).toarray().astype(np.int64),
-        skipped=tuple(getattr(data, "skipped", ())),
+        skipped=data.skipped,
     )
 
 

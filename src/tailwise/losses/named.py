@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,8 @@ from torch import Tensor
 from tailwise.labels import LabelStats
 from tailwise.losses.base import FactorChoice, MultiLabelLoss, per_class
 from tailwise.losses.guidance import Adaptive, Guidance, Sync
-from tailwise.losses.term import FocalOn, Reduction, Side
+from tailwise.losses.options import Balancing, Common, Rebalancing
+from tailwise.losses.term import FocalOn, Side
 from tailwise.losses.weights import (
     EFFECTIVE_MODES,
     SHIFT_FORMULAS,
@@ -26,35 +27,6 @@ from tailwise.losses.weights import (
     largest_margins,
     prior_shift,
 )
-
-
-class Common(TypedDict, total=False):
-    """Options of every loss; see :class:`tailwise.losses.base.MultiLabelLoss`."""
-
-    reduction: Reduction
-    validate: bool
-
-
-class Balancing(Common, total=False):
-    """Options of DB's weights and regularisation; see :class:`ProbabilityGuidedLoss`."""
-
-    alpha: float
-    beta: float
-    mu: float
-    kappa: float
-    neg_scale: float
-    shift: ShiftFormula
-
-
-class Rebalancing(Balancing, total=False):
-    """Options of probability re-balancing; see :class:`ProbabilityGuidedLoss`."""
-
-    rebalance: bool
-    neg_slope: FactorChoice
-    neg_divisor: FactorChoice
-    pos_slope: FactorChoice
-    pos_divisor: FactorChoice
-    sync: Sync
 
 
 class BCELoss(MultiLabelLoss):

@@ -221,7 +221,7 @@ def _bad_files(images: ImageReport) -> PageTable:
     # What is damaged is rarer than what is missing, and would drown in it.
     bad = [*images.unreadable.items(), *((int(row), "there is no such file") for row in images.missing)]
     rows = [
-        [images.data.images[row], images.data.splits[row] or None, images.place(row), reason]
+        [images.data.images[row], images.data.splits[row] or None, images.data.where(row), reason]
         for row, reason in bad[:_MOST_FILES]
     ]
     note = f"{len(bad):,} in all, of which the first {_MOST_FILES:,} are listed." if len(bad) > _MOST_FILES else ""
@@ -242,7 +242,7 @@ def _copies(images: ImageReport) -> PageTable:
             number,
             images.data.splits[row] or None,
             "equal" if group.same_labels else "differ",
-            images.place(row),
+            images.data.where(row),
         ]
         for number, group in enumerate(images.duplicates, 1)
         for row in group.rows

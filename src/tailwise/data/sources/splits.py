@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ from tailwise.errors import InputError
 
 if TYPE_CHECKING:
     from tailwise.data.sources.labeled import LabeledImages
+
+# Names that an unknown one is compared with: looking through a million takes minutes.
+_MOST_COMPARED = 1000
 
 
 def split_by_ratio(targets: Targets, ratios: Mapping[str, float], *, seed: int = 0) -> tuple[str, ...]:
@@ -72,7 +76,9 @@ def read_split_file(data: LabeledImages, path: str | Path) -> tuple[str, ...]:
     known = dict.fromkeys(data.images, "")
     for place, image, split in entries:
         if image not in known:
-            raise InputError(f"{place}: image {image!r} is not in {data.source}{near(image, _sample(known))}")
+            raise InputError(
+                f"{place}: image {image!r} is not in {data.source}{near(image, islice(known, _MOST_COMPARED))}"
+            )
         if known[image] not in ("", split):
             raise InputError(f"{place}: image {image!r} is in split {known[image]!r} already, and now in {split!r}")
         known[image] = split
@@ -134,7 +140,3 @@ def _json_entries(path: Path) -> Iterator[tuple[str, str, str]]:
     for split, images in splits.items():
         for image in images:
             yield str(path), image, split
-
-
-def _sample(known: Mapping[str, str]) -> list[str]:
-    return list(known)[:1000]
