@@ -26,6 +26,7 @@ from tailwise.training.inputs import IMAGE_COLUMN
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
+VALIDATION_FILE = "validation.parquet"
 
 _LIBRARIES = ("lightning", "timm", "torchmetrics", "numpy")
 

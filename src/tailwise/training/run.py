@@ -31,11 +31,12 @@ from tailwise.labels import LabelStats
 from tailwise.training import finetune, probe
 from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import choose_device, forward_table
-from tailwise.training.inputs import Split, check_labels, read_splits
+from tailwise.training.inputs import Images, RunSplits, Split, check_labels, read_run, read_splits
 from tailwise.training.module import MultiLabelModule
 from tailwise.training.outputs import (
     METRICS_FILE,
     PREDICTIONS_FILE,
+    VALIDATION_FILE,
     score,
     versions,
     write_json,
@@ -82,8 +83,9 @@ def train(config: TrainConfig) -> Result | None:
     """Train as configured, test the final model, and leave everything in the run folder.
 
     The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
-    checkpoints/last.ckpt, metrics.json and predictions.parquet, each written whole or not at all. With
-    ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if it had not been interrupted.
+    checkpoints/last.ckpt, metrics.json and predictions.parquet, and validation.parquet if there are validation images,
+    each written whole or not at all. With ``config.resume``, an interrupted run goes on from its last checkpoint and
+    ends as if it had not been interrupted.
 
     Args:
         config: the run.
@@ -101,13 +103,13 @@ def train(config: TrainConfig) -> Result | None:
     recorded = _claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
-    train_split, test_split = read_splits(config.data, [config.train_split, config.test_split], config)
-    stats = _stats(train_split, config)
-    check_labels(train_split, test_split, stats)
+    splits = read_run(config)
+    stats = _stats(splits.train, config)
+    check_labels(splits, stats)
     # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
     with warnings.catch_warnings(action="ignore"):
         create_loss(config, stats)
-    task = _new_task(config, train_split, test_split, device)
+    task = _new_task(config, splits, device)
     stats = _stats(task.train.split, config)
     loss = create_loss(config, stats)
     if _is_first_process():
@@ -115,8 +117,12 @@ def train(config: TrainConfig) -> Result | None:
     steps = _fit(config, task, loss, folder)
     if not _is_first_process():
         return None
+    validation = None
+    if task.validation is not None:
+        validation = _test(config, task, task.validation, stats, device, folder / VALIDATION_FILE)
     metrics = {
-        **_test(config, task, stats, device, folder),
+        **_test(config, task, task.test, stats, device, folder / PREDICTIONS_FILE),
+        **({} if validation is None else {"validation": validation}),
         "loss": config.loss,
         "recipe": config.recipe,
         "mode": config.mode,
@@ -174,7 +180,8 @@ def evaluate(
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--output {output} cannot be made: {error.strerror}") from error
-    metrics = {**_test(config, task, stats, device, output), "run": str(run), "versions": versions()}
+    predictions = None if output is None else output / PREDICTIONS_FILE
+    metrics = {**_test(config, task, task.test, stats, device, predictions), "run": str(run), "versions": versions()}
     if output is not None:
         _write_skipped(task.test.split.skipped, output)
         write_json(output / METRICS_FILE, metrics)
@@ -217,10 +224,10 @@ def _stats(split: Split, config: TrainConfig) -> LabelStats:
     return LabelStats.from_targets(split.targets, split.class_names, config.thresholds)
 
 
-def _new_task(config: TrainConfig, train: Split, test: Split, device: torch.device) -> Task:
+def _new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Task:
     if config.mode == "finetune":
-        return finetune.new_task(config, train, test)
-    return probe.new_task(config, train, test, device)
+        return finetune.new_task(config, splits)
+    return probe.new_task(config, splits, device)
 
 
 def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
@@ -268,22 +275,27 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
 
 
 def _test(
-    config: TrainConfig, task: Task | EvaluationTask, stats: LabelStats, device: torch.device, folder: Path | None
+    config: TrainConfig,
+    task: Task | EvaluationTask,
+    images: Images,
+    stats: LabelStats,
+    device: torch.device,
+    predictions: Path | None,
 ) -> dict[str, Any]:
-    """Test a model; write its predictions if there is a folder."""
+    """Test a model; write its predictions if there is a file for them."""
     model = task.model.to(device).eval()
-    split = task.test.split
+    split = images.split
     logits = forward_table(
         lambda rows: model(task.test_inputs(rows)),
-        task.test.table,
+        images.table,
         device=device,
         batch_size=_ROWS_PER_TEST_BATCH[config.mode],
         description=f"testing on {split.name}",
         show=not config.quiet,
     )
     metrics = {"split": split.name, "num_images": len(split), **score(logits, to_dense(split.targets), stats)}
-    if folder is not None:
-        write_predictions(folder / PREDICTIONS_FILE, split.images, stats.class_names, logits)
+    if predictions is not None:
+        write_predictions(predictions, split.images, stats.class_names, logits)
     return metrics
 
 
@@ -327,7 +339,8 @@ def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Pat
     checkpoint_path(folder).parent.mkdir(parents=True, exist_ok=True)
     save(replace(config, resume=False), folder / CONFIG_FILE)
     stats.save(recorded)
-    _write_skipped(task.train.split.skipped + task.test.split.skipped, folder)
+    opened = (task.train, task.test, task.validation)
+    _write_skipped(tuple(entry for images in opened if images is not None for entry in images.split.skipped), folder)
 
 
 def _write_skipped(skipped: tuple[str, ...], folder: Path) -> None:
