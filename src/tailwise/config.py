@@ -28,6 +28,8 @@ Mode = Literal["finetune", "probe"]
 SamplerName = Literal["class-aware", "uniform", "repeat-factor", "inverse-frequency"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+ThresholdObjective = Literal["f1", "precision", "recall"]
+CalibrationMethod = Literal["platt", "temperature"]
 
 DIGITS = "digits"
 """The value of ``data`` that names the embedded data set."""
@@ -100,6 +102,14 @@ class TrainConfig(ReadOptions):
     validation and train on the others; 0 to train on all of it. The parts are the same for every seed."""
     val_fold: int = 0
     """The part that is held out, from 0 to val_folds - 1."""
+    threshold_objective: ThresholdObjective = "f1"
+    """What the threshold of a class is chosen for on the validation images: the best F1 (f1), or threshold_target as
+    the precision, with the most recall (precision), or as the recall, with the most precision (recall)."""
+    threshold_target: float | None = None
+    """The precision or recall wanted, above 0 and up to 1."""
+    calibration: CalibrationMethod = "platt"
+    """How probabilities are brought to frequencies on the validation images: with a slope and an intercept per class
+    (platt), or a slope alone (temperature)."""
     thresholds: tuple[int, int] = (20, 100)
     """Training counts that separate tail from medium and medium from head classes."""
     sampler: SamplerName = "class-aware"
@@ -221,7 +231,7 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
 def _check(config: TrainConfig) -> None:
     optim, size = config.optim, config.cache_size
     repeat, background = config.repeat_threshold, config.background_weight
-    folds, fold = config.val_folds, config.val_fold
+    folds, fold, target = config.val_folds, config.val_fold, config.threshold_target
     rules = (
         ("image_size", config.image_size, config.image_size >= 1, "at least 1"),
         ("batch_size", config.batch_size, config.batch_size >= 2, "at least 2, because batch norm trains on it"),
@@ -237,6 +247,7 @@ def _check(config: TrainConfig) -> None:
         ("cache_size", size, size is None or 1 <= size <= 2 * config.image_size, "at most twice image_size"),
         ("val_folds", folds, folds == 0 or folds >= 2, "0, or 2 or more"),
         ("val_fold", fold, 0 <= fold < max(1, folds), "0 or more, and below val_folds"),
+        ("threshold_target", target, _fits(target, config.threshold_objective), "in (0, 1], or null for f1"),
         ("thresholds", config.thresholds, 0 <= config.thresholds[0] <= config.thresholds[1], "two rising counts"),
         ("optim.lr", optim.lr, optim.lr > 0 and math.isfinite(optim.lr), "positive"),
         ("optim.momentum", optim.momentum, 0 <= optim.momentum < 1, "in [0, 1)"),
@@ -251,6 +262,10 @@ def _check(config: TrainConfig) -> None:
         if not allowed:
             raise InputError(f"{name} must be {expected}, got {value}")
     _check_splits(config)
+
+
+def _fits(target: float | None, objective: ThresholdObjective) -> bool:
+    return target is None if objective == "f1" else target is not None and 0 < target <= 1
 
 
 def _check_splits(config: TrainConfig) -> None:

@@ -93,15 +93,12 @@ def test_a_split_of_its_own_is_validated_on(tiny: Tiny, labels: Path) -> None:
     config = tiny(data=str(data), mode="probe", val_split="val", optim={"epochs": 1})
     metrics = run(config)
     folder = Path(config.output)
-    assert (metrics["validation"]["split"], metrics["validation"]["num_images"], metrics["num_images"]) == (
-        "val",
-        16,
-        14,
-    )
+    validation = metrics["validation"]
+    assert (validation["split"], validation["num_images"], metrics["num_images"]) == ("val", 16, 14)
     assert validated(folder) == read_csv(data).select("val").images
     assert LabelStats.load(folder / "stats.json").num_samples == 46
     on_val = evaluate(folder, split="val", output=folder / "again")
-    assert on_val.metrics["AP"] == metrics["validation"]["AP"]
+    assert on_val.metrics["AP"] == validation["AP"]
     first, second = (pd.read_parquet(folder / name) for name in ("validation.parquet", "again/predictions.parquet"))
     pd.testing.assert_frame_equal(first, second)
 

@@ -24,25 +24,18 @@ from tailwise.data.samplers import (
     UniformSampler,
 )
 from tailwise.data.sources import ReadOptions
-from tailwise.data.targets import Targets, to_dense
+from tailwise.data.targets import Targets
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.training import finetune, probe
 from tailwise.training.datamodule import TrainData
-from tailwise.training.inference import choose_device, forward_table
-from tailwise.training.inputs import Images, RunSplits, Split, check_labels, read_run, read_splits
+from tailwise.training.inference import choose_device
+from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits
 from tailwise.training.module import MultiLabelModule
-from tailwise.training.outputs import (
-    METRICS_FILE,
-    PREDICTIONS_FILE,
-    VALIDATION_FILE,
-    score,
-    versions,
-    write_json,
-    write_predictions,
-)
-from tailwise.training.task import EvaluationTask, Task
+from tailwise.training.outputs import METRICS_FILE, THRESHOLDS_FILE, load_thresholds, versions, write_json
+from tailwise.training.task import Task
+from tailwise.training.testing import run_test, run_validation
 from tailwise.training.trainer import (
     checkpoint_path,
     contained,
@@ -57,7 +50,6 @@ CONFIG_FILE = "config.yaml"
 STATS_FILE = "stats.json"
 SKIPPED_FILE = "skipped.txt"
 
-_ROWS_PER_TEST_BATCH = {"finetune": 64, "probe": 4096}
 # A probe's epochs are short: saving each would take longer than the epoch.
 _STEPS_BETWEEN_PROBE_CHECKPOINTS = 1000
 # The head's operations on small batches are too short to be shared between threads: on a busy machine, waiting for the
@@ -83,9 +75,9 @@ def train(config: TrainConfig) -> Result | None:
     """Train as configured, test the final model, and leave everything in the run folder.
 
     The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
-    checkpoints/last.ckpt, metrics.json and predictions.parquet, and validation.parquet if there are validation images,
-    each written whole or not at all. With ``config.resume``, an interrupted run goes on from its last checkpoint and
-    ends as if it had not been interrupted.
+    checkpoints/last.ckpt, metrics.json and predictions.parquet, and, if there are validation images,
+    validation.parquet and thresholds.json, each written whole or not at all. With ``config.resume``, an interrupted run
+    goes on from its last checkpoint and ends as if it had not been interrupted.
 
     Args:
         config: the run.
@@ -117,11 +109,9 @@ def train(config: TrainConfig) -> Result | None:
     steps = _fit(config, task, loss, folder)
     if not _is_first_process():
         return None
-    validation = None
-    if task.validation is not None:
-        validation = _test(config, task, task.validation, stats, device, folder / VALIDATION_FILE)
+    validation, decisions = run_validation(config, task, stats, device, folder)
     metrics = {
-        **_test(config, task, task.test, stats, device, folder / PREDICTIONS_FILE),
+        **run_test(config, task, stats, device, decisions, folder),
         **({} if validation is None else {"validation": validation}),
         "loss": config.loss,
         "recipe": config.recipe,
@@ -144,7 +134,7 @@ def evaluate(
     split: str | None = None,
     output: Path | None = None,
 ) -> Result:
-    """Test the model of a finished run.
+    """Test the model of a finished run, also at the thresholds and with the calibration in its folder.
 
     Args:
         run: folder of the run.
@@ -162,6 +152,9 @@ def evaluate(
         raise InputError(f"{output} has results already; give another output")
     config = load(run / CONFIG_FILE)
     stats = LabelStats.load(run / STATS_FILE)
+    decisions = load_thresholds(run)
+    if decisions is not None and decisions.class_names != stats.class_names:
+        raise InputError(f"{run / THRESHOLDS_FILE} has other classes than the run; remove it to do without thresholds")
     device = choose_device(
         "cpu" if config.accelerator == "cpu" else "auto", config.precision if config.mode == "probe" else "fp32"
     )
@@ -180,8 +173,7 @@ def evaluate(
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--output {output} cannot be made: {error.strerror}") from error
-    predictions = None if output is None else output / PREDICTIONS_FILE
-    metrics = {**_test(config, task, task.test, stats, device, predictions), "run": str(run), "versions": versions()}
+    metrics = {**run_test(config, task, stats, device, decisions, output), "run": str(run), "versions": versions()}
     if output is not None:
         _write_skipped(task.test.split.skipped, output)
         write_json(output / METRICS_FILE, metrics)
@@ -272,31 +264,6 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
                 f"{config.image_size}: lower one of them, or train with precision bf16"
             ) from error
     return epochs * steps_per_epoch
-
-
-def _test(
-    config: TrainConfig,
-    task: Task | EvaluationTask,
-    images: Images,
-    stats: LabelStats,
-    device: torch.device,
-    predictions: Path | None,
-) -> dict[str, Any]:
-    """Test a model; write its predictions if there is a file for them."""
-    model = task.model.to(device).eval()
-    split = images.split
-    logits = forward_table(
-        lambda rows: model(task.test_inputs(rows)),
-        images.table,
-        device=device,
-        batch_size=_ROWS_PER_TEST_BATCH[config.mode],
-        description=f"testing on {split.name}",
-        show=not config.quiet,
-    )
-    metrics = {"split": split.name, "num_images": len(split), **score(logits, to_dense(split.targets), stats)}
-    if predictions is not None:
-        write_predictions(predictions, split.images, stats.class_names, logits)
-    return metrics
 
 
 def _claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
