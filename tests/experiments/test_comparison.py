@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 from filelock import FileLock
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score
 
 from tailwise.cli import main
 from tailwise.config import load
@@ -111,12 +111,8 @@ class TestResults:
         labels = labels_of(folder, "test")
         for name in FINISHED:
             test = by_name(results)[name]["test"]
-            runs = [
-                sklearn_precisions(
-                    pd.read_parquet(finished / "runs" / name / f"seed{s}" / "predictions.parquet"), labels
-                )
-                for s in (0, 1)
-            ]
+            folders = [finished / "runs" / name / f"seed{seed}" for seed in (0, 1)]
+            runs = [sklearn_precisions(pd.read_parquet(run / "predictions.parquet"), labels) for run in folders]
             for run, expected, seed in zip(test["runs"], runs, (0, 1), strict=True):
                 assert run["seed"] == seed
                 assert run["AP"] == pytest.approx(expected, abs=1e-5)
@@ -138,6 +134,22 @@ class TestResults:
             validation = by_name(results)[name]["validation"]
             assert validation["AP"] == pytest.approx(sklearn_precisions(pooled, labels), abs=1e-5)
             assert validation["mAP"]["total"] == pytest.approx(np.mean(validation["AP"]), abs=1e-5)
+
+    def test_thresholds_of_the_folds_decide_on_the_test(self, folder, finished, results):
+        labels = labels_of(folder, "test")
+        for name in FINISHED:
+            classes = json.loads((finished / "folds" / name / "thresholds.json").read_text())["classes"]
+            expected = []
+            for seed in (0, 1):
+                predictions = pd.read_parquet(finished / "runs" / name / f"seed{seed}" / "predictions.parquet")
+                given = labels.loc[predictions["image"]]
+                known = given.notna().to_numpy()
+                cuts = [classes[label]["threshold"] for label in CLASSES]
+                predicted = predictions[list(CLASSES)].to_numpy() >= cuts
+                expected.append(100 * f1_score(given.to_numpy()[known] == 1, predicted[known]))
+            test = by_name(results)[name]["test"]
+            assert test["OF1_tuned"] == pytest.approx(fmean(expected), abs=1e-5)
+            assert 0 <= test["calibration_error_calibrated"] <= 100
 
     def test_differences_are_from_the_best_and_the_baseline(self, results):
         methods = by_name(results)
@@ -224,6 +236,26 @@ class TestInterruption:
 
 
 class TestGoingOn:
+    def test_an_interrupt_ends_the_workers_and_says_how_to_go_on(self, folder):
+        """Control-C in a terminal reaches the whole process group."""
+        line = [sys.executable, "-m", "tailwise", *arguments(folder, "interrupted", "--optim.epochs=100000")]
+        process = subprocess.Popen(
+            line, env={**os.environ, "PYTHONPATH": str(SOURCES)}, start_new_session=True, stderr=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 120
+        while not list((folder / "interrupted" / "runs").glob("*/*/config.yaml")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "interrupted: what is done is kept, and the same command goes on from there" in said.decode()
+        assert b"Traceback" not in said
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert not alive
+
     def test_other_options_are_refused_and_nothing_is_touched(self, folder, finished, capsys):
         before = (finished / "results.json").read_bytes()
         assert main(arguments(folder, "whole", "--optim.epochs=3")) == 2

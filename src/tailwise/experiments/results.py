@@ -9,20 +9,21 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tailwise.config import TrainConfig, to_mapping
 from tailwise.data.targets import count_positives, to_dense
 from tailwise.experiments.board import Board, percent
 from tailwise.experiments.methods import Method
-from tailwise.experiments.plan import Plan
+from tailwise.experiments.plan import FOLDS, Plan
 from tailwise.experiments.predictions import read_logits
 from tailwise.experiments.recommend import recommend
 from tailwise.experiments.runs import failure_of
 from tailwise.labels import LabelStats
-from tailwise.metrics import f1_scores
+from tailwise.metrics import Decisions, fit_decisions
 from tailwise.training.inputs import Split
-from tailwise.training.outputs import PREDICTIONS_FILE, VALIDATION_FILE
+from tailwise.training.outputs import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, score
 
 FORMAT = "tailwise-comparison-1"
 
@@ -34,6 +35,8 @@ _NOT_SHARED = frozenset(
         *("quiet", "resume"),
     )
 )
+# Of what a test finds, the scores that depend on thresholds and probabilities.
+_DECIDED = ("CF1", "OF1", "CF1_tuned", "OF1_tuned", "calibration_error", "calibration_error_calibrated")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class Chosen:
 def summarize(plan: Plan, chosen: Sequence[Chosen], train: Split, test: Split) -> dict[str, Any]:
     """Read all runs of a comparison, and judge them.
 
+    Thresholds and calibration of each method are fitted to its held-out predictions, kept beside its fold runs, and
+    used on its test predictions.
+
     Args:
         plan: what was run.
         chosen: its methods.
@@ -69,14 +75,17 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Split, test: Split) -
     tested = Board(to_dense(test.targets), stats.groups, num_runs=len(plan.seeds), **intervals)
     validated = Board(to_dense(train.targets), stats.groups, num_runs=1, **intervals)
     failures = {entry.method.name: _first_failure(plan, entry.method) for entry in chosen}
-    thresholded: dict[str, dict[str, float | None]] = {}
+    decided: dict[str, dict[str, float | None]] = {}
     for method in (entry.method for entry in chosen if failures[entry.method.name] is None):
         logits = [read_logits([run.folder / PREDICTIONS_FILE], test) for run in plan.test_runs(method)]
         tested.add(method.name, logits)
-        thresholded[method.name] = _at_thresholds(logits, tested.targets)
+        decisions = None
         if plan.folds:
-            folds = [run.folder / VALIDATION_FILE for run in plan.fold_runs(method)]
-            validated.add(method.name, [read_logits(folds, train)])
+            pooled = read_logits([run.folder / VALIDATION_FILE for run in plan.fold_runs(method)], train)
+            validated.add(method.name, [pooled])
+            decisions = _fit_decisions(plan.shared, pooled, train)
+            decisions.save(plan.folder / FOLDS / method.name / THRESHOLDS_FILE)
+        decided[method.name] = _decided(logits, tested.targets, stats, decisions)
     baseline = plan.baseline if plan.baseline in tested.methods else None
     results: dict[str, Any] = {
         "format": FORMAT,
@@ -94,7 +103,7 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Split, test: Split) -
                 "options": portable(entry.method.options),
                 "chosen": None if entry.found is None else portable(entry.found),
                 "failed": failures[entry.method.name],
-                "test": _test(tested, entry.method.name, plan, baseline, thresholded),
+                "test": _test(tested, entry.method.name, plan, baseline, decided),
                 "validation": _validation(validated, entry.method.name),
             }
             for entry in chosen
@@ -119,7 +128,7 @@ def _data(plan: Plan, stats: LabelStats, test: Split) -> dict[str, Any]:
 
 
 def _test(
-    board: Board, name: str, plan: Plan, baseline: str | None, thresholded: Mapping[str, Mapping[str, float | None]]
+    board: Board, name: str, plan: Plan, baseline: str | None, decided: Mapping[str, Mapping[str, float | None]]
 ) -> dict[str, Any] | None:
     if name not in board.methods:
         return None
@@ -128,7 +137,7 @@ def _test(
     return {
         "mean": judged.means,
         "std": judged.deviations,
-        **thresholded[name],
+        **decided[name],
         "AP": judged.class_means,
         "AP_low": low,
         "AP_high": high,
@@ -152,10 +161,25 @@ def _validation(board: Board, name: str) -> dict[str, Any] | None:
     return {"mAP": judged.means, "AP": judged.class_means, "against_best": board.difference(name, board.best)}
 
 
-def _at_thresholds(logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int8]) -> dict[str, float | None]:
-    """F1 at probability 1/2, mean over the runs."""
-    default = [f1_scores(run, targets) for run in logits]
-    return {"CF1": percent(fmean(f1.cf1 for f1 in default)), "OF1": percent(fmean(f1.of1 for f1 in default))}
+def _fit_decisions(config: TrainConfig, pooled: NDArray[np.float32], train: Split) -> Decisions:
+    """Thresholds and calibration, fitted to the predictions for all held-out images together."""
+    return fit_decisions(
+        pooled,
+        to_dense(train.targets),
+        train.class_names,
+        config.threshold_objective,
+        target=config.threshold_target,
+        method=config.calibration,
+    )
+
+
+def _decided(
+    logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions | None
+) -> dict[str, float | None]:
+    """Scores of decisions and probabilities, mean over the runs: as they are, and with what was fitted."""
+    scores = [score(torch.from_numpy(run), targets, stats, decisions) for run in logits]
+    values = {name: [run[name] for run in scores if run.get(name) is not None] for name in _DECIDED}
+    return {name: percent(fmean(found) / 100) if found else None for name, found in values.items()}
 
 
 def _first_failure(plan: Plan, method: Method) -> dict[str, str] | None:

@@ -15,8 +15,8 @@ import threading
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnContext
@@ -232,7 +232,8 @@ class _Worker:
     def __init__(self, context: SpawnContext, threads: int) -> None:
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, threads))
-        self._process.start()
+        with _interrupts_ignored():  # which the process inherits, before it can do so itself
+            self._process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         self.is_alive = True
 
@@ -259,6 +260,18 @@ class _Worker:
             self._process.kill()
             self._process.join()
         self.connection.close()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _death(code: int | None) -> Failure:
