@@ -15,7 +15,7 @@ from torch import Tensor
 from tailwise.config import TrainConfig
 from tailwise.data.augment import Augmentation, augment, prepare
 from tailwise.models.classifier import create_classifier
-from tailwise.training.inputs import Split, open_images
+from tailwise.training.inputs import RunSplits, Split, open_images
 from tailwise.training.task import EvaluationTask, Task
 
 
@@ -42,21 +42,25 @@ class AugmentedInputs:
         )
 
 
-def new_task(config: TrainConfig, train: Split, test: Split) -> Task:
+def new_task(config: TrainConfig, splits: RunSplits) -> Task:
     """Make the network, and decode the images.
 
     Raises:
         InputError: the network cannot be made, or an image cannot be read.
     """
     # First what is quick to fail.
-    model = create_classifier(config.model, len(train.class_names), seed=config.seed)
+    model = create_classifier(config.model, len(splits.whole.class_names), seed=config.seed)
     model.to(memory_format=torch.channels_last)
     cache_size = config.cache_size or math.ceil(config.image_size / config.augment.min_crop)
+    # Runs that hold out other parts find the whole split decoded.
+    whole = open_images(splits.whole, cache_size, config)
+    validation = splits.validation
     return Task(
         model,
-        train=open_images(train, cache_size, config),
+        train=whole.subset(~splits.held_out) if splits.held_out.any() else whole,
         train_inputs=AugmentedInputs(config.image_size, model.mean, model.std, config.seed, config.augment),
-        test=open_images(test, config.image_size, config),
+        test=open_images(splits.test, config.image_size, config),
+        validation=None if validation is None else open_images(validation, config.image_size, config),
         test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
     )
 
