@@ -28,6 +28,7 @@ from tailwise.data.targets import Targets, to_dense
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.models.embeddings import embeddings_source
 from tailwise.training import finetune, probe
 from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import choose_device, forward_table
@@ -120,6 +121,8 @@ def train(config: TrainConfig) -> Result | None:
         "loss": config.loss,
         "recipe": config.recipe,
         "mode": config.mode,
+        "head": config.model.head,
+        "label_embeddings": embeddings_source(config.model, seed=config.seed),
         "epochs": config.optim.epochs,
         "steps": steps,
         "seed": config.seed,
