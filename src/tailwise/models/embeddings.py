@@ -199,8 +199,10 @@ def _vector(values: Any, width: int, place: str) -> Vector:
         vector = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{place}: a value is no number: {error}") from error
-    if vector.shape != (width,):
-        raise InputError(f"{place}: {_misfit(vector.size, width)}")
+    if vector.ndim != 1:
+        raise InputError(f"{place}: expected a list of {width} numbers")
+    if len(vector) != width:
+        raise InputError(f"{place}: {_misfit(len(vector), width)}")
     if not np.isfinite(vector).all():
         raise InputError(f"{place}: a value is not finite")
     return vector
