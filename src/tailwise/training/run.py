@@ -28,6 +28,7 @@ from tailwise.data.targets import Targets
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.models.embeddings import embeddings_source
 from tailwise.training import finetune, probe
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
 from tailwise.training.datamodule import TrainData
@@ -76,8 +77,8 @@ def train(config: TrainConfig) -> Result | None:
     """Train as configured, test the final model, and leave everything in the run folder.
 
     The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
-    checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and predictions.parquet, and, if
-    there are validation images, validation.parquet and thresholds.json, each written whole or not at all. With
+    checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and predictions.parquet, and,
+    if there are validation images, validation.parquet and thresholds.json, each written whole or not at all. With
     ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if it had not been interrupted.
 
     Args:
@@ -117,6 +118,8 @@ def train(config: TrainConfig) -> Result | None:
         "loss": config.loss,
         "recipe": config.recipe,
         "mode": config.mode,
+        "head": config.model.head,
+        "label_embeddings": embeddings_source(config.model, seed=config.seed),
         "epochs": config.optim.epochs,
         "steps": steps,
         "seed": config.seed,
