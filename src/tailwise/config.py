@@ -141,8 +141,9 @@ class TrainConfig(ReadOptions):
     """Optimizer and schedule."""
     augment: Augmentation = field(default_factory=Augmentation)
     """Augmentation of training images, for finetune."""
-    standardize_features: bool = True
-    """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, for probe."""
+    standardize_features: bool | None = None
+    """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, for probe; by
+    default where the model has a neck."""
     accelerator: Accelerator = "auto"
     """What to compute on; by default whatever there is."""
     devices: int = 1
@@ -172,7 +173,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         # Another number of epochs keeps the proportions of the recipe.
         recipe = _RECIPE_EPOCHS[config.sampler]
         milestones = tuple(epoch * epochs // recipe for epoch in _RECIPE_MILESTONES[config.sampler])
-    weights = config.model.weights
+    model, standardize = config.model, config.standardize_features
     return replace(
         config,
         data=config.data if names_no_path(config.data) else _absolute_path(config.data),
@@ -180,7 +181,13 @@ def resolve(config: TrainConfig) -> TrainConfig:
         classes=_absolute(config.classes),
         root=_absolute(config.root),
         split_file=_absolute(config.split_file),
-        model=replace(config.model, weights=weights and weights.absolute()),
+        standardize_features=model.has_neck if standardize is None else standardize,
+        model=replace(
+            model,
+            neck="recipe" if model.has_neck else "none",
+            weights=model.weights and model.weights.absolute(),
+            label_embeddings=model.label_embeddings and model.label_embeddings.absolute(),
+        ),
         optim=replace(config.optim, epochs=epochs, milestones=milestones),
     )
 

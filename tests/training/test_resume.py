@@ -10,16 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tailwise.config import TrainConfig
+from tailwise.metrics import ProbabilityCurves
 from tailwise.training.module import MultiLabelModule
 from tailwise.training.run import train
 
 Tiny = Callable[..., TrainConfig]
-Step = Callable[[MultiLabelModule, Any], torch.Tensor]
+Step = Callable[[MultiLabelModule, Any], dict[str, torch.Tensor]]
 STEP: Step = MultiLabelModule.training_step
 
 
@@ -35,7 +37,7 @@ def saved(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_end(first: Path, second: Path) -> None:
-    """Weights, momentum and logged losses are the same, bit for bit."""
+    """Weights, momentum, probability curves and logged losses are the same, bit for bit."""
     one, two = saved(first), saved(second)
     assert one["state_dict"].keys() == two["state_dict"].keys()
     for name, value in one["state_dict"].items():
@@ -44,8 +46,17 @@ def assert_same_end(first: Path, second: Path) -> None:
     for key, state in one["optimizer_states"][0]["state"].items():
         assert torch.equal(state["momentum_buffer"], two["optimizer_states"][0]["state"][key]["momentum_buffer"])
     assert one["global_step"] == two["global_step"]
+    for name, series in recorded(first).items():
+        np.testing.assert_array_equal(series, recorded(second)[name], err_msg=name)
     assert logged(first) == logged(second)
     assert shown(first) == shown(second)
+
+
+def recorded(folder: Path) -> dict[str, np.ndarray]:
+    """The series of the probability curves."""
+    curves = ProbabilityCurves.load(folder / "curves.npz")
+    assert curves.steps[-1] == saved(folder)["global_step"]
+    return {"steps": curves.steps, "positive": curves.positive, "negative": curves.negative}
 
 
 def logged(folder: Path) -> list[dict[str, str]]:
@@ -71,7 +82,7 @@ def interrupted_at(stops: list[int], taken: list[int]) -> Step:
     """A training step that stops the run before each of the numbered steps, once, and notes those it takes."""
     left = list(stops)
 
-    def step(self: MultiLabelModule, batch: Any) -> torch.Tensor:
+    def step(self: MultiLabelModule, batch: Any) -> dict[str, torch.Tensor]:
         if left and self.global_step == left[0]:
             left.pop(0)
             raise KeyboardInterrupt
@@ -122,7 +133,7 @@ def test_terminated_run_goes_on_after_the_step_it_was_in(
     train(replace(config, output=str(tmp_path / "whole")))
     taken: list[int] = []
 
-    def step(self: MultiLabelModule, batch: Any) -> torch.Tensor:
+    def step(self: MultiLabelModule, batch: Any) -> dict[str, torch.Tensor]:
         taken.append(self.global_step)
         if self.global_step + 1 == stop and taken.count(self.global_step) == 1:
             os.kill(os.getpid(), signal.SIGTERM)

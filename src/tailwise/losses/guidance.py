@@ -124,8 +124,8 @@ class Guidance(nn.Module):
     ) -> tuple[Side, Side]:
         """Return the two sides as this batch has them."""
         sums = probability_sums(logits, targets, known)
-        if self.sync == "auto" and self.training and _several_processes():
-            dist.all_reduce(sums)
+        if self.sync == "auto" and self.training:
+            add_over_processes(sums)
         mean = mean_probabilities(sums, self.group_of_class, self.num_groups)
         # Both ends keep clear of 0, so that no ratio is infinite and no divisor 0.
         high, low = mean.positive.clamp(min=_FLOOR), mean.negative.clamp(min=_FLOOR)
@@ -165,5 +165,7 @@ def _adaptive_groups(adaptive: Adaptive, stats: LabelStats) -> dict[str, tuple[s
     return resolved
 
 
-def _several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def add_over_processes(sums: Tensor) -> None:
+    """Add a tensor of all processes in place, so that each has the total; one process keeps its own."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(sums)

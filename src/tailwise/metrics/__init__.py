@@ -12,6 +12,7 @@ from tailwise.metrics.calibration import Calibration, calibration_error, fit_cal
 from tailwise.metrics.decisions import Decisions, fit_decisions
 from tailwise.metrics.f1 import F1Scores, f1_by_class, f1_scores
 from tailwise.metrics.groups import group_means, left_out
+from tailwise.metrics.probability_curves import CurveRecorder, ProbabilityCurves, steps_between_points
 from tailwise.metrics.thresholds import tune_thresholds
 
 if TYPE_CHECKING:
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calibration",
+    "CurveRecorder",
     "Decisions",
     "F1Scores",
     "MultilabelAP",
+    "ProbabilityCurves",
     "average_precision",
     "calibration_error",
     "f1_by_class",
@@ -30,6 +33,7 @@ __all__ = [
     "fit_decisions",
     "group_means",
     "left_out",
+    "steps_between_points",
     "tune_thresholds",
 ]
 

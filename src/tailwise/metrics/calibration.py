@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tailwise.metrics.average_precision import sorted_rows
 from tailwise.metrics.inputs import as_tensor, scores_and_targets
 from tailwise.shapes import Float, Int
 
@@ -121,12 +122,14 @@ def _binned_error(
     probabilities: Float[Tensor, "C N"], targets: Int[Tensor, "C N"], num_bins: int
 ) -> Float[Tensor, " C"]:
     known = targets >= 0
-    # Unknown labels lie above all others, where they raise no rank.
-    ranked = probabilities.masked_fill(~known, 2.0)
-    below = torch.searchsorted(ranked.sort(dim=1).values, ranked)
     num_known = known.sum(dim=1, keepdim=True)
+    # Unknown labels lie above all others, where they raise no rank.
+    ordered = sorted_rows(probabilities.masked_fill(~known, 2.0))
+    # Br/n is at least b where at least ⌈bn/B⌉ probabilities are lower: above the one of this rank, counted from 1.
+    ranks = -(-torch.arange(1, num_bins, device=known.device) * num_known // num_bins)
+    edges = ordered.gather(1, (ranks - 1).clamp(min=0))
     # Those of unknown labels get a bin of their own, which is dropped.
-    bins = torch.where(known, num_bins * below // num_known.clamp(min=1), num_bins)
+    bins = torch.searchsorted(edges, probabilities).masked_fill(~known, num_bins)
     gaps = torch.zeros(len(bins), num_bins + 1, dtype=torch.float64, device=bins.device)
     gaps.scatter_add_(1, bins, (targets == 1).double() - probabilities)
     return gaps[:, :num_bins].abs().sum(dim=1) / num_known.squeeze(1)

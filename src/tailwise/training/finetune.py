@@ -15,6 +15,7 @@ from torch import Tensor
 from tailwise.config import TrainConfig
 from tailwise.data.augment import Augmentation, augment, prepare
 from tailwise.models.classifier import create_classifier
+from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.training.inputs import RunSplits, Split, open_images
 from tailwise.training.task import EvaluationTask, Task
 
@@ -49,7 +50,9 @@ def new_task(config: TrainConfig, splits: RunSplits) -> Task:
         InputError: the network cannot be made, or an image cannot be read.
     """
     # First what is quick to fail.
-    model = create_classifier(config.model, len(splits.whole.class_names), seed=config.seed)
+    train = splits.train
+    graph = create_graph(config.model, train.targets, train.class_names, seed=config.seed)
+    model = create_classifier(config.model, len(train.class_names), seed=config.seed, graph=graph)
     model.to(memory_format=torch.channels_last)
     # Runs that hold out other parts find the whole split decoded.
     whole = open_images(splits.whole, training_size(config), config)
@@ -73,7 +76,8 @@ def evaluation_task(config: TrainConfig, state: Mapping[str, Tensor], test: Spli
     """Make the network with the state of a checkpoint, and decode the images."""
     # The checkpoint holds every weight: none are read from elsewhere.
     architecture = replace(config.model, weights=None, pretrained=False)
-    model = create_classifier(architecture, len(test.class_names), seed=config.seed)
+    num_classes = len(test.class_names)
+    model = create_classifier(architecture, num_classes, graph=blank_graph(architecture, num_classes))
     model.load_state_dict(state)
     model.to(memory_format=torch.channels_last)
     return EvaluationTask(

@@ -75,9 +75,9 @@ class MultiLabelModule(pl.LightningModule):
             torch.get_device_module(self.device).manual_seed(seed)
 
     @override
-    def training_step(self, batch: Batch) -> Tensor:
-        loss: Tensor = self.loss(self.model(batch.inputs), batch.targets)
-        return loss
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        logits: Tensor = self.model(batch.inputs)
+        return {"loss": self.loss(logits, batch.targets), "logits": logits.detach()}
 
 
 def warmup_and_decay(

@@ -24,6 +24,7 @@ from tailwise.files import replacing
 from tailwise.models.backbone import create_backbone
 from tailwise.models.classifier import create_head
 from tailwise.models.config import ModelConfig
+from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.models.inference import FrozenBackbone, prepare_for_inference
 from tailwise.shapes import Float, UInt8
 from tailwise.training.inference import PRECISION_TYPES, forward_table
@@ -147,8 +148,11 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Ta
     Features of the training split are those of the whole of it, so that runs that hold out other parts share them.
 
     Raises:
-        InputError: the backbone cannot be made, or an image cannot be read.
+        InputError: the backbone or head cannot be made, or an image cannot be read.
     """
+    # First what is quick to fail.
+    labels = splits.train
+    graph = create_graph(config.model, labels.targets, labels.class_names, seed=config.seed)
     backbone = Backbone(config.model, config.precision, config.seed, device)
     train, rows = _features(config, splits.whole, backbone)
     validation = None
@@ -162,7 +166,7 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Ta
     test, _ = _features(config, splits.test, backbone)
     model = ProbeModel(
         Standardize.fit(rows) if config.standardize_features else nn.Identity(),
-        create_head(rows.shape[1], len(train.split.class_names), config.model, seed=config.seed),
+        create_head(rows.shape[1], len(train.split.class_names), config.model, seed=config.seed, graph=graph),
         backbone.key,
     )
     return Task(model, train=train, train_inputs=None, test=test, validation=validation, test_inputs=nn.Identity())
@@ -186,10 +190,10 @@ def evaluation_task(config: TrainConfig, state: Mapping[str, Any], test: Split, 
     """
     backbone = Backbone(config.model, config.precision, config.seed, device)
     test_features, rows = _features(config, test, backbone)
-    width = rows.shape[1]
+    width, num_classes = rows.shape[1], len(test.class_names)
     model = ProbeModel(
         Standardize(torch.zeros(width), torch.ones(width)) if config.standardize_features else nn.Identity(),
-        create_head(width, len(test.class_names), config.model, seed=config.seed),
+        create_head(width, num_classes, config.model, graph=blank_graph(config.model, num_classes)),
         backbone.key,
     )
     model.load_state_dict(state)

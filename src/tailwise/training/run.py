@@ -28,7 +28,9 @@ from tailwise.data.targets import Targets
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.models.embeddings import embeddings_source
 from tailwise.training import finetune, probe
+from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
 from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import choose_device
 from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits
@@ -75,9 +77,9 @@ def train(config: TrainConfig) -> Result | None:
     """Train as configured, test the final model, and leave everything in the run folder.
 
     The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
-    checkpoints/last.ckpt, metrics.json and predictions.parquet, and, if there are validation images,
-    validation.parquet and thresholds.json, each written whole or not at all. With ``config.resume``, an interrupted run
-    goes on from its last checkpoint and ends as if it had not been interrupted.
+    checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and predictions.parquet, and,
+    if there are validation images, validation.parquet and thresholds.json, each written whole or not at all. With
+    ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if it had not been interrupted.
 
     Args:
         config: the run.
@@ -106,7 +108,7 @@ def train(config: TrainConfig) -> Result | None:
     loss = create_loss(config, stats)
     if _is_first_process():
         _write_start(config, stats, task, folder)
-    steps = _fit(config, task, loss, folder)
+    steps = _fit(config, task, loss, stats, folder)
     if not _is_first_process():
         return None
     validation, decisions = run_validation(config, task, stats, device, folder)
@@ -116,6 +118,8 @@ def train(config: TrainConfig) -> Result | None:
         "loss": config.loss,
         "recipe": config.recipe,
         "mode": config.mode,
+        "head": config.model.head,
+        "label_embeddings": embeddings_source(config.model, seed=config.seed),
         "epochs": config.optim.epochs,
         "steps": steps,
         "seed": config.seed,
@@ -222,7 +226,7 @@ def _new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> T
     return probe.new_task(config, splits, device)
 
 
-def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
+def _fit(config: TrainConfig, task: Task, loss: nn.Module, stats: LabelStats, folder: Path) -> int:
     """Train the model of the task; returns the number of steps."""
     epochs, milestones = config.optim.epochs, config.optim.milestones
     assert epochs is not None
@@ -255,7 +259,10 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, folder: Path) -> int:
         steps_done = 0 if resume_from is None else steps_in(resume_from)
         if config.resume and _is_first_process():
             forget_logs_after(folder, steps_done)
-        trainer = create_trainer(config, folder, epochs=epochs, checkpoint_every=between, first_step=steps_done)
+        curves = ProbabilityCurveCallback(folder / CURVES_FILE, stats, epochs * steps_per_epoch)
+        trainer = create_trainer(
+            config, folder, epochs=epochs, checkpoint_every=between, first_step=steps_done, callbacks=[curves]
+        )
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         except torch.OutOfMemoryError as error:

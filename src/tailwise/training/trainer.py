@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,13 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def create_trainer(
-    config: TrainConfig, folder: Path, *, epochs: int, checkpoint_every: int, first_step: int = 0
+    config: TrainConfig,
+    folder: Path,
+    *,
+    epochs: int,
+    checkpoint_every: int,
+    first_step: int = 0,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """Make the trainer of a run.
 
@@ -122,6 +128,7 @@ def create_trainer(
         epochs: number of epochs.
         checkpoint_every: epochs between two checkpoints at their end.
         first_step: number of steps that are done; what was logged of later ones is of no account.
+        callbacks: further callbacks.
     """
     plugins: list[Any] = [SafeCheckpointIO()]
     if SLURMEnvironment.detect():
@@ -146,6 +153,7 @@ def create_trainer(
                 minutes=config.checkpoint_minutes,
                 look_every=_STEPS_BETWEEN_LOOKS,
             ),
+            *callbacks,
         ],
         logger=[
             CSVLogger(folder, name="logs", flush_logs_every_n_steps=1),
