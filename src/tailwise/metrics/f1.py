@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tailwise.metrics.inputs import scores_and_targets
+from tailwise.shapes import Float, Num
 
 
 class F1Scores(NamedTuple):
@@ -57,12 +58,28 @@ def f1_scores(
         )
     predicted = (s >= bounds) & (t >= 0)
     positive = t == 1
-    hits = (predicted & positive).sum(dim=0).double()
-    num_predicted, num_positive = predicted.sum(dim=0), positive.sum(dim=0)
-    scored = num_positive > 0
-    precision = (hits / num_predicted.clamp(min=1))[scored].mean()
-    recall = (hits / num_positive)[scored].mean()
-    # No hit at all makes both means 0, and their harmonic mean 0 as well.
-    cf1 = 2 * precision * recall / (precision + recall) if precision != 0 else precision
-    of1 = 2 * hits.sum() / (num_predicted.sum() + num_positive.sum())
+    cf1, of1 = f1_of_counts((predicted & positive).sum(dim=0), predicted.sum(dim=0), positive.sum(dim=0))
     return F1Scores(float(cf1), float(of1))
+
+
+def f1_of_counts(
+    hits: Num[Tensor, "*T K"], num_predicted: Num[Tensor, "*T K"], num_positive: Num[Tensor, " K"]
+) -> tuple[Float[Tensor, "*T"], Float[Tensor, "*T"]]:
+    """CF1 and OF1 of counts per class, as :func:`f1_scores` defines them; for one set of thresholds or for many.
+
+    Args:
+        hits: true positives.
+        num_predicted: predicted positives.
+        num_positive: known positives.
+
+    Returns:
+        CF1 and OF1, float64.
+    """
+    hits = hits.double()
+    scored = num_positive > 0
+    precision = (hits / num_predicted.clamp(min=1))[..., scored].mean(dim=-1)
+    recall = (hits / num_positive)[..., scored].mean(dim=-1)
+    # No hit at all makes both means 0, and their harmonic mean 0 as well.
+    cf1 = torch.where(precision == 0, precision, 2 * precision * recall / (precision + recall))
+    of1 = 2 * hits.sum(dim=-1) / (num_predicted.sum(dim=-1) + num_positive.sum())
+    return cf1, of1
