@@ -86,9 +86,7 @@ def find_mistakes(data: EvaluationSet, predicted: Predictions, stats: LabelStats
     return [_of_class(data, predicted, stats, int(k), most) for k in shown]
 
 
-def _of_class(
-    data: EvaluationSet, predicted: Predictions, stats: LabelStats, k: int, most: int
-) -> ClassMistakes:
+def _of_class(data: EvaluationSet, predicted: Predictions, stats: LabelStats, k: int, most: int) -> ClassMistakes:
     scores, labels = predicted.logits[:, k], predicted.targets[:, k]
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     highest_negative = scores[negative].max(initial=-np.inf)

@@ -16,9 +16,7 @@ from plotly.offline import get_plotlyjs
 from tailwise import __version__
 from tailwise.files import replacing
 
-Kind: TypeAlias = Literal[
-    "text", "named", "group", "count", "decimal", "percent", "spread", "interval", "difference"
-]
+Kind: TypeAlias = Literal["text", "named", "group", "count", "decimal", "percent", "spread", "interval", "difference"]
 Value: TypeAlias = str | int | float | Sequence[str | float | None] | None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from typing import Any, Literal, TypeAlias
 
 from tailwise.config import TrainConfig, load, to_mapping
@@ -20,7 +20,9 @@ from tailwise.training.run import CONFIG_FILE, STATS_FILE
 RESULTS_FILE = "results.json"
 COMPARISON_FORMAT = "tailwise-comparison-1"
 
-Reference: TypeAlias = Literal["best", "baseline"]
+Reference: TypeAlias = Literal["baseline", "best"]
+REFERENCES: tuple[Reference, ...] = ("baseline", "best")
+
 _RUNS_FOLDER = "runs"
 
 
@@ -30,6 +32,7 @@ class MethodResults:
 
     Attributes:
         name: its name.
+        title: what it is, for readers; "" where the name says it.
         options: training options by which it differs from the others.
         chosen: options found by search, if there was one.
         failed: why there are no scores, if a run failed.
@@ -39,6 +42,7 @@ class MethodResults:
     """
 
     name: str
+    title: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] | None = None
     failed: str | None = None
@@ -48,9 +52,9 @@ class MethodResults:
 
     @cached_property
     def seconds(self) -> float | None:
-        """Mean wall time of its runs; None without one."""
+        """Median wall time of its runs; None without one."""
         times = [read_json(folder / METRICS_FILE)["seconds"] for folder in self.folders]
-        return fmean(times) if times else None
+        return median(times) if times else None
 
     @cached_property
     def config(self) -> TrainConfig | None:
@@ -85,7 +89,9 @@ class Results:
         recommended: names of those that cannot be told apart from the best.
         sentences: what to make of it, in words.
         shared: options that all methods share.
+        folds: parts of the training split that were held out in turn; 0 for none.
         level: of the intervals, such as .95; None without intervals.
+        replicates: of the bootstrap that made them; None without.
     """
 
     folder: Path
@@ -102,11 +108,17 @@ class Results:
     recommended: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
     shared: Mapping[str, Any] = field(default_factory=dict)
+    folds: int = 0
     level: float | None = None
+    replicates: int | None = None
 
     def method(self, name: str | None) -> MethodResults | None:
         """The method of a name, if it has scores."""
         return next((method for method in self.methods if method.name == name and method.test), None)
+
+    def reference(self, kind: Reference) -> str | None:
+        """Name of the method that differences of this kind are to."""
+        return self.baseline if kind == "baseline" else self.best
 
     @property
     def scored(self) -> list[MethodResults]:
@@ -175,8 +187,10 @@ def read_run(folder: Path) -> Results:
         }
         splits = ((config.train_split, stats.num_samples), (metrics["split"], metrics["num_images"]))
     except (KeyError, OSError, ValueError) as error:
-        raise InputError(f"{folder} is not the folder of a run as training leaves it ({error!r}); train again") from error
-    method = MethodResults(config.loss, _options(config), test=test, folders=(folder,))
+        raise InputError(
+            f"{folder} is not the folder of a run as training leaves it ({error!r}); train again"
+        ) from error
+    method = MethodResults(config.loss, options=_options(config), test=test, folders=(folder,))
     return Results(
         folder=folder,
         is_comparison=False,
@@ -208,6 +222,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _comparison(folder: Path, found: Mapping[str, Any]) -> Results:
     data, advice = found["data"], found.get("recommendation") or {}
+    bootstrap = found.get("bootstrap") or {}
     stats = LabelStats(data["class_counts"], data["num_train"], data["class_names"], groups=data["groups"])
     return Results(
         folder=folder,
@@ -224,7 +239,9 @@ def _comparison(folder: Path, found: Mapping[str, Any]) -> Results:
         recommended=tuple(advice.get("methods") or ()),
         sentences=tuple(advice.get("text") or ()),
         shared=found["shared"],
-        level=(found.get("bootstrap") or {}).get("level"),
+        folds=found["folds"],
+        level=bootstrap.get("level"),
+        replicates=bootstrap.get("replicates"),
     )
 
 
@@ -238,6 +255,7 @@ def _method(folder: Path, entry: Mapping[str, Any], seeds: Sequence[int], num_cl
         failed = f"{place}{failed['reason']}"
     return MethodResults(
         name=entry["name"],
+        title=title if (title := entry.get("title", "")) != entry["name"] else "",
         options=entry["options"],
         chosen=entry.get("chosen"),
         failed=failed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tailwise.report import results_tables as tables
 from tailwise.report.evidence import Evidence, gather
 from tailwise.report.page import Fact, PagePlot, write_page
 from tailwise.report.problems import counted
+from tailwise.report.rerun import commands
 from tailwise.report.results import MethodResults, Results, read_json
 from tailwise.training.curves import CURVES_FILE
 from tailwise.training.outputs import METRICS_FILE
@@ -62,15 +62,13 @@ def write_results_page(results: Results, output: Path) -> None:
         evidence=evidence,
         option_table=tables.option_table(results),
         shared=yaml.safe_dump(_shared(results), sort_keys=False, allow_unicode=True),
-        commands=list(_commands(results, methods)),
+        commands=list(commands(results)),
         versions=_versions(methods),
         page_data=_page_data(results, methods, evidence, order.tolist()),
     )
 
 
-def _sections(
-    results: Results, evidence: Evidence, has_scores: bool, has_curves: bool
-) -> Iterator[tuple[str, str]]:
+def _sections(results: Results, evidence: Evidence, has_scores: bool, has_curves: bool) -> Iterator[tuple[str, str]]:
     yield "methods", "Methods" if results.is_comparison else "Scores"
     if has_scores:
         yield "classes", "Classes"
@@ -124,26 +122,6 @@ def _shared(results: Results) -> dict[str, Any]:
     return written
 
 
-def _commands(results: Results, methods: Sequence[MethodResults]) -> Iterator[Fact]:
-    """Command lines to paste, each with what it does."""
-    best = next((method for method in methods if method.folders), None)
-    if best is not None:
-        config = str((best.folders[0] / CONFIG_FILE).absolute())
-        train = ["tailwise", "train", "--config", config]
-        run = f"the first run of {best.name}" if results.is_comparison else "this run"
-        yield Fact(f"Repeat {run}", shlex.join([*train, "--output", "again"]))
-        if results.mode == "probe":
-            yield Fact(
-                "Train the whole network in the same way",
-                shlex.join([*train, "--mode", "finetune", "--output", "finetuned"]),
-            )
-        yield Fact(
-            f"Test the model of {run} on other data",
-            shlex.join(["tailwise", "evaluate", str(best.folders[0].absolute()), "--data", "other.csv"]),
-        )
-    yield Fact("Write this page again", shlex.join(["tailwise", "report", str(results.folder.absolute())]))
-
-
 def _versions(methods: Sequence[MethodResults]) -> dict[str, str]:
     """Versions of what computed the numbers, as the first run recorded them."""
     folder = next((method.folders[0] for method in methods if method.folders), None)
@@ -180,5 +158,5 @@ def _page_data(
 def _is_chosen(results: Results, methods: Sequence[MethodResults], place: int) -> bool:
     """Whether a method is shown at first: the baseline, the best and the recommended, or the first ones."""
     name = methods[place].name
-    named = [m.name for m in methods if m.name in (results.best, *results.recommended)][: _MOST_SHOWN_AT_FIRST]
+    named = [m.name for m in methods if m.name in (results.best, *results.recommended)][:_MOST_SHOWN_AT_FIRST]
     return name in named or name == results.baseline

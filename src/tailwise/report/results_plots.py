@@ -19,7 +19,7 @@ from tailwise.metrics.probability_curves import ProbabilityCurves
 from tailwise.report.axes import GROUP_COLOURS, name_ticks, tick_length
 from tailwise.report.class_curves import NUM_THRESHOLDS
 from tailwise.report.page import PagePlot, finite, plot_text
-from tailwise.report.results import MethodResults, Results
+from tailwise.report.results import REFERENCES, MethodResults, Reference, Results
 
 _MOST_NAMED_CLASSES = 60
 _MOST_INTERVALS = 300
@@ -33,10 +33,11 @@ def method_style(place: int) -> dict[str, str]:
     return {"color": f"var(--series-{_SERIES[place % len(_SERIES)]})", "symbol": symbol}
 
 
-def differences(results: Results, methods: Sequence[MethodResults]) -> dict[str, PagePlot]:
+def differences(results: Results, methods: Sequence[MethodResults]) -> dict[Reference, PagePlot]:
     """Differences in mAP to the best method and to the baseline with their intervals, by group, where there are any."""
-    plots = {}
-    for reference, name in (("best", results.best), ("baseline", results.baseline)):
+    plots: dict[Reference, PagePlot] = {}
+    for reference in REFERENCES:
+        name = results.reference(reference)
         compared = [method for method in methods if method.against(reference)]
         compared = sorted((m for m in compared if m.name != name), key=lambda m: -(m.mean() or 0.0))
         if compared and name is not None:
@@ -146,7 +147,10 @@ def gains(results: Results, methods: Sequence[MethodResults]) -> PagePlot | None
                     "tickvals": [first * 10**power for power in range(7) for first in (1, 2, 5)],
                     "tickformat": ",d",
                 },
-                "yaxis": {"title": {"text": f"AP gain over {plot_text(baseline.name)}"}, "zerolinecolor": "var(--soft)"},
+                "yaxis": {
+                    "title": {"text": f"AP gain over {plot_text(baseline.name)}"},
+                    "zerolinecolor": "var(--soft)",
+                },
             },
         },
     )
@@ -199,7 +203,9 @@ def probability_curves(method: str, place: int, curves: ProbabilityCurves) -> Pa
         if not len(members):
             continue
         colour = GROUP_COLOURS.get(group, "var(--soft)")
-        for kind, dash, values in zip(("positives", "negatives"), ("solid", "dot"), curves.group_means(group), strict=True):
+        for kind, dash, values in zip(
+            ("positives", "negatives"), ("solid", "dot"), curves.group_means(group), strict=True
+        ):
             traces.append(
                 {
                     "type": "scatter",
@@ -238,7 +244,7 @@ def read_curves(path: Path) -> ProbabilityCurves | None:
     return curves if len(curves.steps) else None
 
 
-def _forest(methods: Sequence[MethodResults], reference: str, name: str, level: float | None) -> PagePlot:
+def _forest(methods: Sequence[MethodResults], reference: Reference, name: str, level: float | None) -> PagePlot:
     groups = [group for group in (TOTAL, *GROUP_COLOURS) if any(group in m.against(reference) for m in methods)]
     traces = []
     for place, group in enumerate(groups):

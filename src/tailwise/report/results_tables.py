@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailwise.config import flatten
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.page import Column, Kind, PageTable, Value
 from tailwise.report.problems import counted
-from tailwise.report.results import MethodResults, Results
+from tailwise.report.results import REFERENCES, MethodResults, Reference, Results
 
 _SINGLE_SCORES = {
     "CF1": "CF1 at ½",
@@ -26,7 +27,7 @@ _SINGLE_SCORES = {
 def method_table(results: Results) -> PageTable:
     """Every method with its mAP, its differences to the baseline and the best, F1, calibration and cost."""
     groups = (TOTAL, *results.stats.groups)
-    references = [r for r in ("baseline", "best") if any(m.against(r) for m in results.methods)]
+    references = [r for r in REFERENCES if any(m.against(r) for m in results.methods)]
     # Tuned thresholds are what anybody uses; without them, the middle is.
     keys = [key for key in _SINGLE_SCORES if any((m.test or {}).get(key) is not None for m in results.methods)]
     if "CF1_tuned" in keys:
@@ -45,7 +46,7 @@ def method_table(results: Results) -> PageTable:
         test = method.test or {}
         row: list[Value] = [[method.name, _role(results, method)]]
         row += [_spread(test, group) for group in groups]
-        row += [_difference(method, reference, TOTAL) for reference in references]
+        row += [_difference(results, method, reference, TOTAL) for reference in references]
         row += [test.get(key) for key in keys]
         row += [(method.validation or {}).get("mAP", {}).get(TOTAL)] if held_out else []
         rows.append([*row, method.seconds])
@@ -65,13 +66,13 @@ def method_table(results: Results) -> PageTable:
 def difference_table(results: Results) -> PageTable | None:
     """Differences in mAP by group; None without any."""
     groups = (TOTAL, *results.stats.groups)
-    references = [r for r in ("baseline", "best") if any(m.against(r) for m in results.methods)]
+    references = [r for r in REFERENCES if any(m.against(r) for m in results.methods)]
     if not references:
         return None
     pairs = [(reference, group) for reference in references for group in groups]
     columns = (Column("method", "text"), *(Column(f"{g} vs {r}", "difference") for r, g in pairs))
     rows: list[list[Value]] = [
-        [method.name, *(_difference(method, reference, group) for reference, group in pairs)]
+        [method.name, *(_difference(results, method, reference, group) for reference, group in pairs)]
         for method in results.methods
         if method.test is not None
     ]
@@ -111,9 +112,9 @@ def class_table(
 def option_table(results: Results) -> PageTable:
     """What distinguishes the methods in training."""
     searched = any(method.chosen for method in results.methods)
-    columns = (Column("method", "text"), Column("options", "text"), *([Column("found by search", "text")] * searched))
+    columns = (Column("method", "named"), Column("options", "text"), *([Column("found by search", "text")] * searched))
     rows: list[list[Value]] = [
-        [method.name, written(method.options), *([written(method.chosen)] if searched else [])]
+        [[method.name, method.title], written(method.options), *([written(method.chosen)] if searched else [])]
         for method in results.methods
     ]
     return PageTable("option-table", "Options of the methods", columns, rows, filter_hint="method or option")
@@ -121,16 +122,7 @@ def option_table(results: Results) -> PageTable:
 
 def written(options: Mapping[str, Any] | None) -> str | None:
     """Options on one line, those of nested mappings with dots; None without any."""
-    flat = dict(_flat(options or {}))
-    return "; ".join(f"{name} = {value}" for name, value in flat.items()) or None
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in options.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return "; ".join(f"{name} = {value}" for name, value in flatten(options or {}).items()) or None
 
 
 def _role(results: Results, method: MethodResults) -> str:
@@ -142,7 +134,7 @@ def _role(results: Results, method: MethodResults) -> str:
     return " · ".join(name for name, holds in roles if holds and results.is_comparison)
 
 
-def _notes(results: Results, references: Sequence[str], keys: Sequence[str]) -> Iterator[str]:
+def _notes(results: Results, references: Sequence[Reference], keys: Sequence[str]) -> Iterator[str]:
     seeds = len(results.seeds)
     yield "mAP on the test split, in percent" + (
         f": mean ± standard deviation over {seeds} seeds." if seeds > 1 else ", of one run."
@@ -152,8 +144,8 @@ def _notes(results: Results, references: Sequence[str], keys: Sequence[str]) -> 
         yield f"“vs”: difference in total mAP in points, with {level}; bold where the interval leaves out 0."
     if "CF1_tuned" in keys:
         yield "F1 with a threshold per class, tuned on held-out training images."
-    scored = next((method.test for method in results.methods if method.test is not None), {"AP": []})
-    if left_out := sum(value is None for value in scored["AP"]):
+    test = next((method.test for method in results.methods if method.test is not None), None)
+    if test is not None and (left_out := sum(value is None for value in test["AP"])):
         yield f"{counted(left_out, 'class', 'classes')} without a positive in the test split are left out of the means."
 
 
@@ -162,9 +154,9 @@ def _spread(test: Mapping[str, Any], group: str) -> Value:
     return None if mean is None else [mean, test.get("std", {}).get(group)]
 
 
-def _difference(method: MethodResults, reference: str, group: str) -> Value:
+def _difference(results: Results, method: MethodResults, reference: Reference, group: str) -> Value:
     entry = method.against(reference).get(group)
-    if entry is None or entry["difference"] is None:
+    if method.name == results.reference(reference) or entry is None or entry["difference"] is None:
         return None
     return [entry["difference"], entry["low"], entry["high"]]
 
