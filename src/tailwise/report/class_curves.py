@@ -15,7 +15,7 @@ NUM_THRESHOLDS = 201
 
 
 class PrecisionRecall(NamedTuple):
-    """Points of a precision-recall curve by falling threshold: recall is hits / positives, precision hits / predicted."""
+    """Points of a precision-recall curve by falling threshold: recall hits / positives, precision hits / predicted."""
 
     hits: NDArray[np.int64]
     """(n,) positives at or above the threshold."""
