@@ -23,6 +23,16 @@ COMPARISON_FORMAT = "tailwise-comparison-1"
 Reference: TypeAlias = Literal["baseline", "best"]
 REFERENCES: tuple[Reference, ...] = ("baseline", "best")
 
+SINGLE_SCORES = {
+    "CF1": "CF1 at ½",
+    "OF1": "OF1 at ½",
+    "CF1_tuned": "CF1, tuned",
+    "OF1_tuned": "OF1, tuned",
+    "calibration_error": "calibration error",
+    "calibration_error_calibrated": "calibrated",
+}
+"""Scores of a method that are one number each, with the titles of their columns."""
+
 _RUNS_FOLDER = "runs"
 
 
@@ -165,7 +175,7 @@ def read_comparison(folder: Path) -> Results:
     try:
         return _comparison(folder, found)
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise InputError(f"{path} is not as a comparison writes it ({error!r}); compare again") from error
+        raise InputError(f"{path} is not as a comparison writes it: {_reason(error)}; compare again") from error
 
 
 def read_run(folder: Path) -> Results:
@@ -183,14 +193,14 @@ def read_run(folder: Path) -> Results:
             "std": dict.fromkeys(metrics["mAP"]),
             "AP": [metrics["AP"][name] for name in stats.class_names],
             "runs": [{"seed": config.seed, "mAP": metrics["mAP"]}],
-            **{name: metrics[name] for name in ("CF1", "OF1")},
+            **{name: metrics[name] for name in SINGLE_SCORES if name in metrics},
         }
         splits = ((config.train_split, stats.num_samples), (metrics["split"], metrics["num_images"]))
     except (KeyError, OSError, ValueError) as error:
-        raise InputError(
-            f"{folder} is not the folder of a run as training leaves it ({error!r}); train again"
-        ) from error
-    method = MethodResults(config.loss, options=_options(config), test=test, folders=(folder,))
+        raise InputError(f"{folder} is not as training leaves a run: {_reason(error)}; train again") from error
+    method = MethodResults(
+        config.loss, options=_options(config), test=test, validation=metrics.get("validation"), folders=(folder,)
+    )
     return Results(
         folder=folder,
         is_comparison=False,
@@ -218,6 +228,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content
+
+
+def _reason(error: Exception) -> str:
+    return f"there is no {error} in it" if isinstance(error, KeyError) else str(error)
 
 
 def _comparison(folder: Path, found: Mapping[str, Any]) -> Results:

@@ -12,16 +12,7 @@ from tailwise.config import flatten
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.page import Column, Kind, PageTable, Value
 from tailwise.report.problems import counted
-from tailwise.report.results import REFERENCES, MethodResults, Reference, Results
-
-_SINGLE_SCORES = {
-    "CF1": "CF1 at ½",
-    "OF1": "OF1 at ½",
-    "CF1_tuned": "CF1, tuned",
-    "OF1_tuned": "OF1, tuned",
-    "calibration_error": "calibration error",
-    "calibration_error_calibrated": "calibrated",
-}
+from tailwise.report.results import REFERENCES, SINGLE_SCORES, MethodResults, Reference, Results
 
 
 def method_table(results: Results) -> PageTable:
@@ -29,7 +20,7 @@ def method_table(results: Results) -> PageTable:
     groups = (TOTAL, *results.stats.groups)
     references = [r for r in REFERENCES if any(m.against(r) for m in results.methods)]
     # Tuned thresholds are what anybody uses; without them, the middle is.
-    keys = [key for key in _SINGLE_SCORES if any((m.test or {}).get(key) is not None for m in results.methods)]
+    keys = [key for key in SINGLE_SCORES if any((m.test or {}).get(key) is not None for m in results.methods)]
     if "CF1_tuned" in keys:
         keys = [key for key in keys if key not in ("CF1", "OF1")]
     held_out = any(method.validation for method in results.methods)
@@ -37,7 +28,7 @@ def method_table(results: Results) -> PageTable:
         Column("method", "named"),
         *(Column(group, "spread") for group in groups),
         *(Column(f"vs {reference}", "difference") for reference in references),
-        *(Column(_SINGLE_SCORES[key], "decimal") for key in keys),
+        *(Column(SINGLE_SCORES[key], "decimal") for key in keys),
         *([Column("held-out mAP", "decimal")] if held_out else []),
         Column("s per run", "decimal"),
     ]
