@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tailwise.metrics.inputs import scores_and_targets
-from tailwise.shapes import Float, Num
+from tailwise.shapes import Float, Int
 
 
 class F1Scores(NamedTuple):
@@ -36,8 +36,9 @@ def f1_scores(
         CF1 = \frac{2\, CP \cdot CR}{CP + CR}, \quad
         OF1 = \frac{2 \sum_k TP_k}{\sum_k M_k + \sum_k n_k}
 
-    CF1 is not the mean of the classes' F1 values. The precision of a class that is never predicted is 0. A class
-    without a known positive is left out of CP and CR, as it is left out of mAP; its false positives still count in OF1.
+    CF1 is not the mean of the classes' F1 values (:func:`f1_by_class`). The precision of a class that is never
+    predicted is 0. A class without a known positive is left out of CP and CR, as it is left out of mAP; its false
+    positives still count in OF1.
 
     Args:
         logits: (N, K) raw scores.
@@ -50,20 +51,36 @@ def f1_scores(
     Raises:
         ValueError: the shapes disagree, a logit is NaN, or a target is none of 1, 0 and unknown.
     """
-    s, t = scores_and_targets(logits, targets)
-    bounds = torch.as_tensor(thresholds, device=s.device)
-    if bounds.ndim > 1 or (bounds.ndim == 1 and len(bounds) != s.shape[1]):
-        raise ValueError(
-            f"thresholds must be one number or one for each of the {s.shape[1]} classes, got {tuple(bounds.shape)}"
-        )
-    predicted = (s >= bounds) & (t >= 0)
-    positive = t == 1
-    cf1, of1 = f1_of_counts((predicted & positive).sum(dim=0), predicted.sum(dim=0), positive.sum(dim=0))
+    counts = _count(logits, targets, thresholds)
+    cf1, of1 = f1_of_counts(*counts)
     return F1Scores(float(cf1), float(of1))
 
 
+def f1_by_class(
+    logits: Tensor | NDArray[Any],
+    targets: Tensor | NDArray[Any],
+    thresholds: float | Tensor | NDArray[Any] = 0.0,
+) -> Float[Tensor, " K"]:
+    r"""F1 of each class, :math:`2\,TP_k / (M_k + n_k)`, of the predictions ``logits >= thresholds``.
+
+    Args:
+        logits: as in :func:`f1_scores`.
+        targets: as in :func:`f1_scores`.
+        thresholds: as in :func:`f1_scores`.
+
+    Returns:
+        (K,) float64 values in [0, 1], NaN for a class without a known positive.
+
+    Raises:
+        ValueError: as :func:`f1_scores`.
+    """
+    counts = _count(logits, targets, thresholds)
+    f1 = 2 * counts.hits.double() / (counts.predicted + counts.positive)
+    return f1.masked_fill(counts.positive == 0, torch.nan)
+
+
 def f1_of_counts(
-    hits: Num[Tensor, "*T K"], num_predicted: Num[Tensor, "*T K"], num_positive: Num[Tensor, " K"]
+    hits: Int[Tensor, "*T K"], num_predicted: Int[Tensor, "*T K"], num_positive: Int[Tensor, " K"]
 ) -> tuple[Float[Tensor, "*T"], Float[Tensor, "*T"]]:
     """CF1 and OF1 of counts per class, as :func:`f1_scores` defines them; for one set of thresholds or for many.
 
@@ -83,3 +100,25 @@ def f1_of_counts(
     cf1 = torch.where(precision == 0, precision, 2 * precision * recall / (precision + recall))
     of1 = 2 * hits.sum(dim=-1) / (num_predicted.sum(dim=-1) + num_positive.sum())
     return cf1, of1
+
+
+class _Counts(NamedTuple):
+    """Counts of each class among its known labels."""
+
+    hits: Int[Tensor, " K"]
+    predicted: Int[Tensor, " K"]
+    positive: Int[Tensor, " K"]
+
+
+def _count(
+    logits: Tensor | NDArray[Any], targets: Tensor | NDArray[Any], thresholds: float | Tensor | NDArray[Any]
+) -> _Counts:
+    s, t = scores_and_targets(logits, targets)
+    bounds = torch.as_tensor(thresholds, device=s.device)
+    if bounds.ndim > 1 or (bounds.ndim == 1 and len(bounds) != s.shape[1]):
+        raise ValueError(
+            f"thresholds must be one number or one for each of the {s.shape[1]} classes, got {tuple(bounds.shape)}"
+        )
+    predicted = (s >= bounds) & (t >= 0)
+    positive = t == 1
+    return _Counts((predicted & positive).sum(dim=0), predicted.sum(dim=0), positive.sum(dim=0))
