@@ -47,7 +47,7 @@ class MethodResults:
         chosen: options found by search, if there was one.
         failed: why there are no scores, if a run failed.
         test: scores in percent as results.json has them ("mean", "std", "AP", ...); None without any.
-        validation: the same of held-out training images ("mAP", "AP"); None without any.
+        validation: the same of validation images ("mAP", "AP"); None without any.
         folders: the folders of its finished runs, by rising seed.
     """
 
@@ -70,6 +70,11 @@ class MethodResults:
     def config(self) -> TrainConfig | None:
         """The configuration of its first run; None without one."""
         return load(self.folders[0] / CONFIG_FILE) if self.folders else None
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it was also tested with thresholds tuned on validation images."""
+        return (self.test or {}).get("CF1_tuned") is not None
 
     def mean(self, group: str = TOTAL) -> float | None:
         """Mean mAP of its runs on the test split."""
@@ -129,6 +134,14 @@ class Results:
     def reference(self, kind: Reference) -> str | None:
         """Name of the method that differences of this kind are to."""
         return self.baseline if kind == "baseline" else self.best
+
+    @property
+    def title(self) -> str:
+        """What a page of them is called."""
+        if self.is_comparison:
+            return Path(self.source).name
+        folder, loss = self.folder.absolute().name, self.methods[0].name
+        return folder if loss in folder else f"{loss}: {folder}"
 
     @property
     def scored(self) -> list[MethodResults]:

@@ -46,7 +46,7 @@ def write_results_page(results: Results, output: Path) -> None:
         output,
         "results.html",
         results=results,
-        title=Path(results.source).name if results.is_comparison else results.folder.absolute().name,
+        source=_source(results),
         sections=dict(_sections(results, evidence, bool(methods), bool(by_method))),
         cards=list(_cards(results)),
         methods=methods,
@@ -66,6 +66,12 @@ def write_results_page(results: Results, output: Path) -> None:
         versions=_versions(methods),
         page_data=_page_data(results, methods, evidence, order.tolist()),
     )
+
+
+def _source(results: Results) -> str:
+    """Where the data lie; results of a comparison alone name no folder."""
+    config = next((method.config for method in results.methods if method.config is not None), None)
+    return results.source if config is None else config.data
 
 
 def _sections(results: Results, evidence: Evidence, has_scores: bool, has_curves: bool) -> Iterator[tuple[str, str]]:

@@ -23,13 +23,13 @@ def method_table(results: Results) -> PageTable:
     keys = [key for key in SINGLE_SCORES if any((m.test or {}).get(key) is not None for m in results.methods)]
     if "CF1_tuned" in keys:
         keys = [key for key in keys if key not in ("CF1", "OF1")]
-    held_out = any(method.validation for method in results.methods)
+    validated = any(method.validation for method in results.methods)
     columns = [
         Column("method", "named"),
         *(Column(group, "spread") for group in groups),
         *(Column(f"vs {reference}", "difference") for reference in references),
         *(Column(SINGLE_SCORES[key], "decimal") for key in keys),
-        *([Column("held-out mAP", "decimal")] if held_out else []),
+        *([Column("validation mAP", "decimal")] if validated else []),
         Column("s per run", "decimal"),
     ]
     rows: list[list[Value]] = []
@@ -39,7 +39,7 @@ def method_table(results: Results) -> PageTable:
         row += [_spread(test, group) for group in groups]
         row += [_difference(results, method, reference, TOTAL) for reference in references]
         row += [test.get(key) for key in keys]
-        row += [(method.validation or {}).get("mAP", {}).get(TOTAL)] if held_out else []
+        row += [(method.validation or {}).get("mAP", {}).get(TOTAL)] if validated else []
         rows.append([*row, method.seconds])
     failed = {row: method.failed for row, method in enumerate(results.methods) if method.failed is not None}
     return PageTable(
@@ -134,7 +134,7 @@ def _notes(results: Results, references: Sequence[Reference], keys: Sequence[str
         level = f"{results.level:.0%} intervals" if results.level is not None else "intervals"
         yield f"“vs”: difference in total mAP in points, with {level}; bold where the interval leaves out 0."
     if "CF1_tuned" in keys:
-        yield "F1 with a threshold per class, tuned on held-out training images."
+        yield "Tuned F1 is that with a threshold per class, tuned on validation images."
     test = next((method.test for method in results.methods if method.test is not None), None)
     if test is not None and (left_out := sum(value is None for value in test["AP"])):
         yield f"{counted(left_out, 'class', 'classes')} without a positive in the test split are left out of the means."
