@@ -1,4 +1,4 @@
-"""The command line: ``tailwise demo | inspect | build | compare | train | evaluate``.
+"""The command line: ``tailwise demo | inspect | build | compare | train | evaluate | report``.
 
 Only what a command needs is imported, when it runs, so that help and errors come quickly.
 """
@@ -89,6 +89,7 @@ _COMMANDS = {
         going_on="the same command with --resume true goes on from the last checkpoint",
     ),
     "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),
+    "report": _Command("Show the results of a run or a comparison as a page: tables, curves, mistakes."),
 }
 
 

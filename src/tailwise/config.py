@@ -227,12 +227,23 @@ def load(path: Path) -> TrainConfig:
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Options whose values make the two runs compute different things, as "name: old, now new"."""
-    before, after = (_flatten(to_mapping(config)) for config in (old, new))
+    before, after = (flatten(to_mapping(config)) for config in (old, new))
     return [
         f"{name}: {before.get(name)!r}, now {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())
         if name not in _OPTIONS_WITHOUT_EFFECT and before.get(name) != after.get(name)
     ]
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots in the names."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _check(config: TrainConfig) -> None:
@@ -302,13 +313,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
