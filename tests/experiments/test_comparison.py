@@ -23,8 +23,8 @@ from tailwise.cli import main
 from tailwise.config import load
 from tests.training.conftest import CLASSES, write_data
 
-METHODS = "bce@uniform,asl,mild.yaml,broken.yaml,nan.yaml"
-FINISHED = ("bce@uniform", "asl", "mild")
+METHODS = "bce@uniform,ml-gcn,mild.yaml,broken.yaml,nan.yaml"
+FINISHED = ("bce@uniform", "ml-gcn", "mild")
 SOURCES = Path(__file__).parents[2] / "src"
 
 
@@ -183,6 +183,8 @@ class TestResults:
         assert "| broken | failed |" in table
         assert "nan failed (runs/nan/seed0): " in table
         assert all(sentence in table for sentence in results["recommendation"]["text"])
+        page = (finished / "report.html").read_text()
+        assert all(name in page for name in (*FINISHED, "broken", "nan"))
 
     def test_own_methods_have_their_options(self, finished, results):
         mild = by_name(results)["mild"]
@@ -280,11 +282,11 @@ class TestGoingOn:
 
     def test_methods_can_be_added_and_left_out(self, folder, finished, capsys):
         shutil.copytree(finished, folder / "grown")
-        assert main(arguments(folder, "grown", methods="bce@uniform,asl,bce")) == 0
+        assert main(arguments(folder, "grown", methods="bce@uniform,ml-gcn,bce")) == 0
         grown = json.loads((folder / "grown" / "results.json").read_text())
-        assert [method["name"] for method in grown["methods"]] == ["bce@uniform", "asl", "bce"]
+        assert [method["name"] for method in grown["methods"]] == ["bce@uniform", "ml-gcn", "bce"]
         before = by_name(json.loads((finished / "results.json").read_text()))
-        assert by_name(grown)["asl"]["test"]["runs"] == before["asl"]["test"]["runs"]
+        assert by_name(grown)["ml-gcn"]["test"]["runs"] == before["ml-gcn"]["test"]["runs"]
         assert "8 of 12 runs are done already" in capsys.readouterr().err
 
     def test_two_at_once_do_not_collide(self, folder, finished, capsys):

@@ -94,7 +94,7 @@ def run(options: Options) -> None:
     for sentence in failures(results):
         console.print(sentence, style="red", highlight=False, markup=False)
     console.print(" ".join(results["recommendation"]["text"]), highlight=False, markup=False)
-    console.print(f"results, table and all runs: {plan.folder}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"results, table, page and all runs: {plan.folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _shared(options: Options) -> TrainConfig:

@@ -25,6 +25,7 @@ from tailwise.experiments.search import settle
 from tailwise.experiments.tables import markdown_page, read_costs
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.report.comparison_page import write_comparison_page
 from tailwise.training import finetune, probe
 from tailwise.training.inference import choose_device
 from tailwise.training.inputs import RunSplits, Split, check_labels, open_images, read_run
@@ -40,7 +41,7 @@ _logger = logging.getLogger(__name__)
 
 
 def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
-    """Run a comparison, or go on with one, and write results.json and table.md into its folder.
+    """Run a comparison, or go on with one, and write results.json, table.md and report.html into its folder.
 
     Args:
         plan: the comparison; its folder is new, or that of the same comparison. Methods, seeds and folds may be added.
@@ -69,6 +70,7 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
         write_json(plan.folder / RESULTS_FILE, results)
         with replacing(plan.folder / TABLE_FILE) as temporary:
             temporary.write_text(markdown_page(results, read_costs(plan)), encoding="utf-8")
+        write_comparison_page(plan.folder)
     return results
 
 
