@@ -1,6 +1,8 @@
 """Losses for long-tailed multi-label classification, all of one term. Needs torch and numpy only."""
 
 from tailwise.losses.base import MultiLabelLoss
+from tailwise.losses.custom import create_custom, is_dotted_path
+from tailwise.losses.formula import FormulaLoss
 from tailwise.losses.named import (
     AdaptiveFocalLoss,
     AsymmetricLoss,
@@ -27,6 +29,7 @@ __all__ = [
     "DistributionBalancedFocalLoss",
     "DistributionBalancedLoss",
     "FocalLoss",
+    "FormulaLoss",
     "LDAMLoss",
     "MultiLabelLoss",
     "NegativeTolerantLoss",
@@ -36,5 +39,7 @@ __all__ = [
     "ReweightedLoss",
     "available",
     "create",
+    "create_custom",
+    "is_dotted_path",
     "option_names",
 ]

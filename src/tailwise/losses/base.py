@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from tailwise.labels import LabelStats
@@ -17,6 +17,9 @@ from tailwise.shapes import Bool, Float, Shaped
 
 FactorChoice: TypeAlias = float | ArrayLike | Tensor | Mapping[str, float] | None
 """A factor of each class: a number, (K,) values, ``{group: value}`` laid over the base, or None for the base."""
+
+Allowed: TypeAlias = Literal["positive", "not negative", "finite"]
+"""Which numbers a parameter may take."""
 
 
 class MultiLabelLoss(nn.Module):
@@ -156,11 +159,13 @@ def check_targets(targets: Tensor) -> None:
         raise ValueError(f"targets must be 0, 1, soft in [0, 1], or unknown (-1 or NaN); found {wrong}")
 
 
-def per_class(name: str, choice: FactorChoice, base: float, stats: LabelStats) -> Factor:
-    """Resolve a factor that must be positive: a number, (K,) values, or ``{group: value}`` over the base.
+def per_class(
+    name: str, choice: FactorChoice, base: float, stats: LabelStats, *, allowed: Allowed = "positive"
+) -> Factor:
+    """Resolve a parameter: a number, (K,) values, or ``{group: value}`` over the base.
 
     Raises:
-        ValueError: a group that does not exist, a wrong number of values, or one that is not positive and finite.
+        ValueError: a group that does not exist, a wrong number of values, or one that is not finite or not allowed.
     """
     if choice is None:
         return float(base)
@@ -169,14 +174,23 @@ def per_class(name: str, choice: FactorChoice, base: float, stats: LabelStats) -
         for group, value in choice.items():
             if group not in stats.groups:
                 raise ValueError(f"{name} names the group {group!r}; there are {', '.join(stats.groups)}")
-            values[stats.groups[group]] = float(value)
+            values[stats.groups[group]] = _numbers(name, value)
     else:
-        values = np.asarray(choice.numpy(force=True) if isinstance(choice, Tensor) else choice, dtype=np.float64)
+        values = _numbers(name, choice.numpy(force=True) if isinstance(choice, Tensor) else choice)
         if values.ndim != 0 and values.shape != (stats.num_classes,):
             raise ValueError(f"{name} must be a number or {stats.num_classes} values, got shape {values.shape}")
-    if not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(f"{name} must be positive and finite, got {choice!r}")
+    is_allowed = {"positive": values > 0, "not negative": values >= 0, "finite": True}[allowed]
+    if not (np.isfinite(values) & is_allowed).all():
+        expected = "finite" if allowed == "finite" else f"{allowed} and finite"
+        raise ValueError(f"{name} must be {expected}, got {choice!r}")
     return float(values) if values.ndim == 0 else torch.from_numpy(values).float()
+
+
+def _numbers(name: str, given: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a number, one per class, or by group, got {given!r}") from error
 
 
 def _field(name: str) -> str:

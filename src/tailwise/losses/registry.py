@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 from tailwise.labels import LabelStats
 from tailwise.losses import named
 from tailwise.losses.base import MultiLabelLoss
+from tailwise.losses.formula import FormulaLoss
 
 RecipeName: TypeAlias = Literal["voc-mlt", "coco-mlt"]
 
@@ -26,6 +27,7 @@ _LOSSES: dict[str, type[MultiLabelLoss]] = {
     "pr": named.ProbabilityRebalancedLoss,
     "apaf": named.AdaptiveFocalLoss,
     "pg": named.ProbabilityGuidedLoss,
+    "formula": FormulaLoss,
 }
 
 # α, β, κ, γ and c are the defaults of the classes: both data sets share them.
