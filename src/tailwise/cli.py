@@ -80,6 +80,7 @@ _COMMANDS = {
     "inspect": _Command("Show what labelled images look like before training: counts, groups, problems."),
     "build": _Command("Choose a long-tailed training set from labelled images, or get a published one."),
     "train": _Command("Train a classifier, test it, and leave a folder with the model.", positional=False),
+    "guide": _Command("Say from the probabilities of a training which factors of PG to move."),
     "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),
 }
 

@@ -37,7 +37,7 @@ def test_gradient_is_the_derivative_of_the_value(variant, kind, stats, batch):
     loss = make(variant, stats, reduction="none", validate=False)
     if loss.guidance is not None:
         # The batch statistics are constants of the gradient, so they must not move with the probe's steps.
-        frozen = loss.guidance(*batch, None, loss._side("positive"), loss._side("negative"))
+        frozen = loss.guidance(*batch, None, loss.side("positive"), loss.side("negative"))
         loss.guidance.forward = lambda *_: frozen
     logits, targets = batch
     if kind == "soft":

@@ -99,7 +99,7 @@ class MultiLabelLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             known = known_pairs(targets, mask)
             weight = None if self.weight is None else self.weight(targets, known)
-            positive, negative = self._side("positive"), self._side("negative")
+            positive, negative = self.side("positive"), self.side("negative")
             if self.guidance is not None:
                 positive, negative = self.guidance(logits, targets, known, positive, negative)
             loss = term(
@@ -115,6 +115,11 @@ class MultiLabelLoss(nn.Module):
             )
             return reduce(loss, known, self.reduction)
 
+    def side(self, name: Literal["positive", "negative"]) -> Side:
+        """Parameters of a side, before guidance."""
+        names = {field: f"{name}_{field}" for field in Side._fields}
+        return Side(**{f: self._fixed[n] if n in self._fixed else getattr(self, n) for f, n in names.items()})
+
     def extra_repr(self) -> str:
         changed = [
             f"{name}={value:g}" for name, value in self._fixed.items() if value != Side()._asdict()[_field(name)]
@@ -128,10 +133,6 @@ class MultiLabelLoss(nn.Module):
             self.register_buffer(name, factor)
         else:
             self._fixed[name] = float(factor)
-
-    def _side(self, name: str) -> Side:
-        names = {field: f"{name}_{field}" for field in Side._fields}
-        return Side(**{f: self._fixed[n] if n in self._fixed else getattr(self, n) for f, n in names.items()})
 
     def _check_shapes(self, logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
