@@ -19,6 +19,7 @@ from tailwise.losses.named import (
     ReweightedLoss,
 )
 from tailwise.losses.registry import RECIPES, available, create, option_names
+from tailwise.losses.steered import ProbabilitySteeredLoss
 
 __all__ = [
     "RECIPES",
@@ -35,6 +36,7 @@ __all__ = [
     "NegativeTolerantLoss",
     "ProbabilityGuidedLoss",
     "ProbabilityRebalancedLoss",
+    "ProbabilitySteeredLoss",
     "RebalancedBCELoss",
     "ReweightedLoss",
     "available",

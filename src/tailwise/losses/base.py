@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tailwise.labels import LabelStats
 from tailwise.losses.guidance import Guidance
+from tailwise.losses.steering import Steering
 from tailwise.losses.term import REDUCTIONS, Factor, FocalOn, Reduction, Side, known_pairs, reduce, term
 from tailwise.shapes import Bool, Float, Shaped
 
@@ -32,7 +33,7 @@ class MultiLabelLoss(nn.Module):
         negative: parameters of the negative side.
         scale: c, a plain factor of the loss.
         margin: ASL's probability margin on the negative side.
-        guidance: adapts the sides to each batch.
+        guidance: adapts the sides to each batch, or to the course of the training.
         focal_on: argument of the focal factor: the ``"regularized"`` logit or the ``"plain"`` one.
         reduction: ``"mean"`` over known pairs, ``"sum"``, ``"batchmean"`` (sum over classes, mean over samples), or
             ``"none"``.
@@ -51,7 +52,7 @@ class MultiLabelLoss(nn.Module):
         negative: Side = Side(),  # noqa: B008
         scale: float = 1.0,
         margin: float = 0.0,
-        guidance: Guidance | None = None,
+        guidance: Guidance | Steering | None = None,
         focal_on: FocalOn = "regularized",
         reduction: Reduction = "mean",
         validate: bool = True,
