@@ -36,39 +36,50 @@ PROBE_METHODS = (
     *(Method(name, {"loss": name}) for name in LOSSES[:2]),
     CB_FOCAL,
     *(Method(name, {"loss": name}) for name in LOSSES[2:]),
+    Method("apr", {"loss": "pr", "loss_options": {"adaptive": ["neg_slope"]}}),
+    Method("pg-auto", {"loss": "pg-auto"}),
 )
 FINETUNE_METHODS = tuple(Method(name, {"loss": name}) for name in ("bce", "db-focal", "pg"))
 
-# Of the voc-mlt recipe, which raises λ₁⁻ and λ₂⁺ of tail classes.
+# Without what the voc-mlt recipe raises: λ₁⁻ and λ₂⁺ of tail classes.
 NOT_RAISED: dict[str, Any] = {"neg_slope": 5.0, "pos_divisor": 1.0}
 APR: dict[str, Any] = {**NOT_RAISED, "adaptive": ["neg_slope"]}
 PARTS = {
     "db": ("db", {}),
-    "db, γ = 1": ("db", {"gamma": 1.0, "balance": 2.0}),
     "db-focal": ("db-focal", {}),
     "db-focal, plain": ("pg", {**NOT_RAISED, "adaptive": [], "exponent": "fixed", "focal_on": "plain"}),
-    "raised": ("pr", {"adaptive": []}),
     "λ₁⁻ adaptive, tail": ("pr", {**NOT_RAISED, "adaptive": {"neg_slope": "tail"}}),
     "λ₁⁻ adaptive, all": ("pr", APR),
-    "raised, λ₁⁻ adaptive, tail": ("pr", {"adaptive": {"neg_slope": "tail"}}),
-    "raised, λ₁⁻ adaptive, all": ("pr", {"adaptive": ["neg_slope"]}),
-    "db + apaf": ("pg", {**NOT_RAISED, "adaptive": []}),
-    "λ₁⁻ adaptive, all + focal": ("pg", {**APR, "exponent": "fixed"}),
-    "λ₁⁻ adaptive, all + apaf": ("pg", APR),
-    "the same, γ ≤ 2": ("pg", {**APR, "max_exponent": 2.0}),
-    "the same, γ ≤ 4": ("pg", {**APR, "max_exponent": 4.0}),
-    "the same, plain": ("pg", {**APR, "focal_on": "plain"}),
-    "the same, plain, γ ≤ 2": ("pg", {**APR, "focal_on": "plain", "max_exponent": 2.0}),
-    "raised, λ₁⁻ adaptive, all + apaf (pg)": ("pg", {}),
+    "λ₁⁻ adaptive, tail, raised": ("pr", {"adaptive": {"neg_slope": "tail"}}),
+    "λ₁⁻ adaptive, all, raised": ("pr", {"adaptive": ["neg_slope"]}),
+    "λ₁⁻ adaptive, all, with focal": ("pg", {**APR, "exponent": "fixed"}),
+    "λ₁⁻ adaptive, all, with apaf": ("pg", APR),
+    "with apaf, γ at most 2": ("pg", {**APR, "max_exponent": 2.0}),
+    "with apaf, γ at most 4": ("pg", {**APR, "max_exponent": 4.0}),
+    "with apaf, plain": ("pg", {**APR, "focal_on": "plain"}),
+    "with apaf, raised (pg)": ("pg", {}),
+    "db, λ = 1": ("db", {"neg_scale": 1.0}),
+    "db, λ = 20": ("db", {"neg_scale": 20.0}),
+    "db, λ₂⁻ = 25": ("pr", {**NOT_RAISED, "neg_divisor": 25.0}),
+    "pg-auto": ("pg-auto", {}),
 }
+
 
 NUM_FOLDS = 4
 
 
-def probe(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 5, workers: int = 1) -> None:
-    """Train neck and head on frozen features: every loss, several seeds."""
+def probe(
+    photos: Path,
+    weights: Path,
+    output: Path = Path("runs/photos"),
+    seeds: int = 5,
+    workers: int = 1,
+    only: list[str] | None = None,
+) -> None:
+    """Train neck and head on frozen features: every loss, or only some methods by name, several seeds."""
     shared = configuration(photos, weights, output / "probe", mode="probe")
-    show(list(run_methods(shared, PROBE_METHODS, range(seeds), workers=workers)))
+    methods = [method for method in PROBE_METHODS if only is None or method.name in only]
+    show(list(run_methods(shared, methods, range(seeds), workers=workers)))
 
 
 def finetune(
@@ -110,7 +121,7 @@ def choose(photos: Path, weights: Path, output: Path = Path("runs/photos"), work
         show(sorted(rows, key=lambda row: -sum(value or 0 for value in row.scores["total"])))
 
 
-def parts(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 3, workers: int = 1) -> None:
+def parts(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 2, workers: int = 1) -> None:
     """Cross-validate what each part of PG adds to DB, on the training split."""
     methods = [Method(name, {"loss": loss, "loss_options": options}) for name, (loss, options) in PARTS.items()]
     rows = cross_validate(photos, weights, output / "parts", methods, recipe="voc-mlt", seeds=seeds, workers=workers)

@@ -59,7 +59,7 @@ def run(options: Options) -> None:
     config = load(folder / CONFIG_FILE)
     paste = options_to_paste(config, stats, advice)
     if paste is None:
-        console.print(f"loss {config.loss} has none of these factors: start from pr, pg or formula", soft_wrap=True)
+        console.print(f"loss {config.loss} has no factors to set: start from pr, pg or formula", soft_wrap=True)
         return
     console.print("\nto try it, train with")
     console.print(f"    {paste}", soft_wrap=True, highlight=False, markup=False)
