@@ -88,6 +88,7 @@ _COMMANDS = {
         positional=False,
         going_on="the same command with --resume true goes on from the last checkpoint",
     ),
+    "guide": _Command("Say from the probabilities of a training which factors of PG to move."),
     "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),
     "report": _Command("Show the results of a run or a comparison as a page: tables, curves, mistakes."),
 }
