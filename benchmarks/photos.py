@@ -2,8 +2,8 @@
 
 PHOTOS holds labels.csv (splits train_lt and test) and classes.json, WEIGHTS is a file of mobilenetv2_100 with
 ``pad_type="same"``. ``probe``, ``heads`` and ``finetune`` print the tables of docs/results.md. ``choose`` prints how
-PG's raised factors do on held-out training images, which is how the recipes' values were chosen, and ``parts`` what each
-part of PG adds there; neither opens the test split.
+PG's raised factors do on held-out training images, which is how the recipes' values were chosen, and ``parts`` what
+each part of PG adds there; neither opens the test split.
 Finished runs are kept below --output, so a command that was interrupted goes on where it stopped.
 """
 
