@@ -12,6 +12,7 @@ from tailwise.config import SamplerName, TrainConfig
 from tailwise.data.sources.text import near, read_text
 from tailwise.errors import InputError
 from tailwise.experiments.methods import NESTED, Method
+from tailwise.losses.custom import is_dotted_path
 from tailwise.options import add_options, from_namespace
 
 # A method may change how a run trains: not which images it trains and is tested on, nor how classes are grouped.
@@ -120,8 +121,8 @@ def _find(text: str) -> Method:
         )
     if Path(text).suffix in _YAML_SUFFIXES:
         return _from_file(Path(text))
-    if ":" in text:
-        return Method(text.rpartition(":")[2], {"loss": text}, text)
+    if is_dotted_path(text):
+        return Method(text.replace(":", ".").rpartition(".")[2], {"loss": text}, text)
     raise InputError(
         f"no method {text!r}{near(text, METHODS)}; there are {', '.join(METHODS)}, each with @SAMPLER, files *.yaml "
         "and losses package.module:Loss"
