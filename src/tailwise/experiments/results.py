@@ -35,6 +35,7 @@ _NOT_SHARED = frozenset(
         *("quiet", "resume"),
     )
 )
+_FILES = ("weights", "label_embeddings")
 # Of what a test finds, the scores that depend on thresholds and probabilities.
 _DECIDED = ("CF1", "OF1", "CF1_tuned", "OF1_tuned", "calibration_error", "calibration_error_calibrated")
 
@@ -198,7 +199,10 @@ def _shared(config: TrainConfig) -> dict[str, Any]:
 def portable(value: Any) -> Any:
     """Options as JSON has them, and paths as the names of their files: results say nothing of where they were made."""
     if isinstance(value, Mapping):
-        return {str(key): portable(item) for key, item in value.items()}
+        return {
+            str(key): Path(item).name if key in _FILES and item is not None else portable(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
     if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()):
