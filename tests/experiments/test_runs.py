@@ -40,7 +40,9 @@ def broken():
     raise RuntimeError("two\nlines")
 
 
-def killed():
+def killed(record):
+    with record.open("a") as file:
+        file.write("tried\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -59,7 +61,7 @@ def test_a_failure_is_only_its_own(config, tmp_path):
     runs = [
         run_of(config, "wrong", partial(wrong, f"no folder {config.output}/wrong/x")),
         run_of(config, "broken", broken),
-        run_of(config, "killed", killed),
+        run_of(config, "killed", partial(killed, tmp_path / "record")),
         run_of(config, "good"),
     ]
     with closing(execute(runs, workers=1, threads=1)) as outcomes:
@@ -70,6 +72,7 @@ def test_a_failure_is_only_its_own(config, tmp_path):
         "broken": "RuntimeError: two lines",
         "good": None,
     }
+    assert (tmp_path / "record").read_text().splitlines() == ["tried", "tried"]
     for run in runs[:-1]:
         recorded = json.loads((run.folder / FAILED_FILE).read_text())
         assert recorded["reason"] == found[run.name].reason

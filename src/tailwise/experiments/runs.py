@@ -101,7 +101,8 @@ def failure_of(run: Run) -> Failure | None:
 def execute(runs: Iterable[Run], *, workers: int, threads: int) -> Generator[tuple[Run, Outcome], None, None]:
     """Do runs in worker processes; each ends with its metrics, or with failed.json in its folder.
 
-    A run that was interrupted goes on where it was. One that failed is tried again.
+    A run that was interrupted goes on where it was. One that failed is tried again. One whose process was ended goes on
+    once, after all others: it may have had to pay for what another process did.
 
     Args:
         runs: what to do; see :func:`unfinished`.
@@ -115,6 +116,7 @@ def execute(runs: Iterable[Run], *, workers: int, threads: int) -> Generator[tup
     context = get_context("spawn")
     idle: list[_Worker] = []
     busy: dict[Any, tuple[_Worker, Run]] = {}
+    ended: set[str] = set()
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
@@ -127,6 +129,10 @@ def execute(runs: Iterable[Run], *, workers: int, threads: int) -> Generator[tup
                 outcome = worker.outcome()
                 if worker.is_alive:
                     idle.append(worker)
+                elif run.name not in ended:
+                    ended.add(run.name)
+                    waiting.append(run)
+                    continue
                 if outcome.failure is not None:
                     run.folder.mkdir(parents=True, exist_ok=True)
                     write_json(run.folder / FAILED_FILE, asdict(outcome.failure))
@@ -275,11 +281,13 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _death(code: int | None) -> Failure:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = "; the system may have had too little memory" if name == "SIGKILL" else ""
-        return Failure(f"its process was ended by {name}{hint}")
-    return Failure(f"its process ended with exit code {code}")
+    # A run that is told to terminate saves its state and exits as a shell reports it.
+    number = -code if code is not None and code < 0 else (code or 0) - 128
+    if number not in set(signal.Signals):
+        return Failure(f"its process ended with exit code {code}")
+    name = signal.Signals(number).name
+    hint = "; the system may have had too little memory" if name == "SIGKILL" else ""
+    return Failure(f"its process was ended by {name}{hint}")
 
 
 def _work(requests: connection.Connection, threads: int) -> None:
