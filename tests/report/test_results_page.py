@@ -306,8 +306,24 @@ def test_without_data_or_runs_the_rest_is_shown(comparison: tuple[Path, dict[str
     assert "The labels of the test split cannot be read again" in text
     assert 'id="threshold"' not in text
     assert "probabilities-0-figure" in page_data(text)
-    seen = browse(tmp_path / "run" / "report.html", "", tmp_path)
+    script = """
+    outcome.names = texts("class-table", 0);
+    outcome.buttons = document.querySelectorAll("#class-table td button").length;
+    document.getElementById("class-precision").emit("plotly_click", { points: [{ customdata: 1 }] });
+    """
+    seen = browse(tmp_path / "run" / "report.html", TOOLS + script, tmp_path)
     assert seen["problems"] == []
+    assert set(seen["names"]) == set(CLASSES)
+    assert seen["buttons"] == 0
+
+
+def test_a_comparison_of_which_all_failed_has_a_page(comparison: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    failed = [method for method in comparison[1]["methods"] if method["failed"]]
+    changes = {"methods": failed, "baseline": None, "best": {"test": None, "validation": None}}
+    (tmp_path / "results.json").write_text(json.dumps(comparison[1] | changes), encoding="utf-8")
+    page = write_comparison_page(tmp_path)
+    seen = browse(page, "outcome.rows = document.querySelectorAll('#method-table .failed').length;", tmp_path)
+    assert (seen["problems"], seen["rows"]) == ([], 1)
 
 
 def test_images_that_are_gone_are_said_to_be(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ _FEWEST_POINTS_OF_A_CURVE = 20
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Evidence:
     """What predictions show beyond the scores.
 
@@ -57,18 +57,32 @@ def gather(results: Results, methods: Sequence[MethodResults]) -> Evidence:
             order as long as there is room.
     """
     found = Evidence()
+    data = _read_again(results, methods, found)
+    if data is not None:
+        _judge(found, data, results, methods)
+    for sentence in found.missing:
+        _logger.warning("%s", sentence)
+    return found
+
+
+def _read_again(results: Results, methods: Sequence[MethodResults], found: Evidence) -> EvaluationSet | None:
+    """The test split; None, with the reason among what is missing, where it cannot be read."""
     config = next((method.config for method in methods if method.config is not None), None)
     if config is None:
         found.missing.append("The folder holds no finished runs, only their results.")
-        return found
+        return None
     try:
-        data = read_evaluation_set(config, results.stats.class_names)
+        return read_evaluation_set(config, results.stats.class_names)
     except InputError as error:
         found.missing.append(f"The labels of the test split cannot be read again: {error}.")
-        return found
-    positives, known = (data.targets == 1).sum(axis=0), (data.targets >= 0).sum(axis=0)
-    found = Evidence(positives=positives, known=known, mistaken=methods[0].name)
-    keeps, most = _room(positives, len(methods))
+        return None
+
+
+def _judge(found: Evidence, data: EvaluationSet, results: Results, methods: Sequence[MethodResults]) -> None:
+    """Add what the predictions of the methods show."""
+    found.positives, found.known = (data.targets == 1).sum(axis=0), (data.targets >= 0).sum(axis=0)
+    found.mistaken = methods[0].name
+    keeps, most = _room(found.positives, len(methods))
     for place, method in enumerate(methods):
         try:
             first = _add_sweep(found, data, method)
@@ -81,10 +95,7 @@ def gather(results: Results, methods: Sequence[MethodResults]) -> Evidence:
         else:
             found.left_out.append(method.name)
         if place == 0:
-            found.mistakes.extend(find_mistakes(data, first, results.stats))
-    for sentence in found.missing:
-        _logger.warning("%s", sentence)
-    return found
+            found.mistakes = find_mistakes(data, first, results.stats)
 
 
 def _add_sweep(found: Evidence, data: EvaluationSet, method: MethodResults) -> Predictions:

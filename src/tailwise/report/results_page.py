@@ -42,6 +42,7 @@ def write_results_page(results: Results, output: Path) -> None:
     order = np.argsort(-results.stats.class_counts, kind="stable")
     test_counts = results.test_counts or (None if evidence.positives is None else evidence.positives.tolist())
     by_method = _curves(methods)
+    classes: dict[str, Any] = {"order": order, "has_curves": bool(evidence.points)}
     write_page(
         output,
         "results.html",
@@ -54,8 +55,8 @@ def write_results_page(results: Results, output: Path) -> None:
         method_table=tables.method_table(results),
         differences=plots.differences(results, methods),
         difference_table=tables.difference_table(results),
-        class_precision=plots.class_precision(results, methods, order) if methods else None,
-        class_table=tables.class_table(results, methods, order, test_counts) if methods else None,
+        class_precision=plots.class_precision(results, methods, **classes) if methods else None,
+        class_table=tables.class_table(results, methods, test_counts=test_counts, **classes) if methods else None,
         gains=plots.gains(results, methods),
         thresholds=plots.thresholds(methods, evidence.sweeps) if evidence.sweeps else None,
         probabilities=by_method,

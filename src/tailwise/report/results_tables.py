@@ -71,9 +71,22 @@ def difference_table(results: Results) -> PageTable | None:
 
 
 def class_table(
-    results: Results, methods: Sequence[MethodResults], order: NDArray[np.intp], test_counts: Sequence[int] | None
+    results: Results,
+    methods: Sequence[MethodResults],
+    order: NDArray[np.intp],
+    test_counts: Sequence[int] | None,
+    *,
+    has_curves: bool,
 ) -> PageTable:
-    """Every class with its counts and the average precision of every method, which the page shows and hides."""
+    """Every class with its counts and the average precision of every method, which the page shows and hides.
+
+    Args:
+        results: gives the classes.
+        methods: the methods.
+        order: the classes in the order wanted.
+        test_counts: K positives in the test split, if they are known.
+        has_curves: whether the page shows the curves of a class that is chosen.
+    """
     stats = results.stats
     group_of = {int(k): group for group, members in stats.groups.items() for k in members}
     has_intervals = any("AP_low" in (method.test or {}) for method in methods)
@@ -96,7 +109,7 @@ def class_table(
         columns,
         rows,
         filter_hint="class or group",
-        picks="Show the precision-recall curves of",
+        picks="Show the precision-recall curves of" if has_curves else "",
     )
 
 
