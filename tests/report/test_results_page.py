@@ -23,7 +23,7 @@ from tests.report.folders import CLASSES, METHODS, SEEDS, Data, make_comparison,
 from tests.report.pages import TOOLS, Elements, page_data
 
 _BEST, _ODD = "pg", "<i>odd</i>"
-# Methods in the order of the page: the best, the baseline, the rest by mAP.
+# Methods in the order of the page: the recommended and best, the baseline, the rest by mAP.
 _ORDER = ("pg", "bce", "db-focal", _ODD)
 
 
@@ -89,7 +89,7 @@ def test_numbers_are_those_of_the_results(page: Path, comparison: tuple[Path, di
         expected = None if values["method"][0] == _BEST else [against["difference"], against["low"], against["high"]]
         assert values["vs best"] == expected
     roles = {row[0][0]: row[0][1] for row in found["method-table-rows"]}
-    assert roles == {"pg": "best · recommended", "bce": "baseline", "db-focal": "", _ODD: "", "apaf": ""}
+    assert roles == {"pg": "recommended · best on test", "bce": "baseline", "db-focal": "", _ODD: "", "apaf": ""}
     gains = [trace for trace in found["gains-figure"]["data"] if trace["meta"]["method"] == _ORDER.index("db-focal")]
     points = {k: y for trace in gains for k, y in zip(trace["customdata"], trace["y"], strict=True)}
     ap = {name: methods[name]["test"]["AP"] for name in ("bce", "db-focal")}
@@ -133,13 +133,13 @@ def test_a_reader_sorts_filters_and_sees_what_failed(page: Path, tmp_path: Path)
     seen = browse(page, TOOLS + script, tmp_path)
     assert (seen["problems"], seen["booms"], seen["loaded"]) == ([], 0, [])
     assert seen["first"][0] == [["total", "descending"]]
-    assert seen["first"][1] == ["pg best · recommended", "db-focal", "bce baseline", _ODD, "apaf"]
+    assert seen["first"][1] == ["pg recommended · best on test", "db-focal", "bce baseline", _ODD, "apaf"]
     means = [float(text.split()[0]) for text in seen["first"][2][:4]]
     assert means == sorted(means, reverse=True)
     assert seen["first"][2][4] == "failed: runs/apaf/seed1: the loss is <no number>: lower optim.lr"
     tails = [float(text.split()[0]) for text in seen["byTail"][:4]]
     assert tails == sorted(tails, reverse=True)
-    assert seen["byName"] == [_ODD, "apaf", "bce baseline", "db-focal", "pg best · recommended"]
+    assert seen["byName"] == [_ODD, "apaf", "bce baseline", "db-focal", "pg recommended · best on test"]
     assert seen["failed"][1] not in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
     assert all(text[0] in "+−" for text in seen["bold"])
     assert seen["controls"]

@@ -23,8 +23,6 @@ from tailwise.training.run import CONFIG_FILE
 
 PAGE_FILE = "report.html"
 
-_MOST_SHOWN_AT_FIRST = 3
-
 
 def write_results_page(results: Results, output: Path) -> None:
     """Write results as one HTML file that loads nothing.
@@ -149,7 +147,7 @@ def _page_data(
         # The most frequent tail class: rare, but not the extreme.
         "first": next((k for k in with_curve if k in tail), with_curve[-1] if with_curve else None),
         "methods": [
-            {"name": method.name, **plots.method_style(place), "chosen": _is_chosen(results, methods, place)}
+            {"name": method.name, **plots.method_style(place), "chosen": method.name in results.leading}
             for place, method in enumerate(methods)
         ],
         "positives": positives,
@@ -160,10 +158,3 @@ def _page_data(
             if method.name in evidence.points
         },
     }
-
-
-def _is_chosen(results: Results, methods: Sequence[MethodResults], place: int) -> bool:
-    """Whether a method is shown at first: the baseline, the best and the recommended, or the first ones."""
-    name = methods[place].name
-    named = [m.name for m in methods if m.name in (results.best, *results.recommended)][:_MOST_SHOWN_AT_FIRST]
-    return name in named or name == results.baseline

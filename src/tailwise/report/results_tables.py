@@ -131,8 +131,9 @@ def written(options: Mapping[str, Any] | None) -> str | None:
 
 def _role(results: Results, method: MethodResults) -> str:
     roles = (
-        ("best", method.name == results.best),
-        ("recommended", method.name in results.recommended),
+        ("recommended", method.name in results.recommended[:1]),
+        ("as good", method.name in results.recommended[1:]),
+        ("best on test", method.name == results.best),
         ("baseline", method.name == results.baseline),
     )
     return " · ".join(name for name, holds in roles if holds and results.is_comparison)
@@ -146,6 +147,8 @@ def _notes(results: Results, references: Sequence[Reference], keys: Sequence[str
     if references:
         level = f"{results.level:.0%} intervals" if results.level is not None else "intervals"
         yield f"“vs”: difference in total mAP in points, with {level}; bold where the interval leaves out 0."
+    if len(results.recommended) > 1:
+        yield "“As good”: cannot be told apart from the best on the data that chose."
     if "CF1_tuned" in keys:
         yield "Tuned F1 is that with a threshold per class, tuned on validation images."
     test = next((method.test for method in results.methods if method.test is not None), None)
