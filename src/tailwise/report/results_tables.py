@@ -132,7 +132,7 @@ def written(options: Mapping[str, Any] | None) -> str | None:
 def _role(results: Results, method: MethodResults) -> str:
     roles = (
         ("recommended", method.name in results.recommended[:1]),
-        ("as good", method.name in results.recommended[1:]),
+        ("not told apart", method.name in results.recommended[1:]),
         ("best on test", method.name == results.best),
         ("baseline", method.name == results.baseline),
     )
@@ -148,7 +148,7 @@ def _notes(results: Results, references: Sequence[Reference], keys: Sequence[str
         level = f"{results.level:.0%} intervals" if results.level is not None else "intervals"
         yield f"“vs”: difference in total mAP in points, with {level}; bold where the interval leaves out 0."
     if len(results.recommended) > 1:
-        yield "“As good”: cannot be told apart from the best on the data that chose."
+        yield "“Not told apart”: from the best one, on the data that chose."
     if "CF1_tuned" in keys:
         yield "Tuned F1 is that with a threshold per class, tuned on validation images."
     test = next((method.test for method in results.methods if method.test is not None), None)
