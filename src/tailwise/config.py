@@ -21,6 +21,7 @@ from tailwise.data.sources.hub import HUB_PREFIX
 from tailwise.data.sources.labeled import SPLIT_JOINER
 from tailwise.errors import InputError
 from tailwise.files import replacing
+from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file
 from tailwise.models.config import ModelConfig
 from tailwise.options import add_options, from_namespace
 
@@ -84,7 +85,7 @@ class TrainConfig(ReadOptions):
     output: str
     """Folder of the run; made if absent."""
     loss: str = "db-focal"
-    """Name of the loss."""
+    """Name of a loss, YAML file of its parameters, or package.module:Name of your own."""
     loss_options: dict[str, Any] = field(default_factory=dict)
     """Options of the loss, by name."""
     recipe: Literal["voc-mlt", "coco-mlt"] | None = None
@@ -163,10 +164,15 @@ class TrainConfig(ReadOptions):
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fill in what depends on other options, make paths absolute, and check every range.
 
+    Where the loss is a file, its content takes its place, so that a run does not change with the file.
+
     Raises:
-        InputError: an option is out of its range.
+        InputError: an option is out of its range, or the file of the loss cannot be used.
     """
     _check(config)
+    if is_loss_file(config.loss):
+        options = read_loss_file(config.loss) | config.loss_options
+        config = replace(config, loss=FORMULA, loss_options=options)
     epochs = config.optim.epochs if config.optim.epochs is not None else _RECIPE_EPOCHS[config.sampler]
     milestones = config.optim.milestones
     if milestones is None:
