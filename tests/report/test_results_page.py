@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.special import logit
-from sklearn.metrics import precision_recall_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from tailwise.metrics import f1_scores
 from tailwise.report import evidence
@@ -262,6 +262,15 @@ def test_the_page_fits_a_phone_in_the_dark_and_by_day(page: Path, tmp_path: Path
     assert seen["body"] == ("rgb(18, 21, 26)" if dark else "rgb(246, 247, 249)")
 
 
+def bootstrap_interval(data: Data, logits: np.ndarray, k: int) -> list[float]:
+    """The 95% interval of a class's average precision in percent, image by image."""
+    generator = np.random.default_rng(1)
+    known = np.flatnonzero(data.targets[:, k] >= 0)
+    draws = (known[generator.integers(0, len(known), len(known))] for _ in range(600))
+    values = [average_precision_score(data.targets[drawn, k], logits[drawn, k]) for drawn in draws]
+    return (100 * np.quantile(values, [0.025, 0.975])).tolist()
+
+
 def test_a_run_has_a_page_too(data: Data, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     metrics = make_run(folder, data, make_logits(data, 1.0, 0), loss="db-focal", seed=0)
@@ -283,8 +292,14 @@ def test_a_run_has_a_page_too(data: Data, tmp_path: Path) -> None:
     assert (seen["problems"], seen["booms"], seen["loaded"]) == ([], 0, [])
     assert ["mAP, tail", f"{metrics['mAP']['tail']:.2f}", "in percent"] in seen["cards"]
     assert seen["heads"] == ["class", "group", "training images", "test images", "AP db-focal"]
-    expected = {name: "–" if ap is None else f"{ap:.2f}" for name, ap in metrics["AP"].items()}
-    assert dict(zip(seen["names"], seen["scores"], strict=True)) == expected
+    for name, shown in zip(seen["names"], seen["scores"], strict=True):
+        if metrics["AP"][name] is None:
+            assert shown == "–"
+            continue
+        value, low, high = re.fullmatch(r"([\d.]+) (\d+) to (\d+)", shown).groups()
+        assert value == f"{metrics['AP'][name]:.1f}"
+        expected = bootstrap_interval(data, make_logits(data, 1.0, 0).numpy(), CLASSES.index(name))
+        assert (int(low), int(high)) == pytest.approx(expected, abs=4)
     assert seen["pickers"] == 0
     assert seen["curves"] == 1
     assert f"tailwise train --config {folder}/config.yaml --output again" in seen["commands"]

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.errors import InputError
+from tailwise.experiments.board import percent
+from tailwise.experiments.bootstrap import Resamples, interval, replicate
 from tailwise.report.class_curves import PrecisionRecall, precision_recall, sweep_thresholds
 from tailwise.report.evaluation_set import EvaluationSet, Predictions, read_evaluation_set
 from tailwise.report.mistakes import ClassMistakes, find_mistakes
@@ -19,6 +21,10 @@ from tailwise.report.results import MethodResults, Results
 _MOST_POINTS = 300_000
 _MOST_POINTS_OF_A_CURVE = 200
 _FEWEST_POINTS_OF_A_CURVE = 20
+
+# Of the bootstrap for what has no intervals yet, as in a comparison.
+REPLICATES, LEVEL = 1000, 0.95
+_MOST_INTERVALS = 300
 
 _logger = logging.getLogger(__name__)
 
@@ -32,6 +38,7 @@ class Evidence:
         points: precision-recall points of every class by method, of its first run.
         positives: K positives of each class in the test split; None without labels.
         known: K images whose label is known.
+        intervals: of a single run, whose results have none: "AP_low" and "AP_high" of the classes in percent, by method.
         mistakes: the worst mistakes on tail classes.
         mistaken: the method whose first run made them.
         missing: what could not be read, and why, as sentences.
@@ -42,6 +49,7 @@ class Evidence:
     points: dict[str, list[PrecisionRecall]] = field(default_factory=dict)
     positives: NDArray[np.int64] | None = None
     known: NDArray[np.int64] | None = None
+    intervals: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     mistakes: list[ClassMistakes] = field(default_factory=list)
     mistaken: str = ""
     missing: list[str] = field(default_factory=list)
@@ -94,6 +102,8 @@ def _judge(found: Evidence, data: EvaluationSet, results: Results, methods: Sequ
             found.points[method.name] = [precision_recall(scores, labels, most) for scores, labels in columns]
         else:
             found.left_out.append(method.name)
+        if not results.is_comparison and results.stats.num_classes <= _MOST_INTERVALS:
+            found.intervals[method.name] = _intervals(first)
         if place == 0:
             found.mistakes = find_mistakes(data, first, results.stats)
 
@@ -112,6 +122,14 @@ def _add_sweep(found: Evidence, data: EvaluationSet, method: MethodResults) -> P
     cf1, of1 = np.mean(sweeps, axis=0)
     found.sweeps[method.name] = (cf1, of1)
     return first
+
+
+def _intervals(predicted: Predictions) -> dict[str, list[float | None]]:
+    """Bootstrap intervals of the classes' average precision over test images."""
+    resamples = Resamples.draw(len(predicted.rows), 1, REPLICATES)
+    replicates = replicate([predicted.logits], predicted.targets, resamples, {})
+    ends = [interval(values, LEVEL) for values in replicates.classes.T]
+    return {"AP_low": [percent(low) for low, _ in ends], "AP_high": [percent(high) for _, high in ends]}
 
 
 def _room(positives: NDArray[np.int64], num_methods: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -130,6 +130,13 @@ class Results:
     def method(self, name: str | None) -> MethodResults | None:
         """The method of a name, if it has scores."""
         return next((method for method in self.methods if method.name == name and method.test), None)
+
+    def with_intervals(self, ends: Mapping[str, Mapping[str, Any]], level: float) -> Results:
+        """The results with further intervals: "AP_low" and "AP_high" by name of the method."""
+        if not ends:
+            return self
+        methods = (replace(m, test={**m.test, **ends.get(m.name, {})}) if m.test else m for m in self.methods)
+        return replace(self, methods=tuple(methods), level=level)
 
     def reference(self, kind: Reference) -> str | None:
         """Name of the method that differences of this kind are to."""

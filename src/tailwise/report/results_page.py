@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from tailwise.metrics.groups import TOTAL
 from tailwise.report import results_plots as plots
 from tailwise.report import results_tables as tables
-from tailwise.report.evidence import Evidence, gather
+from tailwise.report.evidence import LEVEL, Evidence, gather
 from tailwise.report.page import Fact, PagePlot, write_page
 from tailwise.report.problems import counted
 from tailwise.report.rerun import commands
@@ -34,8 +34,9 @@ def write_results_page(results: Results, output: Path) -> None:
         results: what to show.
         output: the file, which is replaced if it exists.
     """
+    evidence = gather(results, results.scored)
+    results = results.with_intervals(evidence.intervals, LEVEL)
     methods = results.scored
-    evidence = gather(results, methods)
     # By falling number of training images; of equal ones, the first class first.
     order = np.argsort(-results.stats.class_counts, kind="stable")
     test_counts = results.test_counts or (None if evidence.positives is None else evidence.positives.tolist())
