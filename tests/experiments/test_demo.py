@@ -12,15 +12,14 @@ from tailwise.config import OptimConfig
 from tailwise.experiments import demo
 
 
-@pytest.fixture(scope="module")
-def _short(request: pytest.FixtureRequest) -> None:
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch of every method."""
-    patch = pytest.MonkeyPatch()
-    request.addfinalizer(patch.undo)
     full = demo.configuration
-    patch.setattr(demo, "configuration", lambda out: replace(full(out), optim=OptimConfig(warmup_steps=2, epochs=1)))
+    optim = OptimConfig(warmup_steps=2, epochs=1)
+    monkeypatch.setattr(demo, "configuration", lambda output: replace(full(output), optim=optim))
     short = tuple(replace(method, options={**method.options, "optim": {"epochs": 1}}) for method in demo.METHODS)
-    patch.setattr(demo, "METHODS", short)
+    monkeypatch.setattr(demo, "METHODS", short)
 
 
 @pytest.mark.usefixtures("_short")

@@ -33,20 +33,17 @@ _logger = logging.getLogger(__name__)
 class Evidence:
     """What predictions show beyond the scores.
 
-        Attributes:
-            sweeps: (T,) CF1 and OF1 over thresholds by method, means over its runs.
-            points: precision-recall points of every class by method, of its first run.
-            positives: K positives of each class in the test split; None without labels.
-            known: K images whose label is known.
-    <<<<<<< HEAD
-            intervals: of a single run, whose results lack them: "AP_low" and "AP_high" in percent, by method.
-    =======
+    Attributes:
+        sweeps: (T,) CF1 and OF1 over thresholds by method, means over its runs.
+        points: precision-recall points of every class by method, of its first run.
+        positives: K positives of each class in the test split; None without labels.
+        known: K images whose label is known.
             intervals: of a single run, whose results have none: "AP_low" and "AP_high" by method, K percentages each.
-    >>>>>>> page
-            mistakes: the worst mistakes on tail classes.
-            mistaken: the method whose first run made them.
-            missing: what could not be read, and why, as sentences.
-            left_out: names of methods without precision-recall curves because there would be too many.
+
+        mistakes: the worst mistakes on tail classes.
+        mistaken: the method whose first run made them.
+        missing: what could not be read, and why, as sentences.
+        left_out: names of methods without precision-recall curves because there would be too many.
     """
 
     sweeps: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
