@@ -38,8 +38,7 @@ class Evidence:
         points: precision-recall points of every class by method, of its first run.
         positives: K positives of each class in the test split; None without labels.
         known: K images whose label is known.
-            intervals: of a single run, whose results have none: "AP_low" and "AP_high" by method, K percentages each.
-
+        intervals: of a single run, whose results have none: "AP_low" and "AP_high" by method, K percentages each.
         mistakes: the worst mistakes on tail classes.
         mistaken: the method whose first run made them.
         missing: what could not be read, and why, as sentences.
