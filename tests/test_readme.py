@@ -38,7 +38,7 @@ def test_every_command_and_option_exists(command, capsys):
 
 
 def test_the_commands_are_found():
-    assert {command.split()[1] for command in COMMANDS} == {"inspect", "build", "train", "evaluate"}
+    assert {command.split()[1] for command in COMMANDS} == {"inspect", "build", "train", "evaluate", "reproduce"}
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])

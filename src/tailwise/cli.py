@@ -1,4 +1,4 @@
-"""The command line: ``tailwise demo | inspect | build | train | evaluate``.
+"""The command line: ``tailwise demo | inspect | build | train | evaluate | reproduce``.
 
 Only what a command needs is imported, when it runs, so that help and errors come quickly.
 """
@@ -81,6 +81,7 @@ _COMMANDS = {
     "build": _Command("Choose a long-tailed training set from labelled images, or get a published one."),
     "train": _Command("Train a classifier, test it, and leave a folder with the model.", positional=False),
     "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),
+    "reproduce": _Command("Run the papers' tables and figures again, and set the numbers beside those published."),
 }
 
 
