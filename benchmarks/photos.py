@@ -1,8 +1,9 @@
-"""Results on a folder of real photographs: ``python -m benchmarks.photos probe|finetune|choose PHOTOS WEIGHTS``.
+"""Results on a folder of real photographs: ``python -m benchmarks.photos probe|heads|finetune|choose PHOTOS WEIGHTS``.
 
 PHOTOS holds labels.csv (splits train_lt and test) and classes.json, WEIGHTS is a file of mobilenetv2_100 with
-``pad_type="same"``. ``probe`` and ``finetune`` print the tables of docs/results.md. ``choose`` prints how PG's raised
-factors do on held-out training images, which is how the recipes' values were chosen; it never opens the test split.
+``pad_type="same"``. ``probe``, ``heads`` and ``finetune`` print the tables of docs/results.md. ``choose`` prints how
+PG's raised factors do on held-out training images, which is how the recipes' values were chosen; it never opens the
+test split.
 Finished runs are kept below --output, so a command that was interrupted goes on where it stopped.
 """
 
@@ -35,6 +36,17 @@ PROBE_METHODS = (
     CB_FOCAL,
     *(Method(name, {"loss": name}) for name in LOSSES[2:]),
 )
+HEADS = {
+    "linear": {},
+    "linear-no-neck": {"model": {"neck": "none"}},
+    "ml-gcn": {"model": {"head": "gcn"}},
+    "ml-gcn-neck": {"model": {"head": "gcn", "neck": "recipe"}},
+}
+HEAD_METHODS = tuple(
+    Method(f"{head}-{sampler}", {"loss": "bce", "sampler": sampler, **options})
+    for sampler in ("class-aware", "uniform")
+    for head, options in HEADS.items()
+)
 FINETUNE_METHODS = tuple(Method(name, {"loss": name}) for name in ("bce", "db-focal", "pg"))
 
 NUM_FOLDS = 4
@@ -44,6 +56,12 @@ def probe(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds
     """Train neck and head on frozen features: every loss, several seeds."""
     shared = configuration(photos, weights, output / "probe", mode="probe")
     show(list(run_methods(shared, PROBE_METHODS, range(seeds), workers=workers)))
+
+
+def heads(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 3, workers: int = 1) -> None:
+    """Train linear and graph heads on frozen features with BCE."""
+    shared = configuration(photos, weights, output / "heads", mode="probe")
+    show(list(run_methods(shared, HEAD_METHODS, range(seeds), workers=workers)))
 
 
 def finetune(
@@ -186,4 +204,4 @@ def show(rows: Sequence[Row]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    auto_cli([probe, finetune, choose], as_positional=True)
+    auto_cli([probe, heads, finetune, choose], as_positional=True)

@@ -33,7 +33,7 @@ from tailwise.models.inference import prepare_for_inference
 from tailwise.training import finetune
 from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import PRECISION_TYPES
-from tailwise.training.inputs import open_images, read_splits
+from tailwise.training.inputs import open_images, read_run, read_splits
 from tailwise.training.module import MultiLabelModule, warmup_and_decay
 from tailwise.training.run import create_loss, create_sampler, train
 from tailwise.training.trainer import checkpoint_path, contained, create_trainer
@@ -93,9 +93,10 @@ def feature_extraction(shared: TrainConfig, repeats: int, batch_size: int = 64) 
 def fine_tuning_step(shared: TrainConfig, steps: int, repeats: int) -> None:
     """A fine-tuning step: our trainer against a loop by hand, same data, model, loss, optimiser and precision."""
     config = resolve(shared)
-    train_split, test_split = read_splits(config.data, [config.train_split, config.test_split], config)
+    splits = read_run(config)
+    train_split = splits.train
     targets = torch.from_numpy(train_split.targets)
-    task = finetune.new_task(config, train_split, test_split)
+    task = finetune.new_task(config, splits)
     stats = LabelStats.from_targets(train_split.targets, train_split.class_names)
     milestones = config.optim.milestones or ()
 

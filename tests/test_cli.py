@@ -267,7 +267,7 @@ def test_version(cli: Callable[..., Outcome]) -> None:
 def test_two_processes_train_the_model_of_one(cli: Callable[..., Outcome], train_line: str, tmp_path: Path) -> None:
     # Without batch norm in the neck, and with a loss that is a mean over samples, two processes with half the batch
     # take the steps of one. The learning rate is what a random backbone needs for rounding not to grow.
-    line = f"{train_line} --model.neck none --loss_options.reduction batchmean --optim.lr 0.01"
+    line = f"{train_line} --model.neck none --loss_options.reduction batchmean --optim.lr 0.01 --val_folds 3"
     cli(f"{line} --output {tmp_path / 'one'}")
     command = f"{line} --output {tmp_path / 'two'} --batch_size 4 --devices 2"
     source = str(Path(sys.modules["tailwise"].__file__ or "").parents[1])
@@ -281,5 +281,6 @@ def test_two_processes_train_the_model_of_one(cli: Callable[..., Outcome], train
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr.count("epoch 2 of 2") == 1
-    first, second = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("one", "two"))
-    pd.testing.assert_frame_equal(first, second, atol=1e-5)
+    for file in ("predictions.parquet", "validation.parquet"):
+        first, second = (pd.read_parquet(tmp_path / name / file) for name in ("one", "two"))
+        pd.testing.assert_frame_equal(first, second, atol=1e-5)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import tailwise
-from tailwise import losses
+from tailwise import losses, metrics
 
 
 def parameters(function) -> list[str]:
@@ -33,6 +33,15 @@ def test_options_of_the_central_losses():
 def test_label_stats():
     assert parameters(tailwise.LabelStats)[:4] == ["class_counts", "num_samples", "class_names", "thresholds"]
     assert {"from_targets", "groups", "save", "load"} <= set(dir(tailwise.LabelStats))
+
+
+def test_decisions():
+    assert parameters(metrics.tune_thresholds) == ["scores", "targets", "objective", "target", "fallback"]
+    assert parameters(metrics.fit_decisions) == ["logits", "targets", "class_names", "objective", "target", "method"]
+    assert {"thresholds", "untuned", "predict", "calibrate", "save", "load"} <= {
+        *dir(metrics.Decisions),
+        *metrics.Decisions.__dataclass_fields__,
+    }
 
 
 def test_the_core_imports_torch_and_numpy_only():

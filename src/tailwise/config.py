@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import yaml  # type: ignore[import-untyped]
 from tailwise.data.augment import Augmentation
 from tailwise.data.sources.formats import ReadOptions
 from tailwise.data.sources.hub import HUB_PREFIX
+from tailwise.data.sources.labeled import SPLIT_JOINER
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.models.config import ModelConfig
@@ -26,6 +28,8 @@ Mode = Literal["finetune", "probe"]
 SamplerName = Literal["class-aware", "uniform", "repeat-factor", "inverse-frequency"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+ThresholdObjective = Literal["f1", "precision", "recall"]
+CalibrationMethod = Literal["platt", "temperature"]
 
 DIGITS = "digits"
 """The value of ``data`` that names the embedded data set."""
@@ -91,6 +95,21 @@ class TrainConfig(ReadOptions):
     """Name of the training split; several are joined by a plus, such as train+val."""
     test_split: str = "test"
     """Name of the split that the final model is tested on."""
+    val_split: str | None = None
+    """Name of a split that the final model is validated on: thresholds and calibration are fitted there."""
+    val_folds: int = 0
+    """Number of parts that the training split is divided into, each with its share of every class, to hold one out for
+    validation and train on the others; 0 to train on all of it. The parts are the same for every seed."""
+    val_fold: int = 0
+    """The part that is held out, from 0 to val_folds - 1."""
+    threshold_objective: ThresholdObjective = "f1"
+    """What the threshold of a class is chosen for on the validation images: the best F1 (f1), or threshold_target as
+    the precision, with the most recall (precision), or as the recall, with the most precision (recall)."""
+    threshold_target: float | None = None
+    """The precision or recall wanted, above 0 and up to 1."""
+    calibration: CalibrationMethod = "platt"
+    """How probabilities are brought to frequencies on the validation images: with a slope and an intercept per class
+    (platt), or a slope alone (temperature)."""
     thresholds: tuple[int, int] = (20, 100)
     """Training counts that separate tail from medium and medium from head classes."""
     sampler: SamplerName = "class-aware"
@@ -122,8 +141,9 @@ class TrainConfig(ReadOptions):
     """Optimizer and schedule."""
     augment: Augmentation = field(default_factory=Augmentation)
     """Augmentation of training images, for finetune."""
-    standardize_features: bool = True
-    """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, for probe."""
+    standardize_features: bool | None = None
+    """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, for probe; by
+    default where the model has a neck."""
     accelerator: Accelerator = "auto"
     """What to compute on; by default whatever there is."""
     devices: int = 1
@@ -153,7 +173,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         # Another number of epochs keeps the proportions of the recipe.
         recipe = _RECIPE_EPOCHS[config.sampler]
         milestones = tuple(epoch * epochs // recipe for epoch in _RECIPE_MILESTONES[config.sampler])
-    weights = config.model.weights
+    model, standardize = config.model, config.standardize_features
     return replace(
         config,
         data=config.data if names_no_path(config.data) else _absolute_path(config.data),
@@ -161,7 +181,13 @@ def resolve(config: TrainConfig) -> TrainConfig:
         classes=_absolute(config.classes),
         root=_absolute(config.root),
         split_file=_absolute(config.split_file),
-        model=replace(config.model, weights=weights and weights.absolute()),
+        standardize_features=model.has_neck if standardize is None else standardize,
+        model=replace(
+            model,
+            neck="recipe" if model.has_neck else "none",
+            weights=model.weights and model.weights.absolute(),
+            label_embeddings=model.label_embeddings and model.label_embeddings.absolute(),
+        ),
         optim=replace(config.optim, epochs=epochs, milestones=milestones),
     )
 
@@ -217,6 +243,7 @@ def changes(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
 def _check(config: TrainConfig) -> None:
     optim, size = config.optim, config.cache_size
     repeat, background = config.repeat_threshold, config.background_weight
+    folds, fold, target = config.val_folds, config.val_fold, config.threshold_target
     rules = (
         ("image_size", config.image_size, config.image_size >= 1, "at least 1"),
         ("batch_size", config.batch_size, config.batch_size >= 2, "at least 2, because batch norm trains on it"),
@@ -230,6 +257,9 @@ def _check(config: TrainConfig) -> None:
         ("num_nodes", config.num_nodes, config.num_nodes >= 1, "at least 1"),
         ("num_workers", config.num_workers, config.num_workers >= 0, "0 or more"),
         ("cache_size", size, size is None or 1 <= size <= 2 * config.image_size, "at most twice image_size"),
+        ("val_folds", folds, folds == 0 or folds >= 2, "0, or 2 or more"),
+        ("val_fold", fold, 0 <= fold < max(1, folds), "0 or more, and below val_folds"),
+        ("threshold_target", target, _fits(target, config.threshold_objective), "in (0, 1], or null for f1"),
         ("thresholds", config.thresholds, 0 <= config.thresholds[0] <= config.thresholds[1], "two rising counts"),
         ("optim.lr", optim.lr, optim.lr > 0 and math.isfinite(optim.lr), "positive"),
         ("optim.momentum", optim.momentum, 0 <= optim.momentum < 1, "in [0, 1)"),
@@ -243,8 +273,23 @@ def _check(config: TrainConfig) -> None:
     for name, value, allowed, expected in rules:
         if not allowed:
             raise InputError(f"{name} must be {expected}, got {value}")
-    if config.train_split == config.test_split:
-        raise InputError(f"train_split and test_split are both {config.train_split!r}; test on other images")
+    _check_splits(config)
+
+
+def _fits(target: float | None, objective: ThresholdObjective) -> bool:
+    return target is None if objective == "f1" else target is not None and 0 < target <= 1
+
+
+def _check_splits(config: TrainConfig) -> None:
+    if config.val_split is not None and config.val_folds:
+        raise InputError("val_split and val_folds are both given; choose one")
+    splits = {"train_split": config.train_split, "test_split": config.test_split, "val_split": config.val_split}
+    given = {name: set(split.split(SPLIT_JOINER)) for name, split in splits.items() if split is not None}
+    for (first, parts), (second, others) in combinations(given.items(), 2):
+        if parts & others:
+            raise InputError(
+                f"{first} and {second} both have {min(parts & others)!r}; train, test and validate on different images"
+            )
 
 
 def _absolute(path: str | None) -> str | None:

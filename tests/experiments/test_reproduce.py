@@ -23,8 +23,9 @@ from tailwise.config import OptimConfig, TrainConfig, load
 from tailwise.data.build import build_long_tail
 from tailwise.data.sources import read_csv
 from tailwise.experiments.figures import FIGURES, KAPPA, MU, gradient_on_negatives, sweep_figure
+from tailwise.experiments.methods import Row
 from tailwise.experiments.published import TABLES, published_table
-from tailwise.experiments.reproduce import Experiment, shortened
+from tailwise.experiments.reproduce import Experiment, results_table, shortened
 from tailwise.labels import LabelStats
 from tailwise.losses import create
 from tailwise.metrics import ProbabilityCurves
@@ -122,6 +123,28 @@ def test_a_table_holds_what_the_runs_found(cli: Callable[[str], Outcome], line: 
         assert departure in said
         assert departure in err
         assert departure in (output / "table3.md").read_text(encoding="utf-8")
+
+
+def test_all_methods_of_table_2_run_and_have_a_panel(
+    cli: Callable[[str], Outcome], line: str, output: Path, drawn: list[Figure]
+) -> None:
+    short = (
+        line.replace(f"--output {output}", f"--output {output}-2")
+        .replace("--epochs 2 ", "--epochs 1 ")
+        .replace("--batch_size 8", "--batch_size 16")
+    )
+    code, out, err = cli(f"{short} --seeds 1 --table 2 --figure pg-1 --figure_formats [png]")
+    assert code == 0, err
+    labels = ["ERM", "RW", "Focal", "RS", "ML-GCN", "LDAM", "CB Focal", "ASL", "DB Focal", "PG"]
+    assert re.findall(r"^│ (\S.*?)  *│", out, re.MULTILINE) == labels
+    assert [axes.get_title() for axes in drawn[0].axes if axes.axison] == labels
+    runs = Path(f"{output}-2/runs")
+    graph, erm, cb = (load(runs / f"{name}@uniform/seed0/config.yaml") for name in ("ml-gcn", "bce", "cb-focal"))
+    assert (graph.model.head, erm.model.head) == ("gcn", "linear")
+    assert replace(graph, output="", model=erm.model, standardize_features=None) == replace(
+        erm, output="", standardize_features=None
+    )
+    assert (erm.sampler, erm.optim.epochs, erm.optim.lr, cb.optim.lr) == ("uniform", 10, 0.02, 0.1)
 
 
 def test_tables_share_their_runs(cli: Callable[[str], Outcome], line: str, output: Path) -> None:
@@ -276,6 +299,24 @@ def test_the_recipe_departs_from_nothing(tiny_labels: Path) -> None:
         "model.weights weights.bin (recipe: none)",
         "precision bf16 (recipe: fp32)",
     ]
+
+
+def test_tables_with_the_graph_head_say_what_its_label_embeddings_are(tiny_labels: Path) -> None:
+    said = {}
+    for file in (None, Path("/vectors/glove.txt")):
+        shared = TrainConfig(data="a.csv", output="b", model=ModelConfig(label_embeddings=file))
+        whole = experiment(tiny_labels, shared=shared)
+        assert whole.departures() == []
+        for number in (2, 3):
+            found = {method.name: Row(method.name, {"total": [1.0]}, [1.0]) for method in whole.methods(number)}
+            notes = results_table(whole, number, found).notes
+            said[file, number] = [note for note in notes if "ML-GCN" in note]
+    assert said == {
+        (None, 2): ["Label embeddings of ML-GCN: random orthogonal vectors of each run's seed."],
+        (Path("/vectors/glove.txt"), 2): ["Label embeddings of ML-GCN: those of glove.txt."],
+        (None, 3): [],
+        (Path("/vectors/glove.txt"), 3): [],
+    }
 
 
 def test_a_method_with_two_published_rows_has_one_on_other_data(tiny_labels: Path) -> None:

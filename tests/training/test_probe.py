@@ -18,7 +18,7 @@ from tailwise.data.augment import prepare
 from tailwise.errors import InputError
 from tailwise.models.config import ModelConfig
 from tailwise.training import probe
-from tailwise.training.inputs import open_images, read_splits
+from tailwise.training.inputs import open_images, read_run
 from tailwise.training.run import evaluate, train
 
 CPU = torch.device("cpu")
@@ -38,8 +38,9 @@ def weights(tmp_path: Path) -> Path:
 
 def test_features_are_those_of_timm(tiny: Callable[..., TrainConfig], weights: Path) -> None:
     config = tiny(mode="probe", model=ModelConfig("test_resnet", weights=weights))
-    split, test = read_splits(config.data, ["train", "test"], config)
-    task = probe.new_task(config, split, test, CPU)
+    splits = read_run(config)
+    split = splits.train
+    task = probe.new_task(config, splits, CPU)
     model = timm.create_model(
         "test_resnet", pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(weights)}
     ).eval()
@@ -58,13 +59,13 @@ def test_scaling_is_unit_norm_then_standard_scores() -> None:
 
 def test_features_are_computed_once(tiny: Callable[..., TrainConfig], weights: Path) -> None:
     config = tiny(mode="probe", model=ModelConfig("test_resnet", weights=weights), cache=str(weights.parent / "cache"))
-    splits = read_splits(config.data, ["train", "test"], config)
-    first = probe.new_task(config, *splits, CPU)
+    splits = read_run(config)
+    first = probe.new_task(config, splits, CPU)
     files = sorted((config.cache_folder / "features").iterdir())
     assert len(files) == 2
     for path in files:
         np.save(path, np.load(path) + 1)
-    again = probe.new_task(config, *splits, CPU)
+    again = probe.new_task(config, splits, CPU)
     rows = torch.arange(5)
     torch.testing.assert_close(again.train.table.batch(rows), first.train.table.batch(rows) + 1)
 
@@ -74,11 +75,11 @@ def test_damaged_features_are_computed_again(
     tiny: Callable[..., TrainConfig], weights: Path, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny(mode="probe", model=ModelConfig("test_resnet", weights=weights), cache=str(weights.parent / "cache"))
-    splits = read_splits(config.data, ["train", "test"], config)
-    first = probe.new_task(config, *splits, CPU).train.table.batch(torch.arange(46))
+    splits = read_run(config)
+    first = probe.new_task(config, splits, CPU).train.table.batch(torch.arange(46))
     for path in (config.cache_folder / "features").iterdir():
         path.write_bytes(damage)
-    again = probe.new_task(config, *splits, CPU).train.table.batch(torch.arange(46))
+    again = probe.new_task(config, splits, CPU).train.table.batch(torch.arange(46))
     assert torch.equal(first, again)
     assert "damaged features" in caplog.text
 

@@ -8,12 +8,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tailwise.errors import InputError
 
+_MOST_CLASSES = 40
+
 
 def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
-    """Print the mAP of a test, and where its files are.
+    """Print the mAP of a test, what its thresholds and calibration do, and where its files are.
 
     Args:
         metrics: as :func:`tailwise.training.outputs.score` gives them, with the split.
@@ -23,13 +26,35 @@ def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
     table = Table(title=f"mAP on {metrics['split']} (%)")
     for group in metrics["mAP"]:
         table.add_column(group, justify="right")
-    table.add_row(*("-" if value is None else f"{value:.2f}" for value in metrics["mAP"].values()))
+    table.add_row(*_cells(*metrics["mAP"].values()))
     console.print(table)
+    if "CF1_tuned" in metrics:
+        _show_decisions(metrics, console)
     left_out = metrics["classes_left_out"]["total"]
     if left_out:
         console.print(f"{left_out} classes without a positive in {metrics['split']} are left out of the means")
     if folder is not None:
         console.print(f"metrics, predictions and model: {folder}", soft_wrap=True, highlight=False)
+
+
+def _show_decisions(metrics: Mapping[str, Any], console: Console) -> None:
+    table = Table(title=f"Thresholds and calibration of the validation images on {metrics['split']} (%)")
+    table.add_column("")
+    for name in ("F1 at 1/2", "F1 tuned", "calibration error", "calibrated"):
+        table.add_column(name, justify="right")
+    error, calibrated = metrics["calibration_error"], metrics["calibration_error_calibrated"]
+    table.add_row("classes (CF1)", *_cells(metrics["CF1"], metrics["CF1_tuned"], error, calibrated))
+    table.add_row("overall (OF1)", *_cells(metrics["OF1"], metrics["OF1_tuned"]), "", "", end_section=True)
+    columns = ("F1", "F1_tuned", "calibration_error_by_class", "calibration_error_calibrated_by_class")
+    for name in list(metrics["F1"])[:_MOST_CLASSES]:
+        table.add_row(Text(name), *_cells(*(metrics[column][name] for column in columns)))
+    console.print(table)
+    if len(metrics["F1"]) > _MOST_CLASSES:
+        console.print(f"the first {_MOST_CLASSES} of {len(metrics['F1'])} classes; metrics.json has all")
+
+
+def _cells(*values: float | None) -> list[str]:
+    return ["-" if value is None else f"{value:.2f}" for value in values]
 
 
 def require_new(*paths: Path) -> None:

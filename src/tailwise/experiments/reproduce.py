@@ -24,6 +24,7 @@ _NOT_OF_THE_RECIPE = frozenset(
     {"data", "output", "recipe", "train_split", "test_split", "format", "classes", "root", "separator", "difficult"}
     | {"split_seed", "split_file", "on_error", "accelerator"}
 )
+_LABEL_EMBEDDINGS = ("model.label_embeddings", "model.label_words")
 _logger = logging.getLogger(__name__)
 
 
@@ -114,8 +115,8 @@ class Experiment:
         found = [
             f"{name} {_short(now)} (recipe: {_short(before)})"
             for name, before, now in changes(recipe, shared)
-            # An empty mapping is no option of its own.
-            if name not in _NOT_OF_THE_RECIPE and before != {}
+            # An empty mapping is no option of its own; tables say what the label embeddings are.
+            if name not in _NOT_OF_THE_RECIPE and before != {} and not name.startswith(_LABEL_EMBEDDINGS)
         ]
         if self.epochs is not None and self.epochs != _RECIPE_EPOCHS:
             found.append(
@@ -160,6 +161,8 @@ def results_table(experiment: Experiment, number: int, found: Mapping[str, Row])
     table = experiment.table(number)
     rows = [_results_row(row, found[row.method.name], experiment.is_published) for row in experiment.rows(number)]
     notes = experiment.notes()
+    if any(row.method.options.get("model", {}).get("head") == "gcn" for row in experiment.rows(number)):
+        notes.append(f"Label embeddings of ML-GCN: {_label_embeddings(experiment.shared)}.")
     if experiment.is_published:
         notes.append(f"Published: {table.source}; in brackets, ours minus published.")
         notes += table.notes
@@ -171,6 +174,11 @@ def _results_row(row: PublishedRow, runs: Row, is_published: bool) -> ResultsRow
         return ResultsRow(row.label, runs)
     label = f"{row.label} ({row.remark})" if row.remark else row.label
     return ResultsRow(label, runs, {group: row.published(group) for group in GROUPS})
+
+
+def _label_embeddings(shared: TrainConfig) -> str:
+    file = shared.model.label_embeddings
+    return "random orthogonal vectors of each run's seed" if file is None else f"those of {file.name}"
 
 
 def _with_optim(method: Method, optim: Mapping[str, object]) -> Method:

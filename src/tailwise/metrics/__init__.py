@@ -1,27 +1,40 @@
-"""Metrics for long-tailed multi-label classification; all but :class:`MultilabelAP` need torch and numpy only."""
+"""Metrics for long-tailed multi-label classification, and decisions from scores.
+
+:class:`MultilabelAP` needs torchmetrics and fitting calibration needs SciPy; all else needs torch and numpy only.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from tailwise.metrics.average_precision import average_precision
-from tailwise.metrics.f1 import F1Scores, f1_scores
+from tailwise.metrics.calibration import Calibration, calibration_error, fit_calibration
+from tailwise.metrics.decisions import Decisions, fit_decisions
+from tailwise.metrics.f1 import F1Scores, f1_by_class, f1_scores
 from tailwise.metrics.groups import group_means, left_out
 from tailwise.metrics.probability_curves import CurveRecorder, ProbabilityCurves, steps_between_points
+from tailwise.metrics.thresholds import tune_thresholds
 
 if TYPE_CHECKING:
     from tailwise.metrics.multilabel_ap import MultilabelAP
 
 __all__ = [
+    "Calibration",
     "CurveRecorder",
+    "Decisions",
     "F1Scores",
     "MultilabelAP",
     "ProbabilityCurves",
     "average_precision",
+    "calibration_error",
+    "f1_by_class",
     "f1_scores",
+    "fit_calibration",
+    "fit_decisions",
     "group_means",
     "left_out",
     "steps_between_points",
+    "tune_thresholds",
 ]
 
 

@@ -61,8 +61,8 @@ def _per_row(scores: Num[Tensor, "C N"], targets: Int[Tensor, "C N"]) -> Float[T
     # What does not take part gets the lowest score there is: it can only tie with real scores of that value, and
     # then the count is clamped to the number of those that do take part.
     lowest = -torch.inf if scores.is_floating_point() else torch.iinfo(scores.dtype).min
-    known_scores = _sorted_rows(scores.masked_fill(targets < 0, lowest))
-    positive_scores = _sorted_rows(scores.masked_fill(~positive, lowest))[:, scores.shape[1] - most :].contiguous()
+    known_scores = sorted_rows(scores.masked_fill(targets < 0, lowest))
+    positive_scores = sorted_rows(scores.masked_fill(~positive, lowest))[:, scores.shape[1] - most :].contiguous()
     ranked = _count_at_least(known_scores, positive_scores).minimum(num_known)
     hits = _count_at_least(positive_scores, positive_scores).minimum(num_positive)
     is_padding = torch.arange(most, 0, -1, device=scores.device) > num_positive
@@ -70,7 +70,8 @@ def _per_row(scores: Num[Tensor, "C N"], targets: Int[Tensor, "C N"]) -> Float[T
     return precision.sum(dim=1) / num_positive.squeeze(1)
 
 
-def _sorted_rows(values: Num[Tensor, "C N"]) -> Num[Tensor, "C N"]:
+def sorted_rows(values: Num[Tensor, "C N"]) -> Num[Tensor, "C N"]:
+    """Each row in rising order."""
     if values.device.type == "cpu":
         # numpy sorts bare values with vector instructions, several times faster than torch's sort with indices.
         return torch.from_numpy(np.sort(values.numpy(), axis=1))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tailwise.metrics.inputs import scores_and_targets
+from tailwise.shapes import Float, Int
 
 
 class F1Scores(NamedTuple):
@@ -35,8 +36,9 @@ def f1_scores(
         CF1 = \frac{2\, CP \cdot CR}{CP + CR}, \quad
         OF1 = \frac{2 \sum_k TP_k}{\sum_k M_k + \sum_k n_k}
 
-    CF1 is not the mean of the classes' F1 values. The precision of a class that is never predicted is 0. A class
-    without a known positive is left out of CP and CR, as it is left out of mAP; its false positives still count in OF1.
+    CF1 is not the mean of the classes' F1 values (:func:`f1_by_class`). The precision of a class that is never
+    predicted is 0. A class without a known positive is left out of CP and CR, as it is left out of mAP; its false
+    positives still count in OF1.
 
     Args:
         logits: (N, K) raw scores.
@@ -49,6 +51,51 @@ def f1_scores(
     Raises:
         ValueError: the shapes disagree, a logit is NaN, or a target is none of 1, 0 and unknown.
     """
+    counts = _count(logits, targets, thresholds)
+    hits = counts.hits.double()
+    scored = counts.positive > 0
+    precision = (hits / counts.predicted.clamp(min=1))[scored].mean()
+    recall = (hits / counts.positive)[scored].mean()
+    # No hit at all makes both means 0, and their harmonic mean 0 as well.
+    cf1 = 2 * precision * recall / (precision + recall) if precision != 0 else precision
+    of1 = 2 * hits.sum() / (counts.predicted.sum() + counts.positive.sum())
+    return F1Scores(float(cf1), float(of1))
+
+
+def f1_by_class(
+    logits: Tensor | NDArray[Any],
+    targets: Tensor | NDArray[Any],
+    thresholds: float | Tensor | NDArray[Any] = 0.0,
+) -> Float[Tensor, " K"]:
+    r"""F1 of each class, :math:`2\,TP_k / (M_k + n_k)`, of the predictions ``logits >= thresholds``.
+
+    Args:
+        logits: as in :func:`f1_scores`.
+        targets: as in :func:`f1_scores`.
+        thresholds: as in :func:`f1_scores`.
+
+    Returns:
+        (K,) float64 values in [0, 1], NaN for a class without a known positive.
+
+    Raises:
+        ValueError: as :func:`f1_scores`.
+    """
+    counts = _count(logits, targets, thresholds)
+    f1 = 2 * counts.hits.double() / (counts.predicted + counts.positive)
+    return f1.masked_fill(counts.positive == 0, torch.nan)
+
+
+class _Counts(NamedTuple):
+    """Counts of each class among its known labels."""
+
+    hits: Int[Tensor, " K"]
+    predicted: Int[Tensor, " K"]
+    positive: Int[Tensor, " K"]
+
+
+def _count(
+    logits: Tensor | NDArray[Any], targets: Tensor | NDArray[Any], thresholds: float | Tensor | NDArray[Any]
+) -> _Counts:
     s, t = scores_and_targets(logits, targets)
     bounds = torch.as_tensor(thresholds, device=s.device)
     if bounds.ndim > 1 or (bounds.ndim == 1 and len(bounds) != s.shape[1]):
@@ -57,12 +104,4 @@ def f1_scores(
         )
     predicted = (s >= bounds) & (t >= 0)
     positive = t == 1
-    hits = (predicted & positive).sum(dim=0).double()
-    num_predicted, num_positive = predicted.sum(dim=0), positive.sum(dim=0)
-    scored = num_positive > 0
-    precision = (hits / num_predicted.clamp(min=1))[scored].mean()
-    recall = (hits / num_positive)[scored].mean()
-    # No hit at all makes both means 0, and their harmonic mean 0 as well.
-    cf1 = 2 * precision * recall / (precision + recall) if precision != 0 else precision
-    of1 = 2 * hits.sum() / (num_predicted.sum() + num_positive.sum())
-    return F1Scores(float(cf1), float(of1))
+    return _Counts((predicted & positive).sum(dim=0), predicted.sum(dim=0), positive.sum(dim=0))

@@ -28,7 +28,7 @@ def scores_and_targets(
     Raises:
         ValueError: the shapes disagree, a score is NaN or complex, or a target is none of 1, 0 and unknown.
     """
-    s, t = _as_tensor(scores), _as_tensor(targets)
+    s, t = as_tensor(scores), as_tensor(targets)
     if s.ndim != 2 or s.shape != t.shape:
         raise ValueError(f"scores and targets must both be (N, K), got {tuple(s.shape)} and {tuple(t.shape)}")
     if s.is_complex():
@@ -45,7 +45,8 @@ def scores_and_targets(
     return s, _hard_labels(t).to(s.device)
 
 
-def _as_tensor(values: Tensor | NDArray[Any]) -> Tensor:
+def as_tensor(values: Tensor | NDArray[Any]) -> Tensor:
+    """Values as a tensor without a history, where they are; a read-only array is copied."""
     if isinstance(values, Tensor):
         tensor = values.detach()
         # Metrics count in float64, which Apple's GPUs do not have.

@@ -1,4 +1,4 @@
-"""The classifier: a timm backbone, the recipe's neck, and one linear output per class."""
+"""The classifier: a timm backbone, the recipe's neck, and one output per class, linear or by a graph."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tailwise.errors import InputError
 from tailwise.models.backbone import create_backbone, feature_width, freeze_stages, input_statistics, seeded
 from tailwise.models.config import ModelConfig
+from tailwise.models.gcn import GraphHead, LabelGraph
 from tailwise.shapes import Float
 
 
@@ -35,7 +36,8 @@ class Classifier(nn.Module):
 
     Args:
         backbone: (B, 3, H, W) images to (B, F) pooled features.
-        head: (B, F) features to (B, K) logits: a :class:`Head` or any other module, such as a graph convolution.
+        head: (B, F) features to (B, K) logits: a :class:`Head`, a :class:`~tailwise.models.gcn.GraphHead`, or any other
+            module.
         mean: channel means with which images in [0, 1] are to be normalised before they come in.
         std: channel standard deviations with which they are to be normalised.
         running_stats: batch norms of the backbone use running statistics in training too. Those of frozen stages
@@ -82,13 +84,16 @@ class Classifier(nn.Module):
         return self
 
 
-def create_classifier(config: ModelConfig, num_classes: int, *, seed: int = 0) -> Classifier:
+def create_classifier(
+    config: ModelConfig, num_classes: int, *, seed: int = 0, graph: LabelGraph | None = None
+) -> Classifier:
     """Make the classifier that a configuration describes: a pure function of its arguments and of the weights.
 
     Args:
         config: the classifier.
         num_classes: K, at least 1.
         seed: of the random initialisation; the global random state is left alone.
+        graph: what a graph head needs, from :func:`~tailwise.models.gcn.create_graph`.
 
     Returns:
         The classifier in training mode, on the CPU, with the frozen stages frozen.
@@ -100,34 +105,43 @@ def create_classifier(config: ModelConfig, num_classes: int, *, seed: int = 0) -
     """
     backbone = create_backbone(config, seed=seed)
     freeze_stages(backbone, config.frozen_stages)
-    head = create_head(feature_width(backbone), num_classes, config, seed=seed)
+    head = create_head(feature_width(backbone), num_classes, config, seed=seed, graph=graph)
     mean, std = input_statistics(backbone, config)
     return Classifier(backbone, head, mean=mean, std=std, running_stats=config.running_stats)
 
 
-def create_head(num_features: int, num_classes: int, config: ModelConfig, *, seed: int = 0) -> Head:
+def create_head(
+    num_features: int, num_classes: int, config: ModelConfig, *, seed: int = 0, graph: LabelGraph | None = None
+) -> Head | GraphHead:
     r"""Make the neck and the output layer, for a classifier or for features that were extracted before.
 
     The neck is linear :math:`F \to D`, batch norm and dropout, without a nonlinearity. Its weights are drawn from
-    :math:`\mathcal N(0, 2/D)` (He et al., "Delving Deep into Rectifiers", ICCV 2015, fan-out), those of the output
-    layer from :math:`\mathcal N(0, 0.01^2)`; biases are 0.
+    :math:`\mathcal N(0, 2/D)` (He et al., "Delving Deep into Rectifiers", ICCV 2015, fan-out), those of a linear output
+    layer from :math:`\mathcal N(0, 0.01^2)`; biases are 0. Graph convolutions start as Glorot and Bengio (AISTATS 2010)
+    have it, uniformly within :math:`\pm\sqrt{6 / (\text{in} + \text{out})}`.
 
     Args:
         num_features: F.
         num_classes: K, at least 1.
-        config: ``neck``, ``neck_width`` (D) and ``dropout`` are used.
+        config: ``neck``, ``neck_width`` (D), ``dropout``, ``head`` and ``graph_hidden`` are used.
         seed: of the initialisation; the global random state is left alone.
+        graph: what a graph head needs, from :func:`~tailwise.models.gcn.create_graph`.
 
     Returns:
         (B, F) features to (B, K) logits.
 
     Raises:
         InputError: ``num_classes`` is below 1.
+        ValueError: a graph head is to be made without a graph.
     """
     if num_classes < 1:
         raise InputError(f"a classifier needs at least one class, got {num_classes}")
     with seeded(seed):
         neck, width = _create_neck(num_features, config)
+        if config.head == "gcn":
+            if graph is None:
+                raise ValueError("a graph head needs a graph: make it of training labels with create_graph")
+            return GraphHead(neck, graph, config.graph_hidden, width)
         linear = nn.Linear(width, num_classes)
         nn.init.normal_(linear.weight, std=0.01)
         nn.init.zeros_(linear.bias)
@@ -135,7 +149,7 @@ def create_head(num_features: int, num_classes: int, config: ModelConfig, *, see
 
 
 def _create_neck(num_features: int, config: ModelConfig) -> tuple[nn.Module, int]:
-    if config.neck == "none":
+    if not config.has_neck:
         return nn.Identity(), num_features
     linear = nn.Linear(num_features, config.neck_width)
     nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,14 +33,38 @@ class ModelConfig:
     running_stats: bool = True
     """Batch norms of the backbone use their running statistics in training too; scale and shift still train."""
 
-    neck: Literal["recipe", "none"] = "recipe"
-    """Between pooled features and classifier: ``recipe`` is linear, batch norm, dropout; ``none`` is nothing."""
+    neck: Literal["recipe", "none"] | None = None
+    """Between pooled features and classifier: ``recipe`` is linear, batch norm, dropout; ``none`` is nothing. By
+    default ``recipe`` for the linear head and ``none`` for the graph head, as each was published."""
 
     neck_width: int = 256
     """Features after the neck."""
 
     dropout: float = 0.5
     """Probability with which the neck drops a feature in training."""
+
+    head: Literal["linear", "gcn"] = "linear"
+    """Classifier: ``linear`` has free weights for each class, ``gcn`` makes them from label embeddings by a graph
+    convolution over classes that come together (ML-GCN, Chen et al., CVPR 2019)."""
+
+    label_embeddings: Path | None = None
+    """File of vectors of the class names, for gcn: GloVe's text format, or JSON, .npz or .npy. Random orthogonal
+    vectors without one."""
+
+    label_words: dict[str, str] = field(default_factory=dict)
+    """Words to look up instead of a class's name, such as ``{"diningtable": "dining table"}``."""
+
+    label_width: int = 300
+    """Dimensions of the label embeddings."""
+
+    graph_hidden: int = 256
+    """Features of a class between the two graph convolutions."""
+
+    graph_threshold: float = 0.4
+    """A class is tied to the others that at least this share of its training images have too."""
+
+    graph_reweight: float = 0.25
+    """Weight of all classes that a class is tied to, together; its own is 1."""
 
     mean: tuple[float, ...] | None = None
     """Channel means that input images in [0, 1] are normalised with; those of the timm model when absent."""
@@ -50,11 +75,26 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.frozen_stages < -1:
             raise InputError(f"frozen_stages must be -1 (nothing), 0 (the stem) or more, got {self.frozen_stages}")
-        if self.neck not in ("recipe", "none"):
+        if self.neck not in ("recipe", "none", None):
             raise InputError(f'neck must be "recipe" or "none", got {self.neck!r}')
+        if self.head not in ("linear", "gcn"):
+            raise InputError(f'head must be "linear" or "gcn", got {self.head!r}')
         if self.neck_width < 1:
             raise InputError(f"neck_width must be at least 1, got {self.neck_width}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.label_width < 1:
+            raise InputError(f"label_width must be at least 1, got {self.label_width}")
+        if self.graph_hidden < 1:
+            raise InputError(f"graph_hidden must be at least 1, got {self.graph_hidden}")
+        if not 0 < self.graph_threshold <= 1:
+            raise InputError(f"graph_threshold must be in (0, 1], got {self.graph_threshold}")
+        if not 0 <= self.graph_reweight < math.inf:
+            raise InputError(f"graph_reweight must be 0 or more, got {self.graph_reweight}")
         if self.std is not None and min(self.std, default=0) <= 0:
             raise InputError(f"std must be positive in every channel, got {self.std}")
+
+    @property
+    def has_neck(self) -> bool:
+        """Whether something is between pooled features and classifier."""
+        return self.head == "linear" if self.neck is None else self.neck == "recipe"

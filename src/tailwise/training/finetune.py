@@ -15,7 +15,8 @@ from torch import Tensor
 from tailwise.config import TrainConfig
 from tailwise.data.augment import Augmentation, augment, prepare
 from tailwise.models.classifier import create_classifier
-from tailwise.training.inputs import Split, open_images
+from tailwise.models.gcn import blank_graph, create_graph
+from tailwise.training.inputs import RunSplits, Split, open_images
 from tailwise.training.task import EvaluationTask, Task
 
 
@@ -42,21 +43,27 @@ class AugmentedInputs:
         )
 
 
-def new_task(config: TrainConfig, train: Split, test: Split) -> Task:
+def new_task(config: TrainConfig, splits: RunSplits) -> Task:
     """Make the network, and decode the images.
 
     Raises:
         InputError: the network cannot be made, or an image cannot be read.
     """
     # First what is quick to fail.
-    model = create_classifier(config.model, len(train.class_names), seed=config.seed)
+    train = splits.train
+    graph = create_graph(config.model, train.targets, train.class_names, seed=config.seed)
+    model = create_classifier(config.model, len(train.class_names), seed=config.seed, graph=graph)
     model.to(memory_format=torch.channels_last)
     cache_size = config.cache_size or math.ceil(config.image_size / config.augment.min_crop)
+    # Runs that hold out other parts find the whole split decoded.
+    whole = open_images(splits.whole, cache_size, config)
+    validation = splits.validation
     return Task(
         model,
-        train=open_images(train, cache_size, config),
+        train=whole.subset(~splits.held_out) if splits.held_out.any() else whole,
         train_inputs=AugmentedInputs(config.image_size, model.mean, model.std, config.seed, config.augment),
-        test=open_images(test, config.image_size, config),
+        test=open_images(splits.test, config.image_size, config),
+        validation=None if validation is None else open_images(validation, config.image_size, config),
         test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
     )
 
@@ -65,7 +72,8 @@ def evaluation_task(config: TrainConfig, state: Mapping[str, Tensor], test: Spli
     """Make the network with the state of a checkpoint, and decode the images."""
     # The checkpoint holds every weight: none are read from elsewhere.
     architecture = replace(config.model, weights=None, pretrained=False)
-    model = create_classifier(architecture, len(test.class_names), seed=config.seed)
+    num_classes = len(test.class_names)
+    model = create_classifier(architecture, num_classes, graph=blank_graph(architecture, num_classes))
     model.load_state_dict(state)
     model.to(memory_format=torch.channels_last)
     return EvaluationTask(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,11 @@ from numpy.typing import NDArray
 from tailwise.config import DIGITS, TrainConfig
 from tailwise.data.cache import ImageCache, build_cache
 from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
+from tailwise.data.sources.splits import split_by_ratio
 from tailwise.data.targets import Targets, count_positives
 from tailwise.errors import InputError, OnError
 from tailwise.labels import LabelStats
-from tailwise.training.tables import Table, TensorTable, content_key
+from tailwise.training.tables import Table, TableSubset, TensorTable, content_key
 
 IMAGE_COLUMN = "image"
 """The column of a predictions file that names the image; no class can have this name."""
@@ -51,6 +54,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def subset(self, rows: NDArray[np.integer], name: str | None = None) -> Split:
+        """Keep the rows at ``rows``, in that order, under another name if one is given."""
+        return replace(
+            self,
+            name=self.name if name is None else name,
+            images=tuple(self.images[row] for row in rows),
+            targets=self.targets[rows],
+            files=None if self.files is None else tuple(self.files[row] for row in rows),
+            pixels=None if self.pixels is None else self.pixels[rows],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -58,13 +72,50 @@ class Images:
 
     Attributes:
         split: the rows whose image could be read.
-        table: their pixels, uint8.
+        table: their pixels, uint8; or what was made of them.
         key: a name of the table's content.
+        kept: (N,) index of each of these rows in the split that was to be read.
     """
 
     split: Split
     table: Table
     key: str
+    kept: NDArray[np.integer]
+
+    def subset(self, chosen: NDArray[np.bool_], name: str | None = None) -> Images:
+        """Keep the rows where ``chosen``, which is (M,) of the split that was to be read, under another name if given.
+
+        Raises:
+            InputError: none of these rows could be read.
+        """
+        rows = np.flatnonzero(chosen[self.kept])
+        split = self.split.subset(rows, name)
+        if not len(split):
+            raise InputError(f"none of the images of split {split.name!r} can be read")
+        key = hashlib.sha256(self.key.encode() + rows.tobytes()).hexdigest()
+        return Images(split, TableSubset(self.table, rows), key, self.kept[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class RunSplits:
+    """The labels of a run.
+
+    Attributes:
+        whole: the training split, with the rows held out of it.
+        held_out: (N,) whether a row of it is held out.
+        test: the test split.
+        validation: a split of its own, or the rows held out; None without either.
+    """
+
+    whole: Split
+    held_out: NDArray[np.bool_]
+    test: Split
+    validation: Split | None
+
+    @cached_property
+    def train(self) -> Split:
+        """The rows that are trained on."""
+        return self.whole if not self.held_out.any() else self.whole.subset(np.flatnonzero(~self.held_out))
 
 
 def read_splits(
@@ -87,6 +138,31 @@ def read_splits(
     return [_files(labeled, name, options.on_error) for name in names]
 
 
+def read_run(config: TrainConfig) -> RunSplits:
+    """Read the labels of the splits that a run trains, tests and validates on.
+
+    A part held out depends on the labels of the training split and on nothing else, so that runs with other seeds and
+    losses hold out the same images.
+
+    Raises:
+        InputError: the data or a split cannot be used, or there are fewer images than parts.
+    """
+    names = [config.train_split, config.test_split]
+    if config.val_split is not None:
+        names.append(config.val_split)
+    train, test, *others = read_splits(config.data, names, config)
+    held_out = np.zeros(len(train), dtype=np.bool_)
+    validation = others[0] if others else None
+    if config.val_folds:
+        ratios = {str(fold): 1 / config.val_folds for fold in range(config.val_folds)}
+        held_out = np.array(split_by_ratio(train.targets, ratios)) == str(config.val_fold)
+        name = f"{train.name}, fold {config.val_fold} of {config.val_folds}"
+        validation = train.subset(np.flatnonzero(held_out), name)
+        if config.val_folds > len(train) or not len(validation):
+            raise InputError(f"split {train.name!r} has too few images, {len(train)}, for {config.val_folds} val_folds")
+    return RunSplits(train, held_out, test, validation)
+
+
 def open_images(split: Split, size: int, config: TrainConfig) -> Images:
     """Decode the images of a split, or find them decoded.
 
@@ -99,23 +175,19 @@ def open_images(split: Split, size: int, config: TrainConfig) -> Images:
         InputError: an image cannot be read.
     """
     if split.pixels is not None:
-        return Images(split, TensorTable(torch.from_numpy(split.pixels)), content_key(split.pixels))
+        table = TensorTable(torch.from_numpy(split.pixels))
+        return Images(split, table, content_key(split.pixels), np.arange(len(split)))
     assert split.files is not None
     cache: ImageCache = build_cache(
         split.files, size, config.cache_folder / "images", on_error=config.on_error, progress=not config.quiet
     )
     if cache.skipped:
-        split = replace(
-            split,
-            images=tuple(split.images[row] for row in cache.kept),
-            targets=split.targets[cache.kept],
-            files=tuple(split.files[row] for row in cache.kept),
-            skipped=split.skipped + tuple(f"{entry.path}: {entry.reason}" for entry in cache.skipped),
-        )
-    return Images(split, cache, content_key(cache))
+        unreadable = tuple(f"{entry.path}: {entry.reason}" for entry in cache.skipped)
+        split = replace(split.subset(cache.kept), skipped=split.skipped + unreadable)
+    return Images(split, cache, content_key(cache), cache.kept)
 
 
-def check_labels(train: Split, test: Split, stats: LabelStats) -> None:
+def check_labels(splits: RunSplits, stats: LabelStats) -> None:
     """Refuse labels that nothing can be learnt from or measured on; tell of classes that one side lacks.
 
     Raises:
@@ -123,10 +195,11 @@ def check_labels(train: Split, test: Split, stats: LabelStats) -> None:
     """
     if IMAGE_COLUMN in stats.class_names:
         raise InputError(f"no class may be called {IMAGE_COLUMN!r}, the column of the image names; rename the class")
+    train = splits.train
     if len(train) < 2:
         raise InputError(f"split {train.name!r} has {len(train)} image; training needs two at least")
-    for split in (train, test):
-        if not count_positives(split.targets).any():
+    for split in (train, splits.test, splits.validation):
+        if split is not None and not count_positives(split.targets).any():
             raise InputError(f"no image of split {split.name!r} has a positive label: check the data and the classes")
     untaught = [name for name, count in zip(stats.class_names, stats.class_counts, strict=True) if not count]
     if untaught:

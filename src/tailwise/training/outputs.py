@@ -20,27 +20,50 @@ from tailwise import __version__
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
-from tailwise.metrics import average_precision, f1_scores, group_means, left_out
+from tailwise.metrics import (
+    Decisions,
+    average_precision,
+    calibration_error,
+    f1_by_class,
+    f1_scores,
+    group_means,
+    left_out,
+)
 from tailwise.shapes import Float
 from tailwise.training.inputs import IMAGE_COLUMN
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
+VALIDATION_FILE = "validation.parquet"
+THRESHOLDS_FILE = "thresholds.json"
 
+_TUNED_NAMES = {
+    "CF1": "CF1_tuned",
+    "OF1": "OF1_tuned",
+    "F1": "F1_tuned",
+    "calibration_error": "calibration_error_calibrated",
+    "calibration_error_by_class": "calibration_error_calibrated_by_class",
+}
 _LIBRARIES = ("lightning", "timm", "torchmetrics", "numpy")
 
 
-def score(logits: Float[Tensor, "N K"], targets: NDArray[np.int8], stats: LabelStats) -> dict[str, Any]:
+def score(
+    logits: Float[Tensor, "N K"], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions | None = None
+) -> dict[str, Any]:
     """Metrics of one test set, in percent.
 
     Args:
         logits: raw scores.
         targets: labels: 1, 0, or -1 for unknown.
         stats: statistics of the training labels; they make the groups.
+        decisions: thresholds and calibration, if any were fitted.
 
     Returns:
         ``mAP`` over all classes and by group, ``classes_left_out`` (those without a positive) likewise, ``CF1`` and
-        ``OF1`` at probability 1/2, and ``AP`` by class name, None where it is undefined.
+        ``OF1`` at probability 1/2, ``calibration_error`` (the mean over classes), and by class name ``AP``, ``F1`` and
+        ``calibration_error_by_class``, None where they are undefined. With decisions also ``CF1_tuned``, ``OF1_tuned``
+        and ``F1_tuned`` at their thresholds, ``calibration_error_calibrated`` and
+        ``calibration_error_calibrated_by_class`` of their probabilities.
 
     Raises:
         InputError: a logit is not a finite number.
@@ -48,14 +71,28 @@ def score(logits: Float[Tensor, "N K"], targets: NDArray[np.int8], stats: LabelS
     if not bool(torch.isfinite(logits).all()):
         raise InputError("the model's logits are not finite numbers: lower optim.lr, or train with precision fp32")
     precision = average_precision(logits, targets)
-    f1 = f1_scores(logits, targets, 0.0)
     return {
         "mAP": {name: _percent(value) for name, value in group_means(precision, stats.groups).items()},
-        "CF1": _percent(f1.cf1),
-        "OF1": _percent(f1.of1),
+        **_decided(logits, targets, stats, 0.0, torch.sigmoid(logits.double())),
+        **({} if decisions is None else _score_decisions(logits, targets, stats, decisions)),
         "classes_left_out": left_out(precision, stats.groups),
-        "AP": {name: _percent(value) for name, value in zip(stats.class_names, precision.tolist(), strict=True)},
+        "AP": _by_class(precision, stats),
     }
+
+
+def load_thresholds(run_folder: Path) -> Decisions | None:
+    """The thresholds and calibration that a run has fitted; None where it had no validation images.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    path = run_folder / THRESHOLDS_FILE
+    if not path.exists():
+        return None
+    try:
+        return Decisions.load(path)
+    except ValueError as error:
+        raise InputError(f"{error}; remove it to do without thresholds") from error
 
 
 def versions() -> dict[str, str]:
@@ -82,6 +119,36 @@ def write_predictions(
     table = pa.table({IMAGE_COLUMN: pa.array(images, pa.string())} | dict(zip(class_names, columns, strict=True)))
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
+
+
+def _decided(
+    logits: Float[Tensor, "N K"],
+    targets: NDArray[np.int8],
+    stats: LabelStats,
+    thresholds: float | NDArray[np.float64],
+    probabilities: Float[Tensor, "N K"],
+) -> dict[str, Any]:
+    """Metrics of predictions and of probabilities."""
+    f1 = f1_scores(logits, targets, thresholds)
+    errors = calibration_error(probabilities, targets)
+    return {
+        "CF1": _percent(f1.cf1),
+        "OF1": _percent(f1.of1),
+        "calibration_error": _percent(float(errors.nanmean())),
+        "F1": _by_class(f1_by_class(logits, targets, thresholds), stats),
+        "calibration_error_by_class": _by_class(errors, stats),
+    }
+
+
+def _score_decisions(
+    logits: Float[Tensor, "N K"], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions
+) -> dict[str, Any]:
+    found = _decided(logits, targets, stats, decisions.thresholds, decisions.calibrate(logits))
+    return {_TUNED_NAMES[name]: value for name, value in found.items()}
+
+
+def _by_class(values: Float[Tensor, " K"], stats: LabelStats) -> dict[str, float | None]:
+    return {name: _percent(value) for name, value in zip(stats.class_names, values.tolist(), strict=True)}
 
 
 def _percent(value: float) -> float | None:

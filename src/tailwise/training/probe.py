@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,10 +24,11 @@ from tailwise.files import replacing
 from tailwise.models.backbone import create_backbone
 from tailwise.models.classifier import create_head
 from tailwise.models.config import ModelConfig
+from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.models.inference import FrozenBackbone, prepare_for_inference
 from tailwise.shapes import Float, UInt8
 from tailwise.training.inference import PRECISION_TYPES, forward_table
-from tailwise.training.inputs import Images, Split, open_images
+from tailwise.training.inputs import Images, RunSplits, Split, open_images
 from tailwise.training.tables import TensorTable
 from tailwise.training.task import EvaluationTask, Task
 
@@ -140,21 +142,34 @@ class Backbone:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def new_task(config: TrainConfig, train: Split, test: Split, device: torch.device) -> Task:
-    """Compute the features of both splits, or find them computed, and make a new head.
+def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Task:
+    """Compute the features of all splits, or find them computed, and make a new head.
+
+    Features of the training split are those of the whole of it, so that runs that hold out other parts share them.
 
     Raises:
-        InputError: the backbone cannot be made, or an image cannot be read.
+        InputError: the backbone or head cannot be made, or an image cannot be read.
     """
+    # First what is quick to fail.
+    labels = splits.train
+    graph = create_graph(config.model, labels.targets, labels.class_names, seed=config.seed)
     backbone = Backbone(config.model, config.precision, config.seed, device)
-    train_features, rows = _features(config, train, backbone)
-    test_features, _ = _features(config, test, backbone)
+    train, rows = _features(config, splits.whole, backbone)
+    validation = None
+    if splits.held_out.any():
+        assert splits.validation is not None
+        validation = train.subset(splits.held_out, splits.validation.name)
+        train = train.subset(~splits.held_out)
+        rows = train.table.batch(torch.arange(len(train.split)))
+    elif splits.validation is not None:
+        validation, _ = _features(config, splits.validation, backbone)
+    test, _ = _features(config, splits.test, backbone)
     model = ProbeModel(
         Standardize.fit(rows) if config.standardize_features else nn.Identity(),
-        create_head(rows.shape[1], len(train.class_names), config.model, seed=config.seed),
+        create_head(rows.shape[1], len(train.split.class_names), config.model, seed=config.seed, graph=graph),
         backbone.key,
     )
-    return Task(model, train=train_features, train_inputs=None, test=test_features, test_inputs=nn.Identity())
+    return Task(model, train=train, train_inputs=None, test=test, validation=validation, test_inputs=nn.Identity())
 
 
 def evaluation_task(config: TrainConfig, state: Mapping[str, Any], test: Split, device: torch.device) -> EvaluationTask:
@@ -165,10 +180,10 @@ def evaluation_task(config: TrainConfig, state: Mapping[str, Any], test: Split, 
     """
     backbone = Backbone(config.model, config.precision, config.seed, device)
     test_features, rows = _features(config, test, backbone)
-    width = rows.shape[1]
+    width, num_classes = rows.shape[1], len(test.class_names)
     model = ProbeModel(
         Standardize(torch.zeros(width), torch.ones(width)) if config.standardize_features else nn.Identity(),
-        create_head(width, len(test.class_names), config.model, seed=config.seed),
+        create_head(width, num_classes, config.model, graph=blank_graph(config.model, num_classes)),
         backbone.key,
     )
     model.load_state_dict(state)
@@ -195,7 +210,7 @@ def _features(config: TrainConfig, split: Split, backbone: Backbone) -> tuple[Im
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             np.save(temporary, rows.numpy())
-    return Images(images.split, TensorTable(rows), key), rows
+    return replace(images, table=TensorTable(rows), key=key), rows
 
 
 def _read(path: Path, num_images: int) -> Float[Tensor, "N F"] | None:

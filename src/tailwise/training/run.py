@@ -24,25 +24,20 @@ from tailwise.data.samplers import (
     UniformSampler,
 )
 from tailwise.data.sources import ReadOptions
-from tailwise.data.targets import Targets, to_dense
+from tailwise.data.targets import Targets
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.models.embeddings import embeddings_source
 from tailwise.training import finetune, probe
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
 from tailwise.training.datamodule import TrainData
-from tailwise.training.inference import choose_device, forward_table
-from tailwise.training.inputs import Split, check_labels, read_splits
+from tailwise.training.inference import choose_device
+from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits
 from tailwise.training.module import MultiLabelModule
-from tailwise.training.outputs import (
-    METRICS_FILE,
-    PREDICTIONS_FILE,
-    score,
-    versions,
-    write_json,
-    write_predictions,
-)
-from tailwise.training.task import EvaluationTask, Task
+from tailwise.training.outputs import METRICS_FILE, THRESHOLDS_FILE, load_thresholds, versions, write_json
+from tailwise.training.task import Task
+from tailwise.training.testing import run_test, run_validation
 from tailwise.training.trainer import (
     checkpoint_path,
     contained,
@@ -57,7 +52,6 @@ CONFIG_FILE = "config.yaml"
 STATS_FILE = "stats.json"
 SKIPPED_FILE = "skipped.txt"
 
-_ROWS_PER_TEST_BATCH = {"finetune": 64, "probe": 4096}
 # A probe's epochs are short: saving each would take longer than the epoch.
 _STEPS_BETWEEN_PROBE_CHECKPOINTS = 1000
 # The head's operations on small batches are too short to be shared between threads: on a busy machine, waiting for the
@@ -83,9 +77,9 @@ def train(config: TrainConfig) -> Result | None:
     """Train as configured, test the final model, and leave everything in the run folder.
 
     The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
-    checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and predictions.parquet, each
-    written whole or not at all. With ``config.resume``, an interrupted run goes on from its last checkpoint and ends as
-    if it had not been interrupted.
+    checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and predictions.parquet, and,
+    if there are validation images, validation.parquet and thresholds.json, each written whole or not at all. With
+    ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if it had not been interrupted.
 
     Args:
         config: the run.
@@ -103,13 +97,13 @@ def train(config: TrainConfig) -> Result | None:
     recorded = _claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
-    train_split, test_split = read_splits(config.data, [config.train_split, config.test_split], config)
-    stats = _stats(train_split, config)
-    check_labels(train_split, test_split, stats)
+    splits = read_run(config)
+    stats = _stats(splits.train, config)
+    check_labels(splits, stats)
     # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
     with warnings.catch_warnings(action="ignore"):
         create_loss(config, stats)
-    task = _new_task(config, train_split, test_split, device)
+    task = _new_task(config, splits, device)
     stats = _stats(task.train.split, config)
     loss = create_loss(config, stats)
     if _is_first_process():
@@ -117,11 +111,15 @@ def train(config: TrainConfig) -> Result | None:
     steps = _fit(config, task, loss, stats, folder)
     if not _is_first_process():
         return None
+    validation, decisions = run_validation(config, task, stats, device, folder)
     metrics = {
-        **_test(config, task, stats, device, folder),
+        **run_test(config, task, stats, device, decisions, folder),
+        **({} if validation is None else {"validation": validation}),
         "loss": config.loss,
         "recipe": config.recipe,
         "mode": config.mode,
+        "head": config.model.head,
+        "label_embeddings": embeddings_source(config.model, seed=config.seed),
         "epochs": config.optim.epochs,
         "steps": steps,
         "seed": config.seed,
@@ -140,7 +138,7 @@ def evaluate(
     split: str | None = None,
     output: Path | None = None,
 ) -> Result:
-    """Test the model of a finished run.
+    """Test the model of a finished run, also at the thresholds and with the calibration in its folder.
 
     Args:
         run: folder of the run.
@@ -158,6 +156,9 @@ def evaluate(
         raise InputError(f"{output} has results already; give another output")
     config = load(run / CONFIG_FILE)
     stats = LabelStats.load(run / STATS_FILE)
+    decisions = load_thresholds(run)
+    if decisions is not None and decisions.class_names != stats.class_names:
+        raise InputError(f"{run / THRESHOLDS_FILE} has other classes than the run; remove it to do without thresholds")
     device = choose_device(
         "cpu" if config.accelerator == "cpu" else "auto", config.precision if config.mode == "probe" else "fp32"
     )
@@ -176,7 +177,7 @@ def evaluate(
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--output {output} cannot be made: {error.strerror}") from error
-    metrics = {**_test(config, task, stats, device, output), "run": str(run), "versions": versions()}
+    metrics = {**run_test(config, task, stats, device, decisions, output), "run": str(run), "versions": versions()}
     if output is not None:
         _write_skipped(task.test.split.skipped, output)
         write_json(output / METRICS_FILE, metrics)
@@ -219,10 +220,10 @@ def _stats(split: Split, config: TrainConfig) -> LabelStats:
     return LabelStats.from_targets(split.targets, split.class_names, config.thresholds)
 
 
-def _new_task(config: TrainConfig, train: Split, test: Split, device: torch.device) -> Task:
+def _new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Task:
     if config.mode == "finetune":
-        return finetune.new_task(config, train, test)
-    return probe.new_task(config, train, test, device)
+        return finetune.new_task(config, splits)
+    return probe.new_task(config, splits, device)
 
 
 def _fit(config: TrainConfig, task: Task, loss: nn.Module, stats: LabelStats, folder: Path) -> int:
@@ -272,26 +273,6 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, stats: LabelStats, fo
     return epochs * steps_per_epoch
 
 
-def _test(
-    config: TrainConfig, task: Task | EvaluationTask, stats: LabelStats, device: torch.device, folder: Path | None
-) -> dict[str, Any]:
-    """Test a model; write its predictions if there is a folder."""
-    model = task.model.to(device).eval()
-    split = task.test.split
-    logits = forward_table(
-        lambda rows: model(task.test_inputs(rows)),
-        task.test.table,
-        device=device,
-        batch_size=_ROWS_PER_TEST_BATCH[config.mode],
-        description=f"testing on {split.name}",
-        show=not config.quiet,
-    )
-    metrics = {"split": split.name, "num_images": len(split), **score(logits, to_dense(split.targets), stats)}
-    if folder is not None:
-        write_predictions(folder / PREDICTIONS_FILE, split.images, stats.class_names, logits)
-    return metrics
-
-
 def _claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
     """Make sure that the run may use its folder; returns the metrics if the run to resume is finished.
 
@@ -332,7 +313,8 @@ def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Pat
     checkpoint_path(folder).parent.mkdir(parents=True, exist_ok=True)
     save(replace(config, resume=False), folder / CONFIG_FILE)
     stats.save(recorded)
-    _write_skipped(task.train.split.skipped + task.test.split.skipped, folder)
+    opened = (task.train, task.test, task.validation)
+    _write_skipped(tuple(entry for images in opened if images is not None for entry in images.split.skipped), folder)
 
 
 def _write_skipped(skipped: tuple[str, ...], folder: Path) -> None:

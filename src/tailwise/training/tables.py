@@ -6,6 +6,8 @@ import hashlib
 from typing import Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tailwise.data.cache import ImageCache
@@ -38,6 +40,26 @@ class TensorTable:
     def batch(self, indices: Tensor) -> Tensor:
         """Gather rows into a new tensor."""
         return self.rows[indices]
+
+
+class TableSubset:
+    """Some rows of a table.
+
+    Args:
+        table: the whole.
+        rows: (N,) its rows that are here.
+    """
+
+    def __init__(self, table: Table, rows: NDArray[np.integer]) -> None:
+        self.table = table
+        self.rows = torch.from_numpy(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Gather rows into a new tensor."""
+        return self.table.batch(self.rows[indices])
 
 
 def content_key(pixels: ImageCache | UInt8[np.ndarray, "N C H W"]) -> str:

@@ -20,13 +20,15 @@ class Task:
         train: training rows.
         train_inputs: makes training rows into inputs, on the device; None where they are that already.
         test: test rows.
-        test_inputs: makes test rows into inputs, on the device.
+        validation: validation rows, if any.
+        test_inputs: makes test and validation rows into inputs, on the device.
     """
 
     model: nn.Module
     train: Images
     train_inputs: TrainTransform | None
     test: Images
+    validation: Images | None
     test_inputs: Callable[[Tensor], Tensor]
 
 

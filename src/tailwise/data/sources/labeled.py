@@ -16,7 +16,8 @@ from tailwise.data.targets import Targets
 from tailwise.errors import InputError, OnError
 from tailwise.labels import LabelStats
 
-_SPLIT_JOINER = "+"
+SPLIT_JOINER = "+"
+"""Stands between the names of several splits that are taken together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class LabeledImages:
             InputError: no row is in ``split``; the message lists the splits there are.
         """
         sizes = Counter(name for name in self.splits if name)
-        wanted = {split} if split in sizes else set(split.split(_SPLIT_JOINER))
+        wanted = {split} if split in sizes else set(split.split(SPLIT_JOINER))
         if wanted <= sizes.keys():
             return self.subset([row for row, name in enumerate(self.splits) if name in wanted])
         if not sizes:
