@@ -102,6 +102,17 @@ def test_sweeps_show_mean_and_deviation_of_each_group_that_has_any():
     np.testing.assert_allclose([segment[:, 1] for segment in bars.get_segments()], expected)
     assert tail.lines[0].get_xydata().tolist() == [[0.1, 7.0], [0.3, 25.0]]
     assert total.lines[-1].get_xdata() == [0.3, 0.3]
+    spans = [high - low for low, high in (axes.get_ylim() for axes in figure.axes)]
+    assert spans[0] == pytest.approx(spans[1])
+    assert spans[0] > 18  # the tail goes from 7 to 25
+
+
+def test_a_sweep_without_effect_looks_flat():
+    scores = {value: {"total": [50.0 + value / 100]} for value in (0.1, 0.2)}
+    (axes,) = figures.sweep("κ", scores, recipe=0.1, groups=("total",)).axes
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(2)
+    assert low < 50 < high
 
 
 def test_panels_show_the_pooled_probability_of_every_group_and_sign():
@@ -157,11 +168,14 @@ def test_runs_of_a_panel_must_have_the_same_steps():
         figures.probability_panels([CurvePanel("PG", [curves(0), curves(0, points=6)])])
 
 
-def test_eleven_panels_fill_a_grid_and_hide_the_rest():
-    figure = figures.probability_panels([CurvePanel(str(place), [curves(place)]) for place in range(11)])
-    assert [axes.axison for axes in figure.axes] == [True] * 11 + [False]
-    assert [axes.get_title() for axes in figure.axes[:11]] == [str(place) for place in range(11)]
-    assert [bool(axes.get_xlabel()) for axes in figure.axes[:11]] == [False] * 7 + [True] * 4
+@pytest.mark.parametrize(("panels", "columns", "empty"), [(4, 4, 0), (6, 4, 2), (10, 5, 0), (11, 4, 1)])
+def test_panels_fill_a_grid_and_the_lowest_have_the_label(panels, columns, empty):
+    run = curves(0, points=2)
+    figure = figures.probability_panels([CurvePanel(str(place), [run]) for place in range(panels)])
+    assert [axes.axison for axes in figure.axes] == [True] * panels + [False] * empty
+    assert [axes.get_title() for axes in figure.axes[:panels]] == [str(place) for place in range(panels)]
+    assert [place for place in range(panels) if figure.axes[place].get_xlabel()] == [*range(panels - columns, panels)]
+    assert figure.axes[0].get_subplotspec().get_gridspec().ncols == columns
 
 
 def test_gradients_are_drawn_as_given_with_looks_of_their_own():

@@ -59,8 +59,9 @@ _WITHOUT_DATE: dict[FigureFormat, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
 }
 _SIGN_LINES: dict[str, Any] = {"positives": "-", "negatives": ":"}
-_MOST_PANELS_IN_A_ROW = 4
+_PANELS_IN_A_ROW = (4, 5)
 _MOST_POINTS_OF_A_LINE = 50
+_LEAST_POINTS_SHOWN = 2.0
 _MOST_NAMED_CLASSES = 25
 
 
@@ -111,7 +112,7 @@ def save_figure(figure: Figure, path: Path, formats: Sequence[FigureFormat], des
         file = path.with_name(f"{path.name}.{suffix}")
         with style(), replacing(file) as temporary:
             metadata = {**_WITHOUT_DATE[suffix], key[suffix]: description}
-            figure.savefig(temporary, format=suffix, dpi=160, metadata=metadata)
+            figure.savefig(temporary, format=suffix, dpi=150, metadata=metadata)
         files.append(file)
     return files
 
@@ -220,6 +221,8 @@ def sweep(
 ) -> Figure:
     """mAP against an option of a loss: a panel for all classes and for each group, mean ± standard deviation over runs.
 
+    All panels span as many points of mAP.
+
     Args:
         symbol: the option, on the horizontal axis.
         scores: mAP in percent of each run, by group, by value of the option.
@@ -245,6 +248,7 @@ def sweep(
             axes.axvline(recipe, color="#777777", linestyle=":", linewidth=1)
             axes.set_title(group)
             axes.set_xlabel(symbol)
+        _share_span(panels)
         panels[0].set_ylabel("mAP (%)")
         figure.legend(
             handles=[Line2D([], [], color="#777777", linestyle=":", label="value of the recipe")],
@@ -262,8 +266,7 @@ def probability_panels(panels: Sequence[CurvePanel]) -> Figure:
         ValueError: runs of a panel have points at different steps.
     """
     with style():
-        columns = min(len(panels), _MOST_PANELS_IN_A_ROW)
-        rows = math.ceil(len(panels) / columns)
+        columns, rows = _grid(len(panels))
         figure = Figure(figsize=(1.75 * columns + 0.5, 1.75 * rows + 0.6))
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         groups = list(panels[0].runs[0].groups)
@@ -313,9 +316,25 @@ def _one_panel(width: float = 4.6) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _grid(panels: int) -> tuple[int, int]:
+    """Columns and rows for a number of panels, with as few empty places as can be."""
+    if panels <= max(_PANELS_IN_A_ROW):
+        return panels, 1
+    columns = min(_PANELS_IN_A_ROW, key=lambda number: -panels % number)
+    return columns, math.ceil(panels / columns)
+
+
 def _log_counts(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(ScalarFormatter())
+
+
+def _share_span(panels: Sequence[Axes]) -> None:
+    """Give vertical axes the same length in points, so that slopes can be compared, and noise does not look large."""
+    limits = [axes.get_ylim() for axes in panels]
+    half = max(_LEAST_POINTS_SHOWN, *(high - low for low, high in limits)) / 2
+    for axes, (low, high) in zip(panels, limits, strict=True):
+        axes.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
 
 
 def _class_axis(axes: Axes, names: Sequence[str], title: str) -> None:
