@@ -1,9 +1,9 @@
-"""Results on a folder of real photographs: ``python -m benchmarks.photos probe|heads|finetune|choose PHOTOS WEIGHTS``.
+"""Results on a folder of real photographs: ``python -m benchmarks.photos COMMAND PHOTOS WEIGHTS``.
 
 PHOTOS holds labels.csv (splits train_lt and test) and classes.json, WEIGHTS is a file of mobilenetv2_100 with
 ``pad_type="same"``. ``probe``, ``heads`` and ``finetune`` print the tables of docs/results.md. ``choose`` prints how
-PG's raised factors do on held-out training images, which is how the recipes' values were chosen; it never opens the
-test split.
+PG's raised factors do on held-out training images, which is how the recipes' values were chosen, and ``parts`` what
+each part of PG adds there; neither opens the test split.
 Finished runs are kept below --output, so a command that was interrupted goes on where it stopped.
 """
 
@@ -23,6 +23,7 @@ from jsonargparse import auto_cli
 from tailwise.config import OptimConfig, TrainConfig
 from tailwise.data.sources import LabeledImages, read_csv
 from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
+from tailwise.losses.registry import RecipeName
 from tailwise.models.config import ModelConfig
 
 UNIFORM = {"sampler": "uniform"}
@@ -35,6 +36,8 @@ PROBE_METHODS = (
     *(Method(name, {"loss": name}) for name in LOSSES[:2]),
     CB_FOCAL,
     *(Method(name, {"loss": name}) for name in LOSSES[2:]),
+    Method("apr", {"loss": "pr", "loss_options": {"adaptive": ["neg_slope"]}}),
+    Method("pg-auto", {"loss": "pg-auto"}),
 )
 HEADS = {
     "linear": {},
@@ -49,13 +52,45 @@ HEAD_METHODS = tuple(
 )
 FINETUNE_METHODS = tuple(Method(name, {"loss": name}) for name in ("bce", "db-focal", "pg"))
 
+# Without what the voc-mlt recipe raises: λ₁⁻ and λ₂⁺ of tail classes.
+NOT_RAISED: dict[str, Any] = {"neg_slope": 5.0, "pos_divisor": 1.0}
+APR: dict[str, Any] = {**NOT_RAISED, "adaptive": ["neg_slope"]}
+PARTS = {
+    "db": ("db", {}),
+    "db-focal": ("db-focal", {}),
+    "db-focal, plain": ("pg", {**NOT_RAISED, "adaptive": [], "exponent": "fixed", "focal_on": "plain"}),
+    "λ₁⁻ adaptive, tail": ("pr", {**NOT_RAISED, "adaptive": {"neg_slope": "tail"}}),
+    "λ₁⁻ adaptive, all": ("pr", APR),
+    "λ₁⁻ adaptive, tail, raised": ("pr", {"adaptive": {"neg_slope": "tail"}}),
+    "λ₁⁻ adaptive, all, raised": ("pr", {"adaptive": ["neg_slope"]}),
+    "λ₁⁻ adaptive, all, with focal": ("pg", {**APR, "exponent": "fixed"}),
+    "λ₁⁻ adaptive, all, with apaf": ("pg", APR),
+    "with apaf, γ at most 2": ("pg", {**APR, "max_exponent": 2.0}),
+    "with apaf, γ at most 4": ("pg", {**APR, "max_exponent": 4.0}),
+    "with apaf, plain": ("pg", {**APR, "focal_on": "plain"}),
+    "with apaf, raised (pg)": ("pg", {}),
+    "db, λ = 1": ("db", {"neg_scale": 1.0}),
+    "db, λ = 20": ("db", {"neg_scale": 20.0}),
+    "db, λ₂⁻ = 25": ("pr", {**NOT_RAISED, "neg_divisor": 25.0}),
+    "pg-auto": ("pg-auto", {}),
+}
+
+
 NUM_FOLDS = 4
 
 
-def probe(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 5, workers: int = 1) -> None:
-    """Train neck and head on frozen features: every loss, several seeds."""
+def probe(
+    photos: Path,
+    weights: Path,
+    output: Path = Path("runs/photos"),
+    seeds: int = 5,
+    workers: int = 1,
+    only: list[str] | None = None,
+) -> None:
+    """Train neck and head on frozen features: every loss, or only some methods by name, several seeds."""
     shared = configuration(photos, weights, output / "probe", mode="probe")
-    show(list(run_methods(shared, PROBE_METHODS, range(seeds), workers=workers)))
+    methods = [method for method in PROBE_METHODS if only is None or method.name in only]
+    show(list(run_methods(shared, methods, range(seeds), workers=workers)))
 
 
 def heads(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 3, workers: int = 1) -> None:
@@ -84,9 +119,8 @@ def finetune(
 
 def choose(photos: Path, weights: Path, output: Path = Path("runs/photos"), workers: int = 1) -> None:
     """Cross-validate PG's raised factors on the training split."""
-    folds = write_folds(read_csv(photos / "labels.csv", classes=photos / "classes.json"), output / "folds")
     # Raised as published: λ₁⁻ and λ₂⁺ of tail classes over 5 and 1, or λ₁⁻ and λ₁⁺ of all classes over 2 and 1.
-    grids = {
+    grids: dict[RecipeName, list[dict[str, Any]]] = {
         "voc-mlt": [
             {"neg_slope": {"tail": slope}, "pos_divisor": {"tail": divisor}, "adaptive": ["neg_slope"]}
             for slope, divisor in itertools.product((6.0, 7.5, 10.0), (1.5, 2.0, 3.0))
@@ -99,28 +133,54 @@ def choose(photos: Path, weights: Path, output: Path = Path("runs/photos"), work
     for recipe, grid in grids.items():
         methods = [Method("db", {"loss": "db"}), Method("db-focal", {"loss": "db-focal"})]
         methods += [Method(option_name(options), {"loss": "pg", "loss_options": options}) for options in grid]
-        # One fold after the other: each opens a pool of workers.
-        by_fold = [
-            list(
-                run_methods(
-                    replace(
-                        configuration(photos, weights, output / "choose" / recipe / fold.stem, mode="probe"),
-                        data=str(fold),
-                        root=str(photos),
-                        train_split="train",
-                        test_split="held-out",
-                        recipe=recipe,
-                    ),
-                    methods,
-                    (0,),
-                    workers=workers,
-                )
-            )
-            for fold in folds
-        ]
-        rows = [merge(parts) for parts in zip(*by_fold, strict=True)]
+        rows = cross_validate(photos, weights, output / "choose", methods, recipe=recipe, workers=workers)
         print(f"\n{recipe}, mean and deviation over {NUM_FOLDS} folds")
         show(sorted(rows, key=lambda row: -sum(value or 0 for value in row.scores["total"])))
+
+
+def parts(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 2, workers: int = 1) -> None:
+    """Cross-validate what each part of PG adds to DB, on the training split."""
+    methods = [Method(name, {"loss": loss, "loss_options": options}) for name, (loss, options) in PARTS.items()]
+    rows = cross_validate(photos, weights, output / "parts", methods, recipe="voc-mlt", seeds=seeds, workers=workers)
+    print(
+        f"\n{seeds} seeds of {NUM_FOLDS} folds; beside the mAP, the mean difference from {rows[0].method} on the same"
+    )
+    print("fold with the same seed ± its standard error")
+    print(paired_table(rows))
+
+
+def cross_validate(
+    photos: Path,
+    weights: Path,
+    output: Path,
+    methods: Sequence[Method],
+    *,
+    recipe: RecipeName,
+    seeds: int = 1,
+    workers: int = 1,
+) -> list[Row]:
+    """Rows of the held-out quarters of the training split, fold by fold and in each seed by seed."""
+    folds = write_folds(read_csv(photos / "labels.csv", classes=photos / "classes.json"), output / "folds")
+    # One fold after the other: each opens a pool of workers.
+    by_fold = [
+        list(
+            run_methods(
+                replace(
+                    configuration(photos, weights, output / recipe / fold.stem, mode="probe"),
+                    data=str(fold),
+                    root=str(photos),
+                    train_split="train",
+                    test_split="held-out",
+                    recipe=recipe,
+                ),
+                methods,
+                range(seeds),
+                workers=workers,
+            )
+        )
+        for fold in folds
+    ]
+    return [merge(parts) for parts in zip(*by_fold, strict=True)]
 
 
 def configuration(
@@ -186,6 +246,22 @@ def merge(rows: Sequence[Row]) -> Row:
     )
 
 
+def paired_table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table of mAP with the differences from the first row, and the standard errors of these."""
+    groups = list(rows[0].scores)
+    lines = ["| | " + " | ".join(groups) + " |", "|---|" + "---|" * len(groups)]
+    for row in rows:
+        cells = []
+        for group in groups:
+            own, first = (np.array(scores[group], dtype=np.float64) for scores in (row.scores, rows[0].scores))
+            difference = own - first
+            error = difference.std(ddof=1) / len(difference) ** 0.5
+            mean = f"{own.mean():.2f}"
+            cells.append(mean if row is rows[0] else f"{mean} ({difference.mean():+.2f} ± {error:.2f})")
+        lines.append(f"| {row.method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def option_name(options: dict[str, Any]) -> str:
     """The options as a folder name."""
 
@@ -204,4 +280,4 @@ def show(rows: Sequence[Row]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    auto_cli([probe, heads, finetune, choose], as_positional=True)
+    auto_cli([probe, heads, finetune, choose, parts], as_positional=True)

@@ -17,6 +17,7 @@ def parameters(function) -> list[str]:
 def test_losses_by_name():
     assert losses.available() == (
         *("bce", "rw", "focal", "cb-focal", "ldam", "asl", "r-bce", "ntr", "db", "db-focal", "pr", "apaf", "pg"),
+        *("pg-auto", "formula"),
     )
     assert parameters(losses.create) == ["name", "stats", "recipe", "options"]
     assert parameters(losses.MultiLabelLoss.forward) == ["logits", "targets", "mask"]

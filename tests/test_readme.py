@@ -38,7 +38,8 @@ def test_every_command_and_option_exists(command, capsys):
 
 
 def test_the_commands_are_found():
-    assert {command.split()[1] for command in COMMANDS} == {"inspect", "build", "train", "evaluate", "reproduce"}
+    expected = {"inspect", "build", "compare", "train", "evaluate", "report", "reproduce"}
+    assert {command.split()[1] for command in COMMANDS} == expected
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])

@@ -1,4 +1,4 @@
-"""The command line: ``tailwise demo | inspect | build | train | evaluate | reproduce``.
+"""The command line: ``tailwise demo | inspect | build | compare | train | evaluate | report | reproduce``.
 
 Only what a command needs is imported, when it runs, so that help and errors come quickly.
 """
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             errors.print(f"error: {error}")
             return _EXIT_INPUT_ERROR
         except KeyboardInterrupt:
-            hint = ": the same command with --resume true goes on from the last checkpoint"
-            errors.print(f"interrupted{hint if arguments[:1] == ['train'] else ''}")
+            command = _COMMANDS.get(arguments[0]) if arguments else None
+            errors.print(f"interrupted{f': {command.going_on}' if command and command.going_on else ''}")
             return _EXIT_INTERRUPTED
     return 0
 
@@ -69,19 +69,31 @@ class _Command:
     Args:
         summary: what it does, in a line.
         positional: whether its required options are given without a name.
+        going_on: how to go on after an interrupt, if anything was kept.
     """
 
     summary: str
     positional: bool = True
+    going_on: str = ""
 
 
+_SAME_COMMAND = "what is done is kept, and the same command goes on from there"
 _COMMANDS = {
-    "demo": _Command("Compare BCE, DB-Focal and PG on embedded data, in about two minutes."),
+    "demo": _Command("Compare BCE, DB-Focal and PG on embedded data, in about two minutes.", going_on=_SAME_COMMAND),
     "inspect": _Command("Show what labelled images look like before training: counts, groups, problems."),
     "build": _Command("Choose a long-tailed training set from labelled images, or get a published one."),
-    "train": _Command("Train a classifier, test it, and leave a folder with the model.", positional=False),
+    "compare": _Command("Compare losses and samplers on your data, and recommend one.", going_on=_SAME_COMMAND),
+    "train": _Command(
+        "Train a classifier, test it, and leave a folder with the model.",
+        positional=False,
+        going_on="the same command with --resume true goes on from the last checkpoint",
+    ),
+    "guide": _Command("Say from the probabilities of a training which factors of PG to move."),
     "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),
-    "reproduce": _Command("Run the papers' tables and figures again, and set the numbers beside those published."),
+    "report": _Command("Show the results of a run or a comparison as a page: tables, curves, mistakes."),
+    "reproduce": _Command(
+        "Run the papers' tables and figures again, and set the numbers beside those published.", going_on=_SAME_COMMAND
+    ),
 }
 
 
@@ -92,7 +104,12 @@ def _run(arguments: Sequence[str]) -> None:
         return
     module = import_module(f"tailwise.commands.{name}")
     parser = ArgumentParser(prog=f"tailwise {name}", description=_COMMANDS[name].summary, exit_on_error=False)
-    add_options(parser, module.Options, positional=_COMMANDS[name].positional)
+    add_options(
+        parser,
+        module.Options,
+        positional=_COMMANDS[name].positional,
+        without=getattr(module, "NO_OPTIONS", ()),
+    )
     try:
         options = parser.parse_args(list(arguments[1:]))
     except ArgumentError as error:

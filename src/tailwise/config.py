@@ -21,6 +21,7 @@ from tailwise.data.sources.hub import HUB_PREFIX
 from tailwise.data.sources.labeled import SPLIT_JOINER
 from tailwise.errors import InputError
 from tailwise.files import replacing
+from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file
 from tailwise.models.config import ModelConfig
 from tailwise.options import add_options, from_namespace
 
@@ -84,7 +85,7 @@ class TrainConfig(ReadOptions):
     output: str
     """Folder of the run; made if absent."""
     loss: str = "db-focal"
-    """Name of the loss."""
+    """Name of a loss, YAML file of its parameters, or package.module:Name of your own."""
     loss_options: dict[str, Any] = field(default_factory=dict)
     """Options of the loss, by name."""
     recipe: Literal["voc-mlt", "coco-mlt"] | None = None
@@ -163,10 +164,15 @@ class TrainConfig(ReadOptions):
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fill in what depends on other options, make paths absolute, and check every range.
 
+    Where the loss is a file, its content takes its place, so that a run does not change with the file.
+
     Raises:
-        InputError: an option is out of its range.
+        InputError: an option is out of its range, or the file of the loss cannot be used.
     """
     _check(config)
+    if is_loss_file(config.loss):
+        options = read_loss_file(config.loss) | config.loss_options
+        config = replace(config, loss=FORMULA, loss_options=options)
     epochs = config.optim.epochs if config.optim.epochs is not None else _RECIPE_EPOCHS[config.sampler]
     milestones = config.optim.milestones
     if milestones is None:
@@ -232,12 +238,23 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
 
 def changes(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     """Name, old and new value of the options that make the two runs compute different things, by name."""
-    before, after = (_flatten(to_mapping(config)) for config in (old, new))
+    before, after = (flatten(to_mapping(config)) for config in (old, new))
     return [
         (name, before.get(name), after.get(name))
         for name in sorted(before.keys() | after.keys())
         if name not in _OPTIONS_WITHOUT_EFFECT and before.get(name) != after.get(name)
     ]
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dots in the names."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _check(config: TrainConfig) -> None:
@@ -307,13 +324,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

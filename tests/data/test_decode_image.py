@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailwise.data.decode import ImageError, decode_image
+from tailwise.data.decode import ImageError, decode_image, read_thumbnail
 from tests.data.image_files import originals
 
 SIZE = 8
@@ -161,6 +161,30 @@ class TestKindsOfImages:
         pixels = decode_image(path, SIZE)
         assert (pixels[:, :3] == 0).all()
         assert (pixels[:, 5:] == 255).all()
+
+
+class TestThumbnails:
+    @pytest.mark.parametrize(
+        ("size", "expected"),
+        [((640, 480), (64, 48)), ((300, 600), (32, 64)), ((20, 10), (64, 32)), ((900, 2), (64, 1))],
+    )
+    def test_the_longer_side_is_as_long_as_wanted(self, tmp_path, size, expected):
+        path = tmp_path / "image.jpg"
+        Image.new("RGB", size, (200, 10, 10)).save(path)
+        thumbnail = read_thumbnail(path, 64)
+        assert thumbnail.size == expected
+        assert np.abs(np.asarray(thumbnail, int) - (200, 10, 10)).max() < 6
+
+    def test_it_is_upright(self, tmp_path):
+        image = Image.new("RGB", (80, 40))
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(tmp_path / "turned.jpg", exif=exif)
+        assert read_thumbnail(tmp_path / "turned.jpg", 40).size == (20, 40)
+
+    def test_what_cannot_be_read_is_said(self, tmp_path):
+        with pytest.raises(ImageError, match="there is no such file"):
+            read_thumbnail(tmp_path / "none.jpg", 40)
 
 
 class TestUnreadable:

@@ -10,6 +10,21 @@ from tailwise.losses import available
 
 COUNTS = [610, 250, 130, 60, 25, 20, 12, 5, 1]
 NUM_SAMPLES = 800
+EVERY_PARAMETER: dict = {
+    "weight": {"rule": "class-balanced", "mode": "class"},
+    "pos_shift": {"rule": "margin"},
+    "neg_shift": [0.1, -0.2, 0.0, 0.3, 0.1, -0.4, 0.2, 0.0, 0.1],
+    "pos_slope": {"head": 0.5, "tail": 2.0},
+    "neg_slope": 1.5,
+    "pos_divisor": {"medium": 3.0},
+    "neg_divisor": [0.5, 1.0, 2.0, 1.5, 1.0, 3.0, 0.7, 1.2, 0.9],
+    "pos_exponent": {"tail": 0.5},
+    "neg_exponent": 3.0,
+    "balance": 1.7,
+    "margin": 0.02,
+    "adaptive": ["pos_slope", "neg_divisor"],
+}
+"""Options of the formula loss: each a value other than its default, but for exponents that follow the batch."""
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +53,7 @@ def every_loss() -> list[tuple[str, dict]]:
         ("rw", {"power": 1.0}),
         ("asl", {"gamma_pos": 1.0, "gamma_neg": 0.5}),
         ("asl", {"margin": 0.0}),
+        ("formula", EVERY_PARAMETER),
         ("pg", {"focal_on": "plain", "rebalance": False}),
         ("pg", {"adaptive": {"pos_slope": "tail", "neg_divisor": ("head", "tail")}, "pos_divisor": {"tail": 2.0}}),
     ]
@@ -46,4 +62,5 @@ def every_loss() -> list[tuple[str, dict]]:
 
 def loss_id(variant: tuple[str, dict]) -> str:
     name, options = variant
-    return "-".join([name, *(f"{key}={value}" for key, value in options.items())])
+    shown = ["every parameter"] if options is EVERY_PARAMETER else [f"{key}={value}" for key, value in options.items()]
+    return "-".join([name, *shown])

@@ -12,6 +12,8 @@ import torch.multiprocessing as mp
 from tailwise.losses import create
 from tests.losses.conftest import COUNTS, NUM_SAMPLES
 
+LOSSES = (("pg", "voc-mlt"), ("pg", "coco-mlt"), ("pg-auto", "voc-mlt"))
+
 
 def run_rank(rank, rendezvous, results, logits, targets):
     from tailwise import LabelStats
@@ -22,14 +24,14 @@ def run_rank(rank, rendezvous, results, logits, targets):
     stats = LabelStats(COUNTS, NUM_SAMPLES)
     own = slice(0, 10) if rank == 0 else slice(10, 16)  # ranks of different size
     record = {}
-    for recipe in ("voc-mlt", "coco-mlt"):
+    for name, recipe in LOSSES:
         z = logits[own].clone().requires_grad_()
-        loss = create("pg", stats, recipe=recipe, reduction="sum")
+        loss = create(name, stats, recipe=recipe, reduction="sum")
         value = loss(z, targets[own])
         value.backward()
-        alone = create("pg", stats, recipe=recipe, reduction="sum", sync="never")(logits[own], targets[own])
+        alone = create(name, stats, recipe=recipe, reduction="sum", sync="never")(logits[own], targets[own])
         evaluating = loss.eval()(logits[own], targets[own])
-        record[recipe] = value.detach(), z.grad, alone, evaluating
+        record[name, recipe] = value.detach(), z.grad, alone, evaluating
     torch.save(record, f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -40,11 +42,11 @@ def test_two_processes_equal_one(tmp_path, stats, batch, dtype):
     targets[10:, :3] = 0  # classes that only one of the processes sees
     mp.spawn(run_rank, (tmp_path / "rendezvous", tmp_path, logits, targets), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for recipe in ("voc-mlt", "coco-mlt"):
+    for name, recipe in LOSSES:
         whole = logits.clone().requires_grad_()
-        value = create("pg", stats, recipe=recipe, reduction="sum")(whole, targets)
+        value = create(name, stats, recipe=recipe, reduction="sum")(whole, targets)
         value.backward()
-        halves = [rank[recipe] for rank in ranks]
+        halves = [rank[name, recipe] for rank in ranks]
         torch.testing.assert_close(halves[0][0] + halves[1][0], value.detach(), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(
             torch.cat([half[1] for half in halves]),
@@ -52,6 +54,19 @@ def test_two_processes_equal_one(tmp_path, stats, batch, dtype):
             rtol=1e-2 if dtype == torch.bfloat16 else 1e-5,
             atol=1e-6,
         )
-        for _, _, alone, evaluating in halves:
-            torch.testing.assert_close(alone, evaluating)
+        for half, (_, _, alone, evaluating) in enumerate(halves):
+            # In evaluation, one has the batch of its process, the other what it saw of all processes in training.
+            own = slice(0, 10) if half == 0 else slice(10, 16)
+            seen = (
+                alone
+                if name == "pg"
+                else create_and_see(name, stats, recipe, logits, targets)(logits[own], targets[own])
+            )
+            torch.testing.assert_close(evaluating, seen)
         assert not torch.isclose(halves[0][2] + halves[1][2], value, rtol=1e-3)
+
+
+def create_and_see(name, stats, recipe, logits, targets):
+    loss = create(name, stats, recipe=recipe, reduction="sum")
+    loss(logits, targets)
+    return loss.eval()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,52 +16,7 @@ from tailwise.report import inspection_page
 from tailwise.report.inspection_page import write_inspection_page
 from tests.report.browser import browse
 from tests.report.conftest import NASTY_NAMES, labelled
-
-# What the scripts of the tests share.
-_TOOLS = """
-const texts = (table, column) =>
-  [...document.querySelectorAll(`#${table} tbody tr`)].map((row) => row.children[column].textContent);
-const head = (table, title) =>
-  [...document.querySelectorAll(`#${table} th`)].find((cell) => cell.textContent.trim() === title);
-const click = (table, title) => head(table, title).querySelector("button").click();
-const sorted = (table) => [...document.querySelectorAll(`#${table} th[aria-sort]`)].map(
-  (cell) => [cell.textContent.trim(), cell.getAttribute("aria-sort")]);
-const status = (table) => document.getElementById(table).closest(".table").querySelector("output").textContent;
-const filter = (table, text) => {
-  const input = document.getElementById(table).closest(".table").querySelector("input");
-  input.value = text;
-  input.dispatchEvent(new Event("input"));
-};
-"""
-
-
-class Elements(HTMLParser):
-    """Tags with their attributes, and the text of each script."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1][0] == "script":
-            self.scripts[-1] += data
-
-
-def page_data(text: str) -> dict[str, Any]:
-    elements = Elements(text)
-    attributes = [given for tag, given in elements.tags if tag == "script"]
-    return {
-        str(given["id"]): json.loads(content)
-        for given, content in zip(attributes, elements.scripts, strict=True)
-        if given.get("type") == "application/json"
-    }
+from tests.report.pages import TOOLS, Elements, page_data
 
 
 @pytest.fixture
@@ -182,7 +134,7 @@ def test_a_reader_sorts_filters_and_switches_scales(nasty_page: Path, tmp_path: 
     outcome.controls = [...document.querySelectorAll("th button, .tools input")].every((item) => item.tabIndex === 0);
     outcome.scrollers = [...document.querySelectorAll(".table .scroll")].every((item) => item.tabIndex === 0);
     """
-    seen = browse(nasty_page, _TOOLS + script, tmp_path)
+    seen = browse(nasty_page, TOOLS + script, tmp_path)
     assert (seen["problems"], seen["booms"], seen["loaded"]) == ([], 0, [])
     counts = [int(count) for count in seen["first"][1]]
     assert len(counts) == len(NASTY_NAMES)
@@ -253,7 +205,7 @@ def test_ten_thousand_classes_stay_usable(tmp_path: Path) -> None:
     outcome.found = [texts("class-table", 0), status("class-table")];
     outcome.elements = document.querySelectorAll("*").length;
     """
-    seen = browse(page, _TOOLS + script, tmp_path)
+    seen = browse(page, TOOLS + script, tmp_path)
     assert (seen["problems"], seen["loaded"]) == ([], [])
     assert seen["status"] == "showing 200 of 10,000 rows"
     assert (seen["rows"], seen["more"]) == (200, 400)

@@ -54,13 +54,35 @@ def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "S S 3"]:
         ImageError: the file is missing, empty or damaged, may not be read, has suspiciously many pixels, or is not an
             image.
     """
+    with _opened(path, 2 * size) as image:
+        return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def read_thumbnail(path: Path, size: int) -> Image.Image:
+    """Read one image file as :func:`decode_image` does, but keep its shape.
+
+    Args:
+        path: the file.
+        size: the longer side in pixels.
+
+    Raises:
+        ImageError: as :func:`decode_image`.
+    """
+    with _opened(path, 2 * size) as image:
+        scale = size / max(image.size)
+        width, height = (max(1, round(scale * side)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+@contextmanager
+def _opened(path: Path, enough: int) -> Iterator[Image.Image]:
+    """An image file upright and as RGB; a JPEG may be of lower resolution, but no side below ``enough`` pixels."""
     try:
         _require_content(path)
         with Image.open(path) as image:
-            image.draft(None, (2 * size, 2 * size))
+            image.draft(None, (enough, enough))
             ImageOps.exif_transpose(image, in_place=True)
-            squashed = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR)
-            return np.array(squashed)
+            yield _to_rgb(image)
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:

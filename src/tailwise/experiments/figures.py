@@ -8,7 +8,7 @@ Datasets", ECCV 2020; ``pg-*`` of Lin, "Probability Guided Loss for Long-Tailed 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tailwise.data.sources import read_labels
 from tailwise.errors import InputError
 from tailwise.experiments.methods import Method, Row
 from tailwise.experiments.published import GROUPS
+from tailwise.experiments.registry import METHODS
 from tailwise.experiments.reproduce import Experiment
 from tailwise.labels import LabelStats
 from tailwise.losses.registry import RECIPES
@@ -52,14 +53,12 @@ class Sweep:
 
     def methods(self, experiment: Experiment) -> dict[float, Method]:
         """A method for each value; the recipe's own value is the plain method, whose runs tables have as well."""
+        plain = METHODS[_SWEPT_LOSS]
         found = {}
         for value in sorted({*self.values, self.recipe_value(experiment)}):
-            if value == self.recipe_value(experiment):
-                method = Method(_SWEPT_LOSS, {"loss": _SWEPT_LOSS})
-            else:
-                options = {"loss": _SWEPT_LOSS, "loss_options": {self.option: value}}
-                method = Method(f"{_SWEPT_LOSS},{self.option}={value:g}", options)
-            found[value] = experiment.scheduled(method)
+            changed = plain.tried({"loss_options": {self.option: value}})
+            other = replace(changed, name=f"{plain.name},{self.option}={value:g}")
+            found[value] = experiment.scheduled(plain if value == self.recipe_value(experiment) else other)
         return found
 
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import torch
-
-from tailwise.config import TrainConfig
+from tailwise.config import SamplerName, TrainConfig
+from tailwise.data.sources.text import near
+from tailwise.errors import InputError
+from tailwise.experiments.runs import Run, execute, unfinished
 from tailwise.training.outputs import METRICS_FILE
 from tailwise.training.run import train
+
+NESTED = ("optim", "model", "augment")
+"""Options of a run that are configurations themselves."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,18 +33,53 @@ class Method:
     Attributes:
         name: how tables call it, and its folder.
         options: values by option; a mapping for a nested configuration such as ``optim`` changes only what it names.
+        title: what it is, for readers; the name when empty.
+        search: further options to try, each laid over ``options``.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    search: tuple[Mapping[str, Any], ...] = ()
 
     def configure(self, shared: TrainConfig, seed: int) -> TrainConfig:
-        """The configuration of one run, in a folder of its own below the shared output."""
-        changes = {
-            option: replace(getattr(shared, option), **value) if option in ("optim", "model", "augment") else value
-            for option, value in self.options.items()
-        }
+        """The configuration of one run, in a folder of its own below the shared output.
+
+        Raises:
+            InputError: there is no such option, or a value is out of its range.
+        """
+        changes: dict[str, Any] = {}
+        for option, value in self.options.items():
+            nested = getattr(shared, option) if option in NESTED else None
+            _require_options(
+                "a run" if nested is None else option,
+                shared if nested is None else nested,
+                [option] if nested is None else value,
+            )
+            changes[option] = value if nested is None else replace(nested, **value)
         return replace(shared, **changes, seed=seed, output=str(Path(shared.output) / self.name / f"seed{seed}"))
+
+    def run(self, shared: TrainConfig, seed: int) -> Run:
+        """One run, in a folder of its own below the shared output."""
+        name = f"{self.name}/seed{seed}"
+        return Run(name, Path(shared.output) / name, partial(self.configure, shared, seed))
+
+    def tried(self, candidate: Mapping[str, Any]) -> Method:
+        """This method with options of its search laid over its own."""
+        merged = dict(self.options)
+        for option, value in candidate.items():
+            own = merged.get(option)
+            merged[option] = {**own, **value} if isinstance(own, Mapping) and isinstance(value, Mapping) else value
+        return replace(self, options=merged)
+
+    def sampled(self, sampler: SamplerName) -> Method:
+        """This method with another sampler, called ``NAME@SAMPLER``."""
+        return replace(
+            self,
+            name=f"{self.name}@{sampler}",
+            options={**self.options, "sampler": sampler},
+            title=f"{self.title or self.name}, {sampler} sampling",
+        )
 
 
 @dataclass(frozen=True)
@@ -78,18 +120,32 @@ def run_methods(
         workers: runs at a time, which share the processor's cores; 1 runs in this process.
 
     Raises:
-        InputError: as :func:`tailwise.training.run.train`, also when a folder holds a run with other options.
+        InputError: a run failed, or a folder holds a run with other options.
     """
-    configurations = [[method.configure(shared, seed) for seed in seeds] for method in methods]
+    planned = [[method.run(shared, seed) for seed in seeds] for method in methods]
     if workers == 1:
-        found: Iterator[list[dict[str, Any]]] = ([_run(config) for config in group] for group in configurations)
-        yield from (_row(method, runs) for method, runs in zip(methods, found, strict=True))
+        for method, runs in zip(methods, planned, strict=True):
+            for run in runs:
+                config = run.configure()
+                train(replace(config, resume=run.folder.exists()))
+            yield _row(method, runs)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        pending = [[pool.submit(_run, config) for config in group] for group in configurations]
-        for method, futures in zip(methods, pending, strict=True):
-            yield _row(method, [future.result() for future in futures])
+    missing = unfinished(run for runs in planned for run in runs)
+    open_names = {run.name for run in missing}
+    waiting = list(zip(methods, planned, strict=True))
+    with closing(execute(missing, workers=workers, threads=threads)) as outcomes:
+        while waiting:
+            method, runs = waiting[0]
+            if open_names.isdisjoint(run.name for run in runs):
+                yield _row(*waiting.pop(0))
+                continue
+            run, outcome = next(outcomes)
+            for message in outcome.messages:
+                _logger.warning("%s: %s", run.name, message)
+            if outcome.failure is not None:
+                raise InputError(f"{run.name}: {outcome.failure.reason}")
+            open_names.remove(run.name)
 
 
 def markdown_table(rows: Sequence[Row], *, seconds: bool = False) -> str:
@@ -105,18 +161,17 @@ def markdown_table(rows: Sequence[Row], *, seconds: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _row(method: Method, runs: Sequence[dict[str, Any]]) -> Row:
-    scores = {group: [metrics["mAP"][group] for metrics in runs] for group in runs[0]["mAP"]}
-    return Row(method.name, scores, [metrics["seconds"] for metrics in runs])
+def _require_options(owner: str, options: Any, names: Iterable[str]) -> None:
+    known = [entry.name for entry in fields(options)]
+    for name in names:
+        if name not in known:
+            raise InputError(f"{owner} has no option {name!r}{near(name, known)}")
 
 
-def _run(config: TrainConfig) -> dict[str, Any]:
-    resume = (Path(config.output) / METRICS_FILE).parent.exists()
-    result = train(replace(config, resume=resume))
-    if result is not None:
-        return result.metrics
-    metrics: dict[str, Any] = json.loads((Path(config.output) / METRICS_FILE).read_text(encoding="utf-8"))
-    return metrics
+def _row(method: Method, runs: Sequence[Run]) -> Row:
+    found = [json.loads((run.folder / METRICS_FILE).read_text(encoding="utf-8")) for run in runs]
+    scores = {group: [metrics["mAP"][group] for metrics in found] for group in found[0]["mAP"]}
+    return Row(method.name, scores, [metrics["seconds"] for metrics in found])
 
 
 def _mean(row: Row, group: str) -> float:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tailwise.experiments.methods import Method
+from tailwise.experiments.registry import find_methods
 from tailwise.losses.registry import RecipeName
 
 GROUPS = ("total", "head", "medium", "tail")
@@ -93,25 +94,25 @@ _SECOND_FACTOR: Mapping[RecipeName, tuple[str, str]] = {
     "voc-mlt": ("pos_divisor", "λ₂⁺"),
     "coco-mlt": ("pos_slope", "λ₁⁺"),
 }
-_PG = Method("pg", {"loss": "pg"})
-_DB_FOCAL = Method("db-focal", {"loss": "db-focal"})
-_BASELINES: tuple[tuple[str, Method], ...] = (
-    ("ERM", Method("bce@uniform", {"loss": "bce", "sampler": "uniform"})),
-    ("RW", Method("rw@uniform", {"loss": "rw", "sampler": "uniform"})),
-    ("Focal", Method("focal@uniform", {"loss": "focal", "sampler": "uniform"})),
-    ("RS", Method("bce", {"loss": "bce"})),
-    ("ML-GCN", Method("ml-gcn@uniform", {"loss": "bce", "sampler": "uniform", "model": {"head": "gcn"}})),
-    ("LDAM", Method("ldam@uniform", {"loss": "ldam", "sampler": "uniform"})),
-    # The multi-label form of CB was published with its own learning rate (supplement of DB).
-    ("CB Focal", Method("cb-focal@uniform", {"loss": "cb-focal", "sampler": "uniform", "optim": {"lr": 0.1}})),
-    ("ASL", Method("asl@uniform", {"loss": "asl", "sampler": "uniform"})),
-)
+_PG, _DB_FOCAL = find_methods(("pg", "db-focal"))
+# No source names their samplers; that re-sampling (RS) is a row says that the others are without it.
+_BASELINES = {
+    "ERM": "bce@uniform",
+    "RW": "rw@uniform",
+    "Focal": "focal@uniform",
+    "RS": "bce",
+    "ML-GCN": "ml-gcn@uniform",
+    "LDAM": "ldam@uniform",
+    "CB Focal": "cb-focal@uniform",
+    "ASL": "asl@uniform",
+}
 
 
 def _baselines(benchmark: RecipeName, *scores: Scores) -> PublishedTable:
     """Table 2, with the scores of the baselines, of DB Focal in the paper and as released, and of PG."""
     *baselines, paper, released, pg = scores
-    rows = [PublishedRow(label, method, row) for (label, method), row in zip(_BASELINES, baselines, strict=True)]
+    methods = find_methods(_BASELINES.values())
+    rows = [PublishedRow(*row) for row in zip(_BASELINES, methods, baselines, strict=True)]
     rows += [
         PublishedRow("DB Focal", _DB_FOCAL, paper, "paper of PG"),
         PublishedRow("DB Focal", _DB_FOCAL, released, "official models of DB"),
@@ -124,11 +125,12 @@ def _rebalancing(benchmark: RecipeName, db: Scores, slope: Scores, second: Score
     """Table 3: what each raised factor of PR, without focal factors, does."""
     option, symbol = _SECOND_FACTOR[benchmark]
     # The recipe raises both; None leaves a factor at its base.
+    plain, raised = find_methods(("db", "pr"))
     rows = (
-        ("DB", Method("db", {"loss": "db"}), db),
+        ("DB", plain, db),
         ("λ₁⁻+", Method("pr-neg_slope", {"loss": "pr", "loss_options": {option: None}}), slope),
         (f"{symbol}+", Method(f"pr-{option}", {"loss": "pr", "loss_options": {"neg_slope": None}}), second),
-        (f"λ₁⁻+ {symbol}+", Method("pr", {"loss": "pr"}), both),
+        (f"λ₁⁻+ {symbol}+", raised, both),
     )
     return _of_pg(benchmark, 3, "Raised factors of probability re-balancing (PR)", rows)
 
@@ -154,12 +156,9 @@ def _adaptive(
 
 def _focal(benchmark: RecipeName, focal: Scores, apaf: Scores, apr_focal: Scores, pg: Scores) -> PublishedTable:
     """Table 5: what the adaptive focal exponents do."""
-    rows = (
-        ("Focal", Method("focal", {"loss": "focal"}), focal),
-        ("APAF", Method("apaf", {"loss": "apaf"}), apaf),
-        ("APR+Focal", Method("apr-focal", {"loss": "pg", "loss_options": {"exponent": "fixed"}}), apr_focal),
-        ("APR+APAF", _PG, pg),
-    )
+    labels = ("Focal", "APAF", "APR+Focal", "APR+APAF")
+    methods = find_methods(("focal", "apaf", "apr-focal", "pg"))
+    rows = tuple(zip(labels, methods, (focal, apaf, apr_focal, pg), strict=True))
     return _of_pg(benchmark, 5, "Adaptive focal exponents (APAF), alone and with APR", rows)
 
 

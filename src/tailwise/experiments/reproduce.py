@@ -62,14 +62,14 @@ class Experiment:
         On the published data it has the learning rate and warm-up of its paper; on others all have those of DB.
         """
         own = row.optim if self.is_published else {}
-        return self.scheduled(_with_optim(row.method, own))
+        return self.scheduled(row.method.tried({"optim": own}) if own else row.method)
 
     def scheduled(self, method: Method) -> Method:
         """The method with this experiment's number of epochs: ten times as many without re-sampling, as published."""
         if self.epochs is None:
             return method
         uniform = method.options.get("sampler") == "uniform"
-        return _with_optim(method, {"epochs": self.epochs * (_UNIFORM_PER_CLASS_AWARE if uniform else 1)})
+        return method.tried({"optim": {"epochs": self.epochs * (_UNIFORM_PER_CLASS_AWARE if uniform else 1)}})
 
     def table(self, number: int) -> PublishedTable:
         """A published table."""
@@ -179,12 +179,6 @@ def _results_row(row: PublishedRow, runs: Row, is_published: bool) -> ResultsRow
 def _label_embeddings(shared: TrainConfig) -> str:
     file = shared.model.label_embeddings
     return "random orthogonal vectors of each run's seed" if file is None else f"those of {file.name}"
-
-
-def _with_optim(method: Method, optim: Mapping[str, object]) -> Method:
-    if not optim:
-        return method
-    return Method(method.name, {**method.options, "optim": {**method.options.get("optim", {}), **optim}})
 
 
 def _short(value: object) -> str:

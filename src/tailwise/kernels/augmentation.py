@@ -8,24 +8,13 @@ may work on many pixels at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
-import numba
 import numpy as np
 
+from tailwise.kernels.compiling import compiled
+
 _ZERO, _HALF, _MOST, _TINY = (np.float32(value) for value in (0, 0.5, 255, 1e-12))
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # No value is infinite or no number, so that operations may be put in any order.
-    compile_it = partial(numba.njit, nogil=True, fastmath=True, error_model="numpy")
-    try:
-        compiled: Callable[..., Any] = compile_it(cache=True)(function)
-    except RuntimeError:  # nowhere to keep compiled code: each process compiles
-        compiled = compile_it()(function)
-    return compiled
+# No value is infinite or no number, so that operations may be put in any order.
+_compiled = compiled(fastmath=True)
 
 
 @_compiled

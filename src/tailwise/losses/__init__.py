@@ -1,6 +1,8 @@
 """Losses for long-tailed multi-label classification, all of one term. Needs torch and numpy only."""
 
 from tailwise.losses.base import MultiLabelLoss
+from tailwise.losses.custom import create_custom, is_dotted_path
+from tailwise.losses.formula import FormulaLoss
 from tailwise.losses.named import (
     AdaptiveFocalLoss,
     AsymmetricLoss,
@@ -17,6 +19,7 @@ from tailwise.losses.named import (
     ReweightedLoss,
 )
 from tailwise.losses.registry import RECIPES, available, create, option_names
+from tailwise.losses.steered import ProbabilitySteeredLoss
 
 __all__ = [
     "RECIPES",
@@ -27,14 +30,18 @@ __all__ = [
     "DistributionBalancedFocalLoss",
     "DistributionBalancedLoss",
     "FocalLoss",
+    "FormulaLoss",
     "LDAMLoss",
     "MultiLabelLoss",
     "NegativeTolerantLoss",
     "ProbabilityGuidedLoss",
     "ProbabilityRebalancedLoss",
+    "ProbabilitySteeredLoss",
     "RebalancedBCELoss",
     "ReweightedLoss",
     "available",
     "create",
+    "create_custom",
+    "is_dotted_path",
     "option_names",
 ]

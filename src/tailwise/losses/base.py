@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from tailwise.labels import LabelStats
 from tailwise.losses.guidance import Guidance
+from tailwise.losses.steering import Steering
 from tailwise.losses.term import REDUCTIONS, Factor, FocalOn, Reduction, Side, known_pairs, reduce, term
 from tailwise.shapes import Bool, Float, Shaped
 
 FactorChoice: TypeAlias = float | ArrayLike | Tensor | Mapping[str, float] | None
 """A factor of each class: a number, (K,) values, ``{group: value}`` laid over the base, or None for the base."""
+
+Allowed: TypeAlias = Literal["positive", "not negative", "finite"]
+"""Which numbers a parameter may take."""
 
 
 class MultiLabelLoss(nn.Module):
@@ -29,7 +33,7 @@ class MultiLabelLoss(nn.Module):
         negative: parameters of the negative side.
         scale: c, a plain factor of the loss.
         margin: ASL's probability margin on the negative side.
-        guidance: adapts the sides to each batch.
+        guidance: adapts the sides to each batch, or to the course of the training.
         focal_on: argument of the focal factor: the ``"regularized"`` logit or the ``"plain"`` one.
         reduction: ``"mean"`` over known pairs, ``"sum"``, ``"batchmean"`` (sum over classes, mean over samples), or
             ``"none"``.
@@ -48,7 +52,7 @@ class MultiLabelLoss(nn.Module):
         negative: Side = Side(),  # noqa: B008
         scale: float = 1.0,
         margin: float = 0.0,
-        guidance: Guidance | None = None,
+        guidance: Guidance | Steering | None = None,
         focal_on: FocalOn = "regularized",
         reduction: Reduction = "mean",
         validate: bool = True,
@@ -96,7 +100,7 @@ class MultiLabelLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             known = known_pairs(targets, mask)
             weight = None if self.weight is None else self.weight(targets, known)
-            positive, negative = self._side("positive"), self._side("negative")
+            positive, negative = self.side("positive"), self.side("negative")
             if self.guidance is not None:
                 positive, negative = self.guidance(logits, targets, known, positive, negative)
             loss = term(
@@ -112,6 +116,11 @@ class MultiLabelLoss(nn.Module):
             )
             return reduce(loss, known, self.reduction)
 
+    def side(self, name: Literal["positive", "negative"]) -> Side:
+        """Parameters of a side, before guidance."""
+        names = {field: f"{name}_{field}" for field in Side._fields}
+        return Side(**{f: self._fixed[n] if n in self._fixed else getattr(self, n) for f, n in names.items()})
+
     def extra_repr(self) -> str:
         changed = [
             f"{name}={value:g}" for name, value in self._fixed.items() if value != Side()._asdict()[_field(name)]
@@ -125,10 +134,6 @@ class MultiLabelLoss(nn.Module):
             self.register_buffer(name, factor)
         else:
             self._fixed[name] = float(factor)
-
-    def _side(self, name: str) -> Side:
-        names = {field: f"{name}_{field}" for field in Side._fields}
-        return Side(**{f: self._fixed[n] if n in self._fixed else getattr(self, n) for f, n in names.items()})
 
     def _check_shapes(self, logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
@@ -156,11 +161,13 @@ def check_targets(targets: Tensor) -> None:
         raise ValueError(f"targets must be 0, 1, soft in [0, 1], or unknown (-1 or NaN); found {wrong}")
 
 
-def per_class(name: str, choice: FactorChoice, base: float, stats: LabelStats) -> Factor:
-    """Resolve a factor that must be positive: a number, (K,) values, or ``{group: value}`` over the base.
+def per_class(
+    name: str, choice: FactorChoice, base: float, stats: LabelStats, *, allowed: Allowed = "positive"
+) -> Factor:
+    """Resolve a parameter: a number, (K,) values, or ``{group: value}`` over the base.
 
     Raises:
-        ValueError: a group that does not exist, a wrong number of values, or one that is not positive and finite.
+        ValueError: a group that does not exist, a wrong number of values, or one that is not finite or not allowed.
     """
     if choice is None:
         return float(base)
@@ -169,14 +176,23 @@ def per_class(name: str, choice: FactorChoice, base: float, stats: LabelStats) -
         for group, value in choice.items():
             if group not in stats.groups:
                 raise ValueError(f"{name} names the group {group!r}; there are {', '.join(stats.groups)}")
-            values[stats.groups[group]] = float(value)
+            values[stats.groups[group]] = _numbers(name, value)
     else:
-        values = np.asarray(choice.numpy(force=True) if isinstance(choice, Tensor) else choice, dtype=np.float64)
+        values = _numbers(name, choice.numpy(force=True) if isinstance(choice, Tensor) else choice)
         if values.ndim != 0 and values.shape != (stats.num_classes,):
             raise ValueError(f"{name} must be a number or {stats.num_classes} values, got shape {values.shape}")
-    if not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(f"{name} must be positive and finite, got {choice!r}")
+    is_allowed = {"positive": values > 0, "not negative": values >= 0, "finite": True}[allowed]
+    if not (np.isfinite(values) & is_allowed).all():
+        expected = "finite" if allowed == "finite" else f"{allowed} and finite"
+        raise ValueError(f"{name} must be {expected}, got {choice!r}")
     return float(values) if values.ndim == 0 else torch.from_numpy(values).float()
+
+
+def _numbers(name: str, given: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a number, one per class, or by group, got {given!r}") from error
 
 
 def _field(name: str) -> str:

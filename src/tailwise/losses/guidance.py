@@ -102,10 +102,7 @@ class Guidance(nn.Module):
             raise ValueError(f"max_exponent must not be negative, got {max_exponent}")
         self.base_exponent, self.max_exponent, self.sync = base_exponent, max_exponent, sync
         self.num_groups = len(stats.groups)
-        owner = np.zeros(stats.num_classes, dtype=np.int64)
-        for position, members in enumerate(stats.groups.values()):
-            owner[members] = position
-        self.register_buffer("group_of_class", torch.from_numpy(owner))
+        self.register_buffer("group_of_class", group_positions(stats))
         self.adaptive = _adaptive_groups(adaptive, stats)
         for name, groups in self.adaptive.items():
             if groups is not None:
@@ -163,6 +160,14 @@ def _adaptive_groups(adaptive: Adaptive, stats: LabelStats) -> dict[str, tuple[s
                 raise ValueError(f"adaptive {name} names the group {group!r}; there are {', '.join(stats.groups)}")
         resolved[name] = chosen
     return resolved
+
+
+def group_positions(stats: LabelStats) -> Int[Tensor, "C"]:
+    """Position of the group of each class among the groups."""
+    owner = np.zeros(stats.num_classes, dtype=np.int64)
+    for position, members in enumerate(stats.groups.values()):
+        owner[members] = position
+    return torch.from_numpy(owner)
 
 
 def add_over_processes(sums: Tensor) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 from tailwise.labels import LabelStats
 from tailwise.losses import named
 from tailwise.losses.base import MultiLabelLoss
+from tailwise.losses.formula import FormulaLoss
+from tailwise.losses.steered import ProbabilitySteeredLoss
 
 RecipeName: TypeAlias = Literal["voc-mlt", "coco-mlt"]
 
@@ -26,6 +28,8 @@ _LOSSES: dict[str, type[MultiLabelLoss]] = {
     "pr": named.ProbabilityRebalancedLoss,
     "apaf": named.AdaptiveFocalLoss,
     "pg": named.ProbabilityGuidedLoss,
+    "pg-auto": ProbabilitySteeredLoss,
+    "formula": FormulaLoss,
 }
 
 # α, β, κ, γ and c are the defaults of the classes: both data sets share them.
@@ -46,6 +50,7 @@ RECIPES: dict[RecipeName, dict[str, dict[str, Any]]] = {
         "db-focal": _VOC_MLT_WEIGHTS | _VOC_MLT_REGULARIZATION,
         "pr": _VOC_MLT_WEIGHTS | _VOC_MLT_REGULARIZATION | _VOC_MLT_FACTORS,
         "pg": _VOC_MLT_WEIGHTS | _VOC_MLT_REGULARIZATION | _VOC_MLT_FACTORS | {"adaptive": ("neg_slope",)},
+        "pg-auto": _VOC_MLT_WEIGHTS,
     },
     "coco-mlt": {
         "cb-focal": {"beta": 0.9, "loss_weight": 10.0},
@@ -55,6 +60,7 @@ RECIPES: dict[RecipeName, dict[str, dict[str, Any]]] = {
         "db-focal": _COCO_MLT_WEIGHTS | _COCO_MLT_REGULARIZATION,
         "pr": _COCO_MLT_WEIGHTS | _COCO_MLT_REGULARIZATION | _COCO_MLT_FACTORS,
         "pg": _COCO_MLT_WEIGHTS | _COCO_MLT_REGULARIZATION | _COCO_MLT_FACTORS | {"adaptive": ("neg_slope",)},
+        "pg-auto": _COCO_MLT_WEIGHTS,
     },
 }
 """Options by data set and loss, as published for VOC-MLT and COCO-MLT; a loss without an entry keeps its defaults."""

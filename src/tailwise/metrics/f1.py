@@ -52,13 +52,7 @@ def f1_scores(
         ValueError: the shapes disagree, a logit is NaN, or a target is none of 1, 0 and unknown.
     """
     counts = _count(logits, targets, thresholds)
-    hits = counts.hits.double()
-    scored = counts.positive > 0
-    precision = (hits / counts.predicted.clamp(min=1))[scored].mean()
-    recall = (hits / counts.positive)[scored].mean()
-    # No hit at all makes both means 0, and their harmonic mean 0 as well.
-    cf1 = 2 * precision * recall / (precision + recall) if precision != 0 else precision
-    of1 = 2 * hits.sum() / (counts.predicted.sum() + counts.positive.sum())
+    cf1, of1 = f1_of_counts(*counts)
     return F1Scores(float(cf1), float(of1))
 
 
@@ -83,6 +77,29 @@ def f1_by_class(
     counts = _count(logits, targets, thresholds)
     f1 = 2 * counts.hits.double() / (counts.predicted + counts.positive)
     return f1.masked_fill(counts.positive == 0, torch.nan)
+
+
+def f1_of_counts(
+    hits: Int[Tensor, "*T K"], num_predicted: Int[Tensor, "*T K"], num_positive: Int[Tensor, " K"]
+) -> tuple[Float[Tensor, "*T"], Float[Tensor, "*T"]]:
+    """CF1 and OF1 of counts per class, as :func:`f1_scores` defines them; for one set of thresholds or for many.
+
+    Args:
+        hits: true positives.
+        num_predicted: predicted positives.
+        num_positive: known positives.
+
+    Returns:
+        CF1 and OF1, float64.
+    """
+    hits = hits.double()
+    scored = num_positive > 0
+    precision = (hits / num_predicted.clamp(min=1))[..., scored].mean(dim=-1)
+    recall = (hits / num_positive)[..., scored].mean(dim=-1)
+    # No hit at all makes both means 0, and their harmonic mean 0 as well.
+    cf1 = torch.where(precision == 0, precision, 2 * precision * recall / (precision + recall))
+    of1 = 2 * hits.sum(dim=-1) / (num_predicted.sum(dim=-1) + num_positive.sum())
+    return cf1, of1
 
 
 class _Counts(NamedTuple):

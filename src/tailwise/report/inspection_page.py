@@ -40,9 +40,7 @@ def write_inspection_page(path: str | Path, inspection: Inspection, images: Imag
         "inspection.html",
         source=str(inspection.source),
         source_name=inspection.source.name,
-        sections=[
-            {"name": n, "title": t} for n, t in (sections | ({"files": "Image files"} if images else {})).items()
-        ],
+        sections=sections | ({"files": "Image files"} if images else {}),
         cards=list(_cards(inspection)),
         problems=find_problems(inspection, images),
         long_tail=long_tail(inspection),

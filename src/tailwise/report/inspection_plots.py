@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.inspection import Inspection
+from tailwise.report.axes import GROUP_COLOURS, name_ticks, tick_length
 from tailwise.report.page import PagePlot, plot_text
-from tailwise.report.problems import counted, shorten
+from tailwise.report.problems import counted
 
 _MOST_BARS = 300
 _MOST_NAMED_BARS = 40
-_LONGEST_TICK = 22
-_COLOURS = {"head": "var(--head)", "medium": "var(--medium)", "tail": "var(--tail)"}
 
 
 def long_tail(inspection: Inspection) -> PagePlot:
@@ -26,7 +25,7 @@ def long_tail(inspection: Inspection) -> PagePlot:
     as_bars = len(order) <= _MOST_BARS
     traces = [
         trace
-        for group in _COLOURS
+        for group in GROUP_COLOURS
         if (trace := _group_trace(group, np.array(inspection.group_of)[order] == group, counts[order], names, as_bars))
     ]
     highest = int(counts.max())
@@ -45,7 +44,7 @@ def long_tail(inspection: Inspection) -> PagePlot:
             "range": [0.4, len(order) + 0.6],
             "showgrid": False,
             **(
-                _ticks(names, start=1)
+                name_ticks(names, start=1)
                 if named
                 else {"title": {"text": "classes by falling number of images"}, "tickformat": ",d"}
             ),
@@ -59,7 +58,7 @@ def long_tail(inspection: Inspection) -> PagePlot:
         + ("; circles are images of the test split." if circles else ".")
         + " A logarithmic scale has no place for a count of 0.",
         figure={"data": traces, "layout": layout},
-        height=360 + 5 * _longest(names) if named else 400,
+        height=360 + 5 * tick_length(names) if named else 400,
         min_width=11 * len(order) + 60 if named else 0,
         # A little below 1, so that a class with one image has a bar.
         log_range=(-0.2, float(np.log10(max(highest, 1))) + 0.2),
@@ -131,8 +130,8 @@ def heat_map(inspection: Inspection) -> PagePlot:
     }
     plain = {"showgrid": False, "zeroline": False, "showline": False}
     layout = {
-        "xaxis": {**plain, **_ticks(names)},
-        "yaxis": {**plain, **_ticks(names), "tickangle": 0, "autorange": "reversed"},
+        "xaxis": {**plain, **name_ticks(names)},
+        "yaxis": {**plain, **name_ticks(names), "tickangle": 0, "autorange": "reversed"},
     }
     which = "All classes" if len(names) == inspection.stats.num_classes else f"The {len(names)} most frequent classes"
     return PagePlot(
@@ -140,8 +139,8 @@ def heat_map(inspection: Inspection) -> PagePlot:
         title="How often the images of one class have another",
         caption=f"{which}: the share of the training images of the class on the left that have the class below, too.",
         figure={"data": [trace], "layout": layout},
-        height=120 + 5 * _longest(names) + 20 * len(names),
-        min_width=110 + 6 * _longest(names) + 16 * len(names),
+        height=120 + 5 * tick_length(names) + 20 * len(names),
+        min_width=110 + 6 * tick_length(names) + 16 * len(names),
     )
 
 
@@ -152,7 +151,7 @@ def _group_trace(
     places = np.flatnonzero(mine)
     if not len(places):
         return None
-    colour = _COLOURS[group]
+    colour = GROUP_COLOURS[group]
     style: dict[str, Any] = {"type": "bar", "marker": {"color": colour}}
     if not as_bars:
         style = {"type": "scatter", "mode": "lines", "line": {"color": colour, "width": 2.5, "shape": "hv"}}
@@ -192,15 +191,3 @@ def _level(count: int, text: str) -> dict[str, Any]:
         "line": {"color": "var(--soft)", "width": 1, "dash": "dash"},
         "label": {"text": text, "textposition": "end", "yanchor": "bottom", "font": font},
     }
-
-
-def _ticks(names: Sequence[str], start: int = 0) -> dict[str, Any]:
-    """Names at whole places of an axis: places rather than names on the axis, since names that are cut may be equal."""
-    cut = [shorten(name, _LONGEST_TICK) for name in names]
-    places = list(range(start, start + len(names)))
-    return {"tickvals": places, "ticktext": [plot_text(name) for name in cut], "tickangle": -60}
-
-
-def _longest(names: Sequence[str]) -> int:
-    """Characters of the longest tick label."""
-    return min(_LONGEST_TICK, max(len(name) for name in names))

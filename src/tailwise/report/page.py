@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -16,16 +16,25 @@ from plotly.offline import get_plotlyjs
 from tailwise import __version__
 from tailwise.files import replacing
 
-Kind: TypeAlias = Literal["text", "group", "count", "decimal", "percent"]
-Value: TypeAlias = str | int | float | None
+Kind: TypeAlias = Literal["text", "named", "group", "count", "decimal", "percent", "spread", "interval", "difference"]
+Value: TypeAlias = str | int | float | Sequence[str | float | None] | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its title, and how its values are written and sorted. A percent is given as a share."""
+    """A column of a table.
+
+    Attributes:
+        title: its title.
+        kind: how its values are written and sorted. A percent is given as a share, a spread as mean and deviation, an
+            interval and a difference as value, lower and upper end, what is named as name and detail; these are sorted
+            by what stands first.
+        series: the place of what the column is about among those that the reader can hide; None for all of them.
+    """
 
     title: str
     kind: Kind
+    series: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class PageTable:
         filter_hint: what stands in the filter while it is empty.
         sort_by: the column that the table is sorted by at first; -1 keeps the order given.
         ascending: the direction of that.
+        failed: why a row has no values, by its place in ``rows``.
+        picks: what choosing a row does, for its button's name; "" where rows cannot be chosen.
     """
 
     name: str
@@ -51,6 +62,8 @@ class PageTable:
     filter_hint: str = ""
     sort_by: int = -1
     ascending: bool = False
+    failed: Mapping[int, str] = field(default_factory=dict)
+    picks: str = ""
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,8 @@ def new_task(config: TrainConfig, splits: RunSplits) -> Task:
     graph = create_graph(config.model, train.targets, train.class_names, seed=config.seed)
     model = create_classifier(config.model, len(train.class_names), seed=config.seed, graph=graph)
     model.to(memory_format=torch.channels_last)
-    cache_size = config.cache_size or math.ceil(config.image_size / config.augment.min_crop)
     # Runs that hold out other parts find the whole split decoded.
-    whole = open_images(splits.whole, cache_size, config)
+    whole = open_images(splits.whole, training_size(config), config)
     validation = splits.validation
     return Task(
         model,
@@ -66,6 +65,11 @@ def new_task(config: TrainConfig, splits: RunSplits) -> Task:
         validation=None if validation is None else open_images(validation, config.image_size, config),
         test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
     )
+
+
+def training_size(config: TrainConfig) -> int:
+    """Side of the decoded training images: by default the smallest crop has a pixel for every pixel it becomes."""
+    return config.cache_size or math.ceil(config.image_size / config.augment.min_crop)
 
 
 def evaluation_task(config: TrainConfig, state: Mapping[str, Tensor], test: Split) -> EvaluationTask:

@@ -121,6 +121,27 @@ def write_predictions(
         pq.write_table(table, temporary)
 
 
+def read_predictions(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float32]]:
+    """Read what :func:`write_predictions` has written.
+
+    Returns:
+        N image names, K class names, and (N, K) logits.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        table = pq.read_table(path)
+        images = tuple(table[IMAGE_COLUMN].to_pylist())
+        class_names = tuple(name for name in table.column_names if name != IMAGE_COLUMN)
+        logits = np.empty((len(images), len(class_names)), dtype=np.float32)
+        for k, name in enumerate(class_names):
+            logits[:, k] = table[name].to_numpy()
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        raise InputError(f"{path} holds no predictions of a run: {error}") from error
+    return images, class_names, logits
+
+
 def _decided(
     logits: Float[Tensor, "N K"],
     targets: NDArray[np.int8],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -170,6 +170,16 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Ta
         backbone.key,
     )
     return Task(model, train=train, train_inputs=None, test=test, validation=validation, test_inputs=nn.Identity())
+
+
+def compute_features(config: TrainConfig, splits: Sequence[Split], device: torch.device) -> list[Images]:
+    """Compute the features of splits, or find them computed, so that runs need not.
+
+    Raises:
+        InputError: the backbone cannot be made, or an image cannot be read.
+    """
+    backbone = Backbone(config.model, config.precision, config.seed, device)
+    return [_features(config, split, backbone)[0] for split in splits]
 
 
 def evaluation_task(config: TrainConfig, state: Mapping[str, Any], test: Split, device: torch.device) -> EvaluationTask:

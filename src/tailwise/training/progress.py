@@ -19,6 +19,7 @@ from typing_extensions import override
 from tailwise.errors import InputError
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_COUNTS = 20.0
 _logger = logging.getLogger(__name__)
 
 
@@ -39,6 +40,34 @@ def bar(description: str, total: int, *, show: bool) -> Iterator[Callable[[int, 
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=total)
         yield lambda steps, text: progress.update(task, advance=steps, description=text)
+
+
+@contextmanager
+def countdown(description: str, total: int, *, show: bool) -> Iterator[Callable[[int, str], None]]:
+    """A :func:`bar` for long steps; where there is none, log lines with the time left, every few seconds at most.
+
+    Args:
+        description: what is being done.
+        total: number of steps.
+        show: whether a bar is wanted.
+    """
+    if _is_shown(show, Console(stderr=True)):
+        with bar(description, total, show=show) as advance:
+            yield advance
+        return
+    started = last_line = time.monotonic()
+    done = 0
+
+    def log(steps: int, text: str) -> None:
+        nonlocal done, last_line
+        now = time.monotonic()
+        done += steps
+        if done < total and now - last_line >= _SECONDS_BETWEEN_COUNTS:
+            last_line = now
+            minutes = (now - started) / done * (total - done) / 60
+            _logger.info("%s: %d of %d, about %d min left", text, done, total, math.ceil(minutes))
+
+    yield log
 
 
 def _is_shown(show: bool, console: Console) -> bool:

@@ -91,6 +91,7 @@ def train(config: TrainConfig) -> Result | None:
         InputError: the configuration, data or folder cannot be used, or the loss stopped being a number.
     """
     started = time.perf_counter()
+    given_loss = config.loss
     config = resolve(config)
     folder = Path(config.output)
     device = choose_device(config.accelerator, config.precision)
@@ -102,7 +103,7 @@ def train(config: TrainConfig) -> Result | None:
     check_labels(splits, stats)
     # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
     with warnings.catch_warnings(action="ignore"):
-        create_loss(config, stats)
+        create_loss(config, stats, given_loss)
     task = _new_task(config, splits, device)
     stats = _stats(task.train.split, config)
     loss = create_loss(config, stats)
@@ -184,16 +185,23 @@ def evaluate(
     return Result(metrics, output)
 
 
-def create_loss(config: TrainConfig, stats: LabelStats) -> nn.Module:
-    """Make the loss that a configuration names.
+def create_loss(config: TrainConfig, stats: LabelStats, given: str | None = None) -> nn.Module:
+    """Make the loss of a resolved configuration: one of tailwise's by name, or another by its dotted path.
+
+    Args:
+        config: says which.
+        stats: statistics of the training labels.
+        given: what the user gave for it, for messages; by default what the configuration says.
 
     Raises:
         InputError: there is no such loss, or it does not take these options.
     """
     try:
+        if losses.is_dotted_path(config.loss):
+            return losses.create_custom(config.loss, stats, **config.loss_options)
         return losses.create(config.loss, stats, config.recipe, **config.loss_options)
     except ValueError as error:
-        raise InputError(f"--loss {config.loss}: {error}") from error
+        raise InputError(f"--loss {given or config.loss}: {error}") from error
 
 
 def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:

@@ -1,9 +1,11 @@
 "use strict";
-// Draws the figures that stand in the page as JSON. A colour written "var(--name)" is the page's own, so that a figure
-// changes with the theme.
-(() => {
+// Draws figures, and draws them again when the theme or the width changes. A colour written "var(--name)" is the
+// page's own. Figures that stand in the page as JSON are drawn at once; scripts may show others in their place.
+const plots = (() => {
   const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif';
   const narrow = matchMedia("(max-width: 40rem)");
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const shown = new Map();
   const config = () => ({
     responsive: true,
     displaylogo: false,
@@ -11,7 +13,6 @@
     ...(narrow.matches ? { displayModeBar: false } : {}),
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   });
-  const dark = matchMedia("(prefers-color-scheme: dark)");
 
   const themed = (value, styles) => {
     if (typeof value === "string") {
@@ -29,6 +30,7 @@
     zerolinecolor: "var(--line)",
     automargin: true,
     ...given,
+    ...(given?.title ? { title: { font: { size: narrow.matches ? 11 : 13 }, ...given.title } } : {}),
   });
 
   const draw = (element, figure) => {
@@ -50,21 +52,34 @@
     return Plotly.react(element, themed(figure.data, styles), themed(layout, styles), config());
   };
 
-  for (const element of document.querySelectorAll(".plot")) {
-    const figure = JSON.parse(document.getElementById(element.dataset.figure).textContent);
+  // Shows a figure in the place of the element's last one. A hidden element has no width: it is drawn when it appears.
+  const show = (element, figure) => {
+    shown.set(element, figure);
+    if (element.offsetParent !== null) draw(element, figure);
+  };
+  const given = (element) => JSON.parse(document.getElementById(element.dataset.figure).textContent);
+  const redraw = () => shown.forEach((figure, element) => show(element, figure));
+
+  for (const element of document.querySelectorAll(".plot[data-figure]")) {
+    const figure = given(element);
     if (element.dataset.minWidth !== "0") element.style.minWidth = `${element.dataset.minWidth}px`;
     const scale = document.querySelector(`[data-log="${element.id}"]`);
-    const redraw = () => {
-      if (scale) {
-        const { type, dtick, range, ...rest } = figure.layout.yaxis;
-        const logarithmic = { type: "log", dtick: "D2", range: JSON.parse(scale.dataset.range) };
-        figure.layout.yaxis = scale.checked ? { ...rest, ...logarithmic } : { ...rest, type: "linear" };
-      }
-      draw(element, figure);
+    const rescale = () => {
+      const { type, dtick, range, ...rest } = figure.layout.yaxis;
+      const logarithmic = { type: "log", dtick: "D2", range: JSON.parse(scale.dataset.range) };
+      figure.layout.yaxis = scale.checked ? { ...rest, ...logarithmic } : { ...rest, type: "linear" };
+      show(element, figure);
     };
-    if (scale) scale.addEventListener("change", redraw);
-    dark.addEventListener("change", redraw);
-    narrow.addEventListener("change", redraw);
-    redraw();
+    if (scale) {
+      scale.addEventListener("change", rescale);
+      rescale();
+    } else {
+      show(element, figure);
+    }
   }
+  dark.addEventListener("change", redraw);
+  narrow.addEventListener("change", redraw);
+  // What is folded away is drawn when it is opened; the event does not bubble.
+  document.addEventListener("toggle", redraw, true);
+  return { show, given, redraw };
 })();

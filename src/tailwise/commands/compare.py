@@ -1,0 +1,110 @@
+"""``tailwise compare``."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from tailwise.config import DIGITS, Mode, TrainConfig
+from tailwise.data.sources import read_labels
+from tailwise.errors import InputError
+
+NO_OPTIONS = (
+    *("loss", "loss_options", "sampler", "seed", "val_split", "val_folds", "val_fold", "resume", "devices"),
+    "num_nodes",
+)
+"""Fields of a run that the methods set, or the comparison itself."""
+
+_SEEDS = {"probe": 5, "finetune": 3}
+_FOLDS = {"probe": 5, "finetune": 0}
+_DEFAULT_SPLIT = "train"
+_NO_BASELINE = "none"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options(TrainConfig):
+    """Options of a comparison: what its runs share, and how methods are compared."""
+
+    data: str
+    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, hf:owner/name, or "digits"."""
+    output: str = "comparison"
+    """Folder of the comparison; the same command goes on with one that is there."""
+    methods: list[str] | str | None = None
+    """What to compare, separated by commas: names, each with @SAMPLER for another sampler, YAML files of a method or a
+    loss, and losses package.module:Loss; by default every loss of the library and ML-GCN, with the published
+    samplers."""
+    mode: Mode = "probe"
+    """Train neck and classifier on features of the frozen backbone (probe), or the network (finetune)."""
+    recipe: Literal["voc-mlt", "coco-mlt"] | None = "coco-mlt"
+    """Take the loss options published for this data set, the milder ones by default; null for the losses' own."""
+    seeds: int | None = None
+    """Runs of each method that are tested; by default 5 in probe mode and 3 in finetune mode."""
+    folds: int | None = None
+    """Parts of the training split that are held out in turn, for choosing among methods; 0 chooses on the test split.
+    By default 5 in probe mode and 0 in finetune mode."""
+    baseline: str | None = None
+    """Method that the others are also compared with, or "none"; by default bce@uniform if it is among them."""
+    search: bool = False
+    """First try a few values of each method's own options on the folds."""
+    replicates: int = 1000
+    """Bootstrap replicates."""
+    level: float = 0.95
+    """Probability that intervals are made for."""
+    workers: int | None = None
+    """Runs at a time; by default one for each core, or one for the GPU in finetune mode."""
+
+
+def run(options: Options) -> None:
+    """Compare methods on one data set, and recommend one."""
+    from rich.console import Console
+
+    from tailwise.experiments.comparison import compare, default_workers
+    from tailwise.experiments.plan import Plan
+    from tailwise.experiments.registry import BASELINE, METHODS, find_methods
+    from tailwise.experiments.tables import failures, read_costs, terminal_table
+
+    given = options.methods if options.methods is not None else list(METHODS)
+    methods = find_methods(given.split(",") if isinstance(given, str) else given)
+    baseline = options.baseline
+    if baseline is None and BASELINE in (method.name for method in methods):
+        baseline = BASELINE
+    shared = _shared(options)
+    plan = Plan(
+        folder=Path(options.output).absolute(),
+        shared=shared,
+        methods=methods,
+        seeds=tuple(range(_SEEDS[options.mode] if options.seeds is None else options.seeds)),
+        folds=_FOLDS[options.mode] if options.folds is None else options.folds,
+        baseline=None if baseline == _NO_BASELINE else baseline,
+        replicates=options.replicates,
+        level=options.level,
+        search=options.search,
+    )
+    workers = default_workers(shared) if options.workers is None else options.workers
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
+    results = compare(plan, workers=workers)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(terminal_table(results, read_costs(plan)))
+    for sentence in failures(results):
+        console.print(sentence, style="red", highlight=False, markup=False)
+    console.print(" ".join(results["recommendation"]["text"]), highlight=False, markup=False)
+    console.print(f"results, table, page and all runs: {plan.folder}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _shared(options: Options) -> TrainConfig:
+    """What all runs have in common."""
+    shared = TrainConfig(**{entry.name: getattr(options, entry.name) for entry in fields(TrainConfig)})
+    if shared.data == DIGITS or shared.train_split != _DEFAULT_SPLIT:
+        return shared
+    splits = set(read_labels(shared.data, shared).splits)
+    near = [name for name in splits if name.startswith(_DEFAULT_SPLIT)]
+    if _DEFAULT_SPLIT in splits or len(near) != 1:
+        return shared
+    _logger.info("there is no split %r: training on split %r", _DEFAULT_SPLIT, near[0])
+    return replace(shared, train_split=near[0])

@@ -1,0 +1,89 @@
+"""``tailwise guide``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tailwise.report.guide import GroupCourse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the advice."""
+
+    run: str
+    """Folder of a finished run."""
+
+
+def run(options: Options) -> None:
+    """Say from a run's probability curves which factors of PG to move, and print options to paste."""
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from tailwise.config import load
+    from tailwise.errors import InputError
+    from tailwise.labels import LabelStats
+    from tailwise.metrics import ProbabilityCurves
+    from tailwise.report.guide import advise, courses
+    from tailwise.report.guided_options import options_to_paste
+    from tailwise.training.curves import CURVES_FILE
+    from tailwise.training.run import CONFIG_FILE, STATS_FILE
+
+    folder = Path(options.run)
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(f"{folder} is not the folder of a run: there is no {CONFIG_FILE} in it")
+    if not (folder / CURVES_FILE).is_file():
+        raise InputError(
+            f"{folder} has no {CURVES_FILE}: the run is not finished, or older than the recording of curves; finish it "
+            "with --resume true, or train again"
+        )
+    try:
+        groups = courses(ProbabilityCurves.load(folder / CURVES_FILE))
+        stats = LabelStats.load(folder / STATS_FILE)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{folder} cannot be judged: {error}") from error
+    console = Console()
+    console.print(course_table(groups))
+    advice = advise(groups)
+    for item in advice:
+        console.print(f"- {item.finding}: {item.direction} {item.factor} ({item.effect})", soft_wrap=True)
+    if not advice:
+        console.print("no group stands out: there is nothing to move")
+        return
+    config = load(folder / CONFIG_FILE)
+    paste = options_to_paste(config, stats, advice)
+    if paste is None:
+        console.print(f"loss {config.loss} has no factors to set: start from pr, pg or formula", soft_wrap=True)
+        return
+    console.print("\nto try it, train with")
+    console.print(f"    {paste}", soft_wrap=True, highlight=False, markup=False)
+
+
+def course_table(groups: Sequence[GroupCourse]) -> Table:
+    """Mean probabilities of each group at the start, in the middle and at the end, and how far apart they end."""
+    from rich.table import Table
+
+    table = Table(title="mean probabilities in training: start, middle, end")
+    table.add_column("group")
+    for heading in ("size", "positives", "negatives", "gap", "predicted"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for course in groups:
+        parts = (course.start, course.middle, course.end)
+        table.add_row(
+            course.group,
+            str(course.num_classes),
+            " ".join(f"{part.positive:.3f}" for part in parts),
+            " ".join(f"{part.negative:.3f}" for part in parts),
+            f"{course.end.gap:.1f}",
+            f"{course.end.predicted:.1f}",
+        )
+    table.caption = (
+        "gap: odds of positives over odds of negatives at the end; predicted: predicted positives for each there is"
+    )
+    return table

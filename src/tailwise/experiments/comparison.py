@@ -1,0 +1,194 @@
+"""A comparison from plan to folder: prepare, run what is missing, judge, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from tailwise.config import TrainConfig, resolve
+from tailwise.data.targets import dense_chunks
+from tailwise.errors import InputError
+from tailwise.experiments.plan import RUNS, Plan
+from tailwise.experiments.results import summarize
+from tailwise.experiments.runs import Run, execute, unfinished
+from tailwise.experiments.search import settle
+from tailwise.experiments.tables import markdown_page, read_costs
+from tailwise.files import replacing
+from tailwise.labels import LabelStats
+from tailwise.report.comparison_page import write_comparison_page
+from tailwise.training import finetune, probe
+from tailwise.training.inference import choose_device
+from tailwise.training.inputs import RunSplits, Split, check_labels, open_images, read_run
+from tailwise.training.outputs import write_json
+from tailwise.training.progress import countdown
+
+RESULTS_FILE = "results.json"
+TABLE_FILE = "table.md"
+
+_DATA_FILE = "data.json"
+_LOCK_FILE = ".lock"
+_logger = logging.getLogger(__name__)
+
+
+def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
+    """Run a comparison, or go on with one, and write results.json, table.md and report.html into its folder.
+
+    Args:
+        plan: the comparison; its folder is new, or that of the same comparison. Methods, seeds and folds may be added.
+        workers: runs at a time.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        InputError: the data, the folder or the shared options cannot be used.
+    """
+    shared = resolve(replace(plan.shared, output=str(plan.folder)))
+    splits = read_run(shared)
+    stats = LabelStats.from_targets(splits.whole.targets, splits.whole.class_names, shared.thresholds)
+    check_labels(splits, stats)
+    with _claimed(plan, splits):
+        # A run with other options must be found before hours are spent on the rest.
+        for method in plan.methods:
+            is_searched = plan.search and method.search
+            unfinished(chain(*plan.search_runs(method)) if is_searched else plan.runs(method))
+        train, test = _prepare(plan, splits)
+        do = _Runner(plan, workers).do
+        chosen = settle(plan, train, do)
+        do(run for entry in chosen for run in plan.runs(entry.method))
+        results = summarize(plan, chosen, train, test)
+        write_json(plan.folder / RESULTS_FILE, results)
+        with replacing(plan.folder / TABLE_FILE) as temporary:
+            temporary.write_text(markdown_page(results, read_costs(plan)), encoding="utf-8")
+        write_comparison_page(plan.folder)
+    return results
+
+
+class _Runner:
+    """Does runs in worker processes, shows how far they are, and says once what there is to say."""
+
+    def __init__(self, plan: Plan, workers: int) -> None:
+        self.show = not plan.shared.quiet
+        self.workers = workers
+        # Matrices of a head are too small to share, and sums are then the same for any number of workers.
+        self.threads = 1 if plan.shared.mode == "probe" else max(1, _num_cores() // workers)
+        self._said: set[str] = set()
+
+    def do(self, runs: Iterable[Run]) -> None:
+        """Do the runs that are not finished."""
+        runs = list(runs)
+        missing = unfinished(runs)
+        if not missing:
+            return
+        if len(missing) < len(runs):
+            _logger.info("%d of %d runs are done already", len(runs) - len(missing), len(runs))
+        with (
+            countdown("starting", len(missing), show=self.show) as advance,
+            closing(execute(missing, workers=min(self.workers, len(missing)), threads=self.threads)) as outcomes,
+        ):
+            for run, outcome in outcomes:
+                advance(1, run.name)
+                # What a run on a part of the images lacks is of no account: that on all of them says what is.
+                for message in outcome.messages if run.name.startswith(f"{RUNS}/") else ():
+                    self._say(run, message)
+                if outcome.failure is not None:
+                    self._say(run, f"failed: {outcome.failure.reason}")
+
+    def _say(self, run: Run, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            _logger.warning("%s: %s", run.name, message)
+
+
+def default_workers(shared: TrainConfig) -> int:
+    """One run for each core; one for the device where that trains the network."""
+    device = choose_device(shared.accelerator, shared.precision)
+    return 1 if shared.mode == "finetune" and device.type != "cpu" else _num_cores()
+
+
+def _num_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepare(plan: Plan, splits: RunSplits) -> tuple[Split, Split]:
+    """Decode the images, or compute the features, that runs share; returns the splits of what could be read."""
+    shared = plan.shared
+    if shared.mode == "finetune":
+        train = open_images(splits.whole, finetune.training_size(shared), shared)
+        return train.split, open_images(splits.test, shared.image_size, shared).split
+    wanted = (splits.whole, splits.test)
+    found = probe.compute_features(shared, wanted, choose_device(shared.accelerator, shared.precision))
+    for config in _other_features(plan):
+        with suppress(InputError):  # the run will say so
+            probe.compute_features(config, wanted, choose_device(config.accelerator, config.precision))
+    train, test = found
+    return train.split, test.split
+
+
+def _other_features(plan: Plan) -> list[TrainConfig]:
+    """Configurations of runs whose features are not those of the shared one, each kind once."""
+
+    def kind(config: TrainConfig) -> tuple[Any, ...]:
+        model = config.model
+        is_random = model.weights is None and not model.pretrained
+        return (
+            *(model.backbone, str(model.weights), model.pretrained, repr(model.options), model.mean, model.std),
+            *(config.image_size, config.precision, config.seed if is_random else None),
+        )
+
+    kinds: dict[tuple[Any, ...], TrainConfig] = {}
+    for run in chain.from_iterable(plan.runs(method) for method in plan.methods):
+        with suppress(InputError):
+            config = run.configure()
+            kinds.setdefault(kind(config), config)
+    kinds.pop(kind(plan.shared), None)
+    return list(kinds.values())
+
+
+@contextmanager
+def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
+    """Hold the folder of a comparison for this process.
+
+    Raises:
+        InputError: it holds something else, a comparison of other data, or one that another process is at.
+    """
+    folder, record = plan.folder, plan.folder / _DATA_FILE
+    is_empty = not folder.exists() or (folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir()))
+    if not is_empty and not record.is_file():
+        raise InputError(f"--output {folder} is there already and holds no comparison; give another output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK_FILE, timeout=0)
+        lock.acquire()
+    except OSError as error:
+        if isinstance(error, Timeout):
+            raise InputError(
+                f"another process is at the comparison in {folder}; wait, or give another --output"
+            ) from error
+        raise InputError(f"--output {folder} cannot be written: {error.strerror}") from error
+    with lock:
+        content = {"format": "tailwise-comparison-data-1", "train": _key(splits.whole), "test": _key(splits.test)}
+        if not record.is_file():
+            write_json(record, content)
+        elif json.loads(record.read_text(encoding="utf-8")) != content:
+            raise InputError(f"the comparison in {folder} was started with other data; give another --output")
+        yield
+
+
+def _key(split: Split) -> str:
+    """A name that two splits share only if their images, labels and classes are the same."""
+    digest = hashlib.sha256(json.dumps([split.class_names, split.images]).encode())
+    for targets in dense_chunks(split.targets):
+        digest.update(np.ascontiguousarray(targets).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,305 @@
+"""Many runs in worker processes: kept when finished, taken up when interrupted, and a failure is only its own.
+
+A worker that crashes takes down the run it was at and nothing else. When this process goes, however it goes, its
+workers go too; and while one of them may still be writing, nobody else writes into the folder of its run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.context import SpawnContext
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from filelock import FileLock, Timeout
+
+from tailwise.config import TrainConfig, differences, load, resolve, to_mapping
+from tailwise.errors import InputError
+from tailwise.training.outputs import METRICS_FILE, write_json
+from tailwise.training.run import CONFIG_FILE, train
+from tailwise.training.trainer import checkpoint_path
+
+FAILED_FILE = "failed.json"
+
+# What a run folder may hold before its configuration is written.
+_BEFORE_CONFIG = (checkpoint_path(Path()).parent.name, FAILED_FILE)
+_SECONDS_TO_STOP = 10.0
+_SECONDS_TO_WAIT_FOR_AN_ORPHAN = 60.0
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of many runs.
+
+    Attributes:
+        name: what messages call it, such as ``runs/pg/seed3``.
+        folder: its run folder.
+        configure: makes its configuration, in a worker too; raises :class:`InputError` if there is none.
+    """
+
+    name: str
+    folder: Path
+    configure: Callable[[], TrainConfig]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed.
+
+    Attributes:
+        reason: in words, without anything about time or place.
+        details: where in the code it came from, when nobody has foreseen it.
+    """
+
+    reason: str
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        failure: why it failed, or None.
+        messages: warnings that came up.
+    """
+
+    failure: Failure | None
+    messages: tuple[str, ...] = ()
+
+
+def unfinished(runs: Iterable[Run]) -> list[Run]:
+    """The runs that are still to be done.
+
+    Raises:
+        InputError: a folder holds a run with other options.
+    """
+    return [run for run in runs if not _is_finished(run)]
+
+
+def failure_of(run: Run) -> Failure | None:
+    """Why a run failed when it was last tried; None if it did not."""
+    path = run.folder / FAILED_FILE
+    return Failure(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def execute(runs: Iterable[Run], *, workers: int, threads: int) -> Generator[tuple[Run, Outcome], None, None]:
+    """Do runs in worker processes; each ends with its metrics, or with failed.json in its folder.
+
+    A run that was interrupted goes on where it was. One that failed is tried again.
+
+    Args:
+        runs: what to do; see :func:`unfinished`.
+        workers: processes, each doing one run at a time.
+        threads: threads that each of them computes with.
+
+    Yields:
+        Each run when it is through, in any order. Close the generator to end the workers before that.
+    """
+    waiting = deque(runs)
+    context = get_context("spawn")
+    idle: list[_Worker] = []
+    busy: dict[Any, tuple[_Worker, Run]] = {}
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                worker = idle.pop() if idle else _Worker(context, threads)
+                run = waiting.popleft()
+                busy[worker.connection] = worker, run
+                worker.start(run)
+            for ready in connection.wait(list(busy)):
+                worker, run = busy.pop(ready)
+                outcome = worker.outcome()
+                if worker.is_alive:
+                    idle.append(worker)
+                if outcome.failure is not None:
+                    run.folder.mkdir(parents=True, exist_ok=True)
+                    write_json(run.folder / FAILED_FILE, asdict(outcome.failure))
+                yield run, outcome
+    finally:
+        remaining = [*idle, *(worker for worker, _ in busy.values())]
+        for worker in remaining:
+            worker.stop()
+        for worker in remaining:
+            worker.wait()
+
+
+def do(run: Run) -> Outcome:
+    """Do a run in this process, and keep every error but an interrupt from the caller."""
+    messages = _Messages()
+    logger = logging.getLogger("tailwise")
+    logger.addHandler(messages)
+    failure: Failure | None = None
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: messages.texts.append(str(message))
+            _train(run)
+    except InputError as error:
+        failure = Failure(_without_places(str(error), run))
+    except MemoryError:
+        failure = Failure("there is too little memory for this run")
+    except Exception as error:
+        text = " ".join(str(error).split())
+        failure = Failure(_without_places(f"{type(error).__name__}: {text}", run), traceback.format_exc())
+    finally:
+        logger.removeHandler(messages)
+    return Outcome(failure, tuple(messages.texts))
+
+
+def _train(run: Run) -> None:
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    # A worker whose parent was killed may need a moment to notice.
+    lock = FileLock(run.folder.parent / f".{run.folder.name}.lock", timeout=_SECONDS_TO_WAIT_FOR_AN_ORPHAN)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError("another process is at this run; end it first") from error
+    try:
+        config = run.configure()
+        failed = run.folder / FAILED_FILE
+        if run.folder.exists() and _is_worthless(run.folder, config):
+            shutil.rmtree(run.folder)
+        failed.unlink(missing_ok=True)
+        train(replace(config, resume=(run.folder / CONFIG_FILE).is_file()))
+    finally:
+        lock.release()
+
+
+def _is_worthless(folder: Path, config: TrainConfig) -> bool:
+    """Whether there is nothing to go on from: a run killed before it began, or that failed with other options."""
+    if (folder / CONFIG_FILE).is_file():
+        return (folder / FAILED_FILE).is_file() and bool(_changes(folder, config))
+    return all(path.name in _BEFORE_CONFIG or path.name.startswith(".") for path in folder.iterdir())
+
+
+def _is_finished(run: Run) -> bool:
+    if not (run.folder / CONFIG_FILE).is_file():
+        return False
+    failed = (run.folder / FAILED_FILE).is_file()
+    try:
+        changed = _changes(run.folder, run.configure())
+    except InputError:
+        return False  # the run will say so
+    if changed and not failed:
+        raise InputError(
+            f"{run.name} was done with other options ({'; '.join(changed)}): repeat the command that it was done with, "
+            "or give another --output"
+        )
+    return (run.folder / METRICS_FILE).is_file() and not failed
+
+
+def _changes(folder: Path, config: TrainConfig) -> list[str]:
+    """Options in which a configuration differs from that of the run in a folder."""
+    config, path = resolve(config), folder / CONFIG_FILE
+    recorded = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    # Reading the types as well takes ten times as long, and there may be hundreds of runs.
+    if recorded == to_mapping(config):
+        return []
+    return differences(resolve(load(path)), config)
+
+
+def _without_places(text: str, run: Run) -> str:
+    return text.replace(str(run.folder.absolute()), run.name).replace(str(run.folder), run.name)
+
+
+class _Messages(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+class _Worker:
+    """A process that does one run after the other."""
+
+    def __init__(self, context: SpawnContext, threads: int) -> None:
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, threads))
+        with _interrupts_ignored():  # which the process inherits, before it can do so itself
+            self._process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        self.is_alive = True
+
+    def start(self, run: Run) -> None:
+        with suppress(BrokenPipeError):  # it has died while idle: reading says so
+            self.connection.send(run)
+
+    def outcome(self) -> Outcome:
+        try:
+            outcome: Outcome = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.is_alive = False
+            self._process.join()
+            outcome = Outcome(_death(self._process.exitcode))
+        return outcome
+
+    def stop(self) -> None:
+        # The run saves its state after the step it is at.
+        self._process.terminate()
+
+    def wait(self) -> None:
+        self._process.join(_SECONDS_TO_STOP)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self.connection.close()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _death(code: int | None) -> Failure:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = "; the system may have had too little memory" if name == "SIGKILL" else ""
+        return Failure(f"its process was ended by {name}{hint}")
+    return Failure(f"its process ended with exit code {code}")
+
+
+def _work(requests: connection.Connection, threads: int) -> None:
+    """What a worker process does: runs, until there is nobody to ask for more."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # An interrupt from the keyboard reaches all processes; the parent ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    # What a run has to say goes to the parent; there is nobody here to read it.
+    logging.getLogger("tailwise").propagate = False
+    while True:
+        try:
+            run = requests.recv()
+        except EOFError:
+            return
+        requests.send(do(run))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,81 @@
+"""Choosing a method's own options on held-out folds of the training split; the test split takes no part."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tailwise.config import save
+from tailwise.data.targets import to_dense
+from tailwise.experiments.board import percent
+from tailwise.experiments.plan import Plan, candidates
+from tailwise.experiments.predictions import read_logits
+from tailwise.experiments.results import Chosen, portable
+from tailwise.experiments.runs import Run, failure_of
+from tailwise.labels import LabelStats
+from tailwise.metrics import average_precision, group_means
+from tailwise.metrics.groups import TOTAL
+from tailwise.training.inputs import Split
+from tailwise.training.outputs import VALIDATION_FILE, write_json
+from tailwise.training.run import CONFIG_FILE
+
+SEARCH_FILE = "search.json"
+
+
+def settle(plan: Plan, train: Split, do: Callable[[Iterable[Run]], None]) -> list[Chosen]:
+    """Settle the options of every method: those of its search that do best on the folds, if there is a search.
+
+    Best is the highest mAP of the predictions for all held-out images together; the first of several. All scores go
+    into search.json. Runs of what was chosen become the method's fold runs.
+
+    Args:
+        plan: the comparison.
+        train: the training split: the images that could be read.
+        do: does runs.
+    """
+    searched = [method for method in plan.methods if plan.search and method.search]
+    do(run for method in searched for runs in plan.search_runs(method) for run in runs)
+    settled = {method.name: Chosen(method) for method in plan.methods}
+    record: dict[str, Any] = {"folds": plan.folds, "methods": {}}
+    for method in searched:
+        scores = [_score(plan, runs, train) for runs in plan.search_runs(method)]
+        totals = [-1.0 if score["mAP"] is None else score["mAP"][TOTAL] for score in scores]
+        index = totals.index(max(totals))
+        tried = [{}, *method.search]
+        chosen = Chosen(candidates(method)[index], tried[index])
+        settled[method.name] = chosen
+        record["methods"][method.name] = [
+            {"options": portable(options), **score} for options, score in zip(tried, scores, strict=True)
+        ]
+        for source, target in zip(plan.search_runs(method)[index], plan.fold_runs(chosen.method), strict=True):
+            _keep(source, target)
+    if searched:
+        write_json(plan.folder / SEARCH_FILE, record)
+    return list(settled.values())
+
+
+def _score(plan: Plan, runs: list[Run], train: Split) -> dict[str, Any]:
+    """mAP of held-out predictions by group, in percent; or why there are none."""
+    for run in runs:
+        failure = failure_of(run)
+        if failure is not None:
+            return {"mAP": None, "failed": {"run": run.name, "reason": failure.reason}}
+    logits = read_logits([run.folder / VALIDATION_FILE for run in runs], train)
+    stats = LabelStats.from_targets(train.targets, train.class_names, plan.shared.thresholds)
+    means = group_means(average_precision(logits, to_dense(train.targets)), stats.groups)
+    return {"mAP": {group: percent(value) for group, value in means.items()}, "failed": None}
+
+
+def _keep(source: Run, target: Run) -> None:
+    """Copy a finished run to where it belongs, whole or not at all."""
+    if target.folder.exists() or failure_of(source) is not None:
+        return
+    target.folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.folder.parent, prefix=".") as temporary:
+        copied = Path(temporary) / target.folder.name
+        shutil.copytree(source.folder, copied)
+        save(target.configure(), copied / CONFIG_FILE)
+        copied.rename(target.folder)

@@ -1,0 +1,110 @@
+"""A comparison as tables: for a terminal, and as a page of Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from tailwise.experiments.plan import Plan
+from tailwise.metrics.groups import TOTAL
+from tailwise.training.outputs import METRICS_FILE
+
+
+def read_costs(plan: Plan) -> dict[str, float]:
+    """Seconds that a run of each method took, the median over its seeds; none for methods without a finished run."""
+    costs = {}
+    for method in plan.methods:
+        paths = [run.folder / METRICS_FILE for run in plan.test_runs(method)]
+        seconds = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in paths if path.is_file()]
+        if seconds:
+            costs[method.name] = median(seconds)
+    return costs
+
+
+def terminal_table(results: Mapping[str, Any], costs: Mapping[str, float]) -> Table:
+    """The methods as a table for a terminal; failed ones are red."""
+    title = f"mAP on split {results['data']['test_split']!r} (%), mean ± deviation over {len(results['seeds'])} seeds"
+    header, rows = _cells(results, costs)
+    table = Table(title=title)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    best = results["best"]["test"]
+    for method, cells in zip(results["methods"], rows, strict=True):
+        style = "red" if method["failed"] else "bold" if method["name"] == best else ""
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    return table
+
+
+def failures(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each method that failed."""
+    return [
+        f"{method['name']} failed ({method['failed']['run']}): {method['failed']['reason']}"
+        for method in results["methods"]
+        if method["failed"]
+    ]
+
+
+def markdown_page(results: Mapping[str, Any], costs: Mapping[str, float]) -> str:
+    """The table, what failed and why, and the recommendation."""
+    data = results["data"]
+    header, rows = _cells(results, costs)
+    lines = [
+        f"# Comparison on {data['source']}",
+        "",
+        f"mAP in percent on split {data['test_split']!r} ({data['num_test']} images), trained on "
+        f"{data['train_split']!r} ({data['num_train']} images); mean ± standard deviation over "
+        f"{len(results['seeds'])} seeds. Intervals hold {100 * results['bootstrap']['level']:g}% of "
+        f"{results['bootstrap']['replicates']} bootstrap replicates over images and seeds.",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|---|" + "---:|" * (len(header) - 1),
+    ]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows]
+    for sentence in (*failures(results), *results["recommendation"]["text"]):
+        lines += ["", sentence]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(results: Mapping[str, Any], costs: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
+    """Names of the columns, and a row of texts for each method."""
+    groups = [TOTAL, *results["data"]["groups"]]
+    baseline, folds = results["baseline"], results["folds"]
+    header = ["method", *groups]
+    if baseline is not None:
+        header.append(f"against {baseline}")
+    if folds:
+        header.append("held-out folds")
+    header += ["s per run", "cost"]
+    cheapest = min(costs.values(), default=1.0)
+    rows = []
+    for method in results["methods"]:
+        name, test, validation = method["name"], method["test"], method["validation"]
+        cells = [name]
+        if test is None:
+            cells += ["failed", *("-" for _ in header[2:])]
+        else:
+            cells += [_mean(test["mean"][group], test["std"][group]) for group in groups]
+            if baseline is not None:
+                cells.append("-" if name == baseline else _difference(test["against_baseline"][TOTAL]))
+            if folds:
+                cells.append(_mean(validation["mAP"][TOTAL], None))
+            cells += [f"{costs[name]:.1f}", f"{costs[name] / cheapest:.1f}×"]
+        rows.append(cells)
+    return header, rows
+
+
+def _mean(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def _difference(difference: Mapping[str, float | None]) -> str:
+    if any(value is None for value in difference.values()):
+        return "-"
+    return "{difference:+.1f} ({low:+.1f} to {high:+.1f})".format_map(difference)

@@ -1,0 +1,130 @@
+"""Steering: factors of each group that follow the running mean probabilities of its positives and negatives."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from tailwise.labels import LabelStats
+from tailwise.losses.guidance import Sync, add_over_processes, group_positions, probability_sums
+from tailwise.losses.term import Side
+from tailwise.shapes import Float, Int
+
+_EPSILON = 1e-6
+
+
+def group_log_odds(
+    sums: Float[Tensor, "4 C"], group_of_class: Int[Tensor, "C"], num_groups: int
+) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
+    """Log-odds of the mean probabilities of each group's positives and negatives.
+
+    A group's mean is that over its classes of their own means, without the classes that have no such pair. A group
+    without positives, or without negatives, counts as undecided: both are log-odds 0.
+
+    Args:
+        sums: Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) by class, as of :func:`probability_sums`; they may be weighted.
+        group_of_class: position of the group of each class.
+        num_groups: number of groups G.
+    """
+    has = sums[1::2] > 0
+    means = torch.where(has, sums[0::2] / torch.where(has, sums[1::2], 1.0), 0.0)
+    grouped = sums.new_zeros(4, num_groups).index_add(1, group_of_class, torch.cat([means, has.to(sums.dtype)]))
+    known = (grouped[2:] > 0).all(0)
+    log_odds = torch.logit(grouped[:2] / grouped[2:].clamp(min=1), _EPSILON)
+    positive, negative = torch.where(known, log_odds, 0.0)
+    return positive, negative
+
+
+class Steering(nn.Module):
+    """Sets the factors of each group from the running mean probabilities p⁺ and p⁻ of its positives and negatives.
+
+    With the separation d = logit p⁺ − logit p⁻ and the level h = (logit p⁺ + logit p⁻)/2 of a group,
+
+        λ₁⁻ = c/d, within ``slopes``
+        λ₂⁺ = e^{s h/2},  λ₂⁻ = λ₁⁻ e^{−s h/2}, where e^{s h/2} stays within 1/``max_balance`` and ``max_balance``.
+
+    The first rule keeps an average negative c units of the regularised logit below an average positive, whatever the
+    scale of the logits: negatives that are let off are as many early as late. λ₂⁻ goes along, so that a slope does not
+    change the weight of negatives. The second rule weighs the sides so that p⁺ and 1 − p⁻ become alike, as they are for
+    a classifier that is calibrated for positives and negatives of equal number: too high a level weighs positives
+    less and negatives more, which lowers both, and the other way round. λ₁⁺ stays as it is.
+
+    The sums behind the means decay by 1 − 1/``window`` in each training step; they are saved with the module. In
+    evaluation they stay as they are. Before anything is seen, d and h are 0.
+
+    Args:
+        stats: gives the groups.
+        separation: c.
+        slopes: bounds of λ₁⁻.
+        leveling: s; 0 turns the second rule off.
+        max_balance: bound of λ₂⁺, and of λ₁⁻/λ₂⁻.
+        window: training steps over which the means run; 1 is the batch alone.
+        sync: ``"auto"`` adds the sums of all processes in training when a process group is up; ``"never"`` uses each
+            process's own batches.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    group_of_class: Tensor
+    running: Tensor
+
+    def __init__(
+        self,
+        stats: LabelStats,
+        *,
+        separation: float = 5.0,
+        slopes: tuple[float, float] = (1.0, 20.0),
+        leveling: float = 1.0,
+        max_balance: float = 2.0,
+        window: float = 100.0,
+        sync: Sync = "auto",
+    ) -> None:
+        super().__init__()
+        low, high = slopes
+        for name, holds, expected, given in (
+            ("separation", separation > 0, "positive", separation),
+            ("slopes", 0 < low <= high < math.inf, "two rising positive numbers", tuple(slopes)),
+            ("leveling", leveling >= 0, "not negative", leveling),
+            ("max_balance", max_balance >= 1, "1 or more", max_balance),
+            ("window", window >= 1, "1 or more", window),
+            ("sync", sync in get_args(Sync), "'auto' or 'never'", sync),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {expected}, got {given!r}")
+        self.separation, self.slopes = float(separation), (float(low), float(high))
+        self.leveling, self.max_balance = float(leveling), float(max_balance)
+        self.window, self.sync = float(window), sync
+        self.num_groups = len(stats.groups)
+        self.register_buffer("group_of_class", group_positions(stats))
+        self.register_buffer("running", torch.zeros(4, stats.num_classes))
+
+    def forward(
+        self, logits: Tensor, targets: Tensor, known: Tensor | None, positive: Side, negative: Side
+    ) -> tuple[Side, Side]:
+        """Return the two sides as they are now; ``shift`` must be κ log(N/n − 1), which is divided by λ₁⁻."""
+        if self.training:
+            sums = probability_sums(logits, targets, known).to(self.running.dtype)
+            if self.sync == "auto":
+                add_over_processes(sums)
+            self.running.lerp_(sums, 1 / self.window)
+        high, low = group_log_odds(self.running, self.group_of_class, self.num_groups)
+        gentlest, steepest = self.slopes
+        slope = (self.separation / (high - low).clamp(min=self.separation / steepest)).clamp(min=gentlest)
+        bound = math.log(self.max_balance)
+        divisor = (self.leveling * (high + low) / 4).clamp(-bound, bound).exp()
+        slope, divisor = slope[self.group_of_class], divisor[self.group_of_class]
+        shift = positive.shift / slope
+        return (
+            positive._replace(shift=shift, divisor=divisor),
+            negative._replace(shift=shift, slope=slope, divisor=slope / divisor),
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"separation={self.separation:g}, slopes={self.slopes}, leveling={self.leveling:g}, "
+            f"max_balance={self.max_balance:g}, window={self.window:g}"
+        )

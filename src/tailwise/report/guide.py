@@ -1,0 +1,197 @@
+"""Advice on PG's factors from the probability curves of a run: which group, what is amiss, and which factor to move.
+
+The rules compare odds, p/(1 − p): a factor between two odds means the same for small and for large probabilities, and
+does not depend on how many classes or images there are. docs/guide.md says why the thresholds are what they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailwise.losses.guidance import FactorName
+from tailwise.metrics import ProbabilityCurves
+
+OTHERS = 1.5
+"""Factor between a group's odds, or its gap, and those of the other groups from which on they differ."""
+RISE = 1.25
+"""Factor by which the odds of negatives grow during training from which on they rise."""
+NARROW = 2.0
+"""Odds of positives over odds of negatives below which a group is hardly told apart."""
+SHARE = 0.1
+"""Start, middle and end of a training are each this share of its steps."""
+
+_FEWEST_POINTS = 3
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Window:
+    """Mean probabilities of a group over a part of the training.
+
+    Attributes:
+        positive: mean over the classes of the mean probability of positive pairs; NaN without any.
+        negative: likewise of negative pairs.
+        predicted: predicted positives per positive: the sum of all probabilities over the number of positive pairs. It
+            is 1 where probabilities agree with how often the sampler draws the classes.
+    """
+
+    positive: float
+    negative: float
+    predicted: float
+
+    @property
+    def gap(self) -> float:
+        """Odds of positives over odds of negatives."""
+        return odds(self.positive) / odds(self.negative)
+
+
+@dataclass(frozen=True)
+class GroupCourse:
+    """A group at the start, in the middle and at the end of a training."""
+
+    group: str
+    num_classes: int
+    start: Window
+    middle: Window
+    end: Window
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing that is amiss, and the factor that moves it.
+
+    Attributes:
+        group: of which classes.
+        finding: what the curves show, in words.
+        factor: the factor to move.
+        direction: where to.
+        effect: what that does, by Table 1 of the PG paper.
+    """
+
+    group: str
+    finding: str
+    factor: FactorName
+    direction: Literal["raise", "lower"]
+    effect: str
+
+
+def odds(probability: float) -> float:
+    """p/(1 − p), with p kept off 0 and 1."""
+    p = min(max(probability, _EPSILON), 1 - _EPSILON) if not math.isnan(probability) else probability
+    return p / (1 - p)
+
+
+def courses(curves: ProbabilityCurves) -> list[GroupCourse]:
+    """Start, middle and end of each group that has classes.
+
+    Raises:
+        ValueError: the curves have fewer than 3 points.
+    """
+    if len(curves.steps) < _FEWEST_POINTS:
+        raise ValueError(f"the curves have {len(curves.steps)} points, and {_FEWEST_POINTS} are needed")
+    last = float(curves.steps[-1])
+    # A point stands for the steps since the one before.
+    center = (curves.steps + np.concatenate([[0], curves.steps[:-1]])) / 2 / last
+    parts = {
+        "start": center <= max(SHARE, center[0]),
+        "middle": np.abs(center - 0.5) <= max(SHARE / 2, np.abs(center - 0.5).min()),
+        "end": center >= min(1 - SHARE, center[-1]),
+    }
+    return [
+        GroupCourse(group, len(members), **{part: _window(curves, points, members) for part, points in parts.items()})
+        for group, members in curves.groups.items()
+        if len(members)
+    ]
+
+
+def advise(groups: Sequence[GroupCourse]) -> list[Advice]:
+    """Apply the rules to every group; at most one piece of advice for each factor of a group, the first that holds."""
+    advice: dict[tuple[str, FactorName], Advice] = {}
+    for course in groups:
+        others = [other for other in groups if other.group != course.group]
+        for found in (*_by_probability(course, others), *_by_gap(course, others)):
+            advice.setdefault((found.group, found.factor), found)
+    return list(advice.values())
+
+
+def _by_probability(course: GroupCourse, others: Sequence[GroupCourse]) -> list[Advice]:
+    """Positives that rise faster or slower than those of other groups; negatives that rise, or stay high."""
+    found = []
+    group = course.group
+    fast = _against(odds(course.middle.positive), [odds(other.middle.positive) for other in others])
+    high = _against(odds(course.end.negative), [odds(other.end.negative) for other in others])
+    rise = odds(course.end.negative) / odds(course.start.negative)
+    if fast >= OTHERS and course.end.gap >= NARROW:
+        text = f"positives of {group} classes rise too fast: half-way, their odds are {fast:.1f} times those of others"
+        found.append(Advice(group, text, "pos_divisor", "raise", "positives lower, negatives higher"))
+    if rise >= RISE:
+        text = (
+            f"negatives of {group} classes rise, from {course.start.negative:.3f} to {course.end.negative:.3f}; "
+            f"{course.end.predicted:.1f} positives are predicted for each there is"
+        )
+        found.append(Advice(group, text, "neg_slope", "raise", "both lower"))
+    elif high >= OTHERS:
+        text = (
+            f"negatives of {group} classes stay high: at the end, their odds are {high:.1f} times those of others; "
+            f"{course.end.predicted:.1f} positives are predicted for each there is"
+        )
+        found.append(Advice(group, text, "neg_slope", "raise", "both lower"))
+    elif fast >= OTHERS and course.end.gap < NARROW:
+        text = f"all probabilities of {group} classes rise: half-way, odds of positives are {fast:.1f} times others'"
+        found.append(Advice(group, text, "neg_slope", "raise", "both lower"))
+    elif fast <= 1 / OTHERS and high <= 1 / OTHERS:
+        text = f"{group} classes are held down: odds of positives {fast:.2f} and of negatives {high:.2f} times others'"
+        found.append(Advice(group, text, "neg_slope", "lower", "both higher"))
+    elif fast <= 1 / OTHERS:
+        text = f"positives of {group} classes rise slowly: half-way, their odds are {fast:.2f} times those of others"
+        found.append(Advice(group, text, "neg_divisor", "raise", "positives higher, negatives lower"))
+    return found
+
+
+def _by_gap(course: GroupCourse, others: Sequence[GroupCourse]) -> list[Advice]:
+    """Positives and negatives that are further apart than in other groups, or hardly apart."""
+    group, gap = course.group, course.end.gap
+    log_gaps = [math.log(other.end.gap) for other in others if other.end.gap > 1]
+    wide = _against(math.log(gap), log_gaps) if gap > 1 else math.nan
+    if gap < NARROW:
+        text = (
+            f"positives and negatives of {group} classes are hardly apart: their odds differ by a factor of {gap:.2f}"
+        )
+        return [Advice(group, text, "pos_slope", "raise", "positives higher, negatives lower")]
+    if wide >= OTHERS:
+        text = (
+            f"the gap of {group} classes is wide: the odds of positives and negatives differ by a factor of {gap:.1f}, "
+            f"those of others by {math.exp(float(np.mean(log_gaps))):.1f}"
+        )
+        return [Advice(group, text, "pos_divisor", "raise", "positives lower, negatives higher")]
+    return []
+
+
+def _against(own: float, others: Sequence[float]) -> float:
+    """Own value over the geometric mean of those of the other groups; NaN, which no rule holds for, without others."""
+    known = [value for value in others if value > 0]
+    return own / math.exp(float(np.mean(np.log(known)))) if known else math.nan
+
+
+def _window(curves: ProbabilityCurves, points: NDArray[np.bool_], members: NDArray[np.intp]) -> Window:
+    def total(series: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(series[points][:, members].sum(0, dtype=np.float64))
+
+    positive_sum, positives = total(curves.positive_sum), total(curves.positive_count)
+    negative_sum, negatives = total(curves.negative_sum), total(curves.negative_count)
+    return Window(
+        _mean(positive_sum, positives),
+        _mean(negative_sum, negatives),
+        float((positive_sum + negative_sum).sum() / positives.sum()) if positives.sum() else math.nan,
+    )
+
+
+def _mean(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
+    has = counts > 0
+    return float(np.mean(sums[has] / counts[has])) if has.any() else math.nan

@@ -1,0 +1,131 @@
+"""Photographs of rare classes that a run gets most wrong: labels it misses, and labels it sees where none are."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.special import expit
+
+from tailwise.errors import InputError
+from tailwise.labels import LabelStats
+from tailwise.report.evaluation_set import EvaluationSet, Predictions
+
+_MOST_IMAGES = 60
+_MOST_CLASSES = 15
+_MOST_OF_A_KIND = 5
+_SIDE = 128
+_QUALITY = 65
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph with what the page says of it.
+
+    Attributes:
+        image: its reference in the data.
+        source: the picture as a data URI; None where the file is missing or cannot be read.
+        width: of the picture in pixels.
+        height: of the picture in pixels.
+        alt: a description for people who do not see it.
+        probability: the class's predicted probability.
+        rank: place of the image when all are ranked by this class, from 1.
+        labels: its true labels.
+    """
+
+    image: str
+    source: str | None
+    width: int
+    height: int
+    alt: str
+    probability: float
+    rank: int
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassMistakes:
+    """The worst mistakes on one class.
+
+    Attributes:
+        name: the class.
+        count: its training images.
+        num_ranked: images that are ranked, which are those whose label is known.
+        missed: positives with the lowest scores.
+        false: negatives with the highest scores.
+    """
+
+    name: str
+    count: int
+    num_ranked: int
+    missed: tuple[Photograph, ...]
+    false: tuple[Photograph, ...]
+
+
+def find_mistakes(data: EvaluationSet, predicted: Predictions, stats: LabelStats) -> list[ClassMistakes]:
+    """The worst mistakes on tail classes that have positives, the rarest class first; 60 photographs at most.
+
+    A positive that is ranked above every negative is no miss, nor a negative below every positive a false alarm.
+
+    Args:
+        data: the test images.
+        predicted: what a run says of them.
+        stats: statistics of the training labels; the group "tail" is shown.
+    """
+    tail = stats.groups.get("tail", np.empty(0, dtype=np.intp))
+    tail = tail[(predicted.targets[:, tail] == 1).any(axis=0)]
+    shown = tail[np.argsort(stats.class_counts[tail], kind="stable")][:_MOST_CLASSES]
+    if not len(shown):
+        return []
+    most = min(_MOST_OF_A_KIND, max(1, _MOST_IMAGES // (2 * len(shown))))
+    return [_of_class(data, predicted, stats, int(k), most) for k in shown]
+
+
+def _of_class(data: EvaluationSet, predicted: Predictions, stats: LabelStats, k: int, most: int) -> ClassMistakes:
+    scores, labels = predicted.logits[:, k], predicted.targets[:, k]
+    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    highest_negative = scores[negative].max(initial=-np.inf)
+    missed = positive[scores[positive] <= highest_negative]
+    false = negative[scores[negative] >= scores[positive].min()]
+    known = np.sort(scores[labels >= 0])
+
+    def photographs(rows: NDArray[np.intp], what: str) -> Iterator[Photograph]:
+        for row in rows[:most].tolist():
+            rank = len(known) - int(np.searchsorted(known, scores[row], side="right")) + 1
+            yield _photograph(data, int(predicted.rows[row]), what, float(scores[row]), rank)
+
+    name = stats.class_names[k]
+    return ClassMistakes(
+        name=name,
+        count=int(stats.class_counts[k]),
+        num_ranked=len(known),
+        missed=tuple(photographs(missed[np.argsort(scores[missed], kind="stable")], f"{name}, missed")),
+        false=tuple(photographs(false[np.argsort(-scores[false], kind="stable")], f"no {name}, but taken for it")),
+    )
+
+
+def _photograph(data: EvaluationSet, row: int, what: str, logit: float, rank: int) -> Photograph:
+    labels = tuple(data.class_names[k] for k in np.flatnonzero(data.targets[row] == 1))
+    alt = f"{what}: {data.images[row]}, labelled {_listed(labels)}"
+    try:
+        picture = data.thumbnail(row, _SIDE)
+    except InputError:
+        source, size = None, (_SIDE, _SIDE)
+    else:
+        source, size = _data_uri(picture), picture.size
+    return Photograph(data.images[row], source, *size, alt, float(expit(logit)), rank, labels)
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if labels else "with nothing"
+
+
+def _data_uri(picture: Image.Image) -> str:
+    written = io.BytesIO()
+    picture.save(written, "WEBP", quality=_QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"

@@ -1,0 +1,127 @@
+"""Runs in worker processes: results, failures that stay alone, and what is kept, gone on with and refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import warnings
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tailwise.config import OptimConfig, TrainConfig, save
+from tailwise.errors import InputError
+from tailwise.experiments.demo import configuration
+from tailwise.experiments.runs import FAILED_FILE, Run, do, execute, failure_of, unfinished
+from tailwise.training.outputs import METRICS_FILE
+
+
+@pytest.fixture
+def config(tmp_path) -> TrainConfig:
+    """One epoch of the demo's network on the digits, frozen: a second per run."""
+    shared = replace(configuration(tmp_path / "out"), mode="probe", cache=str(tmp_path / "cache"), seed=1)
+    return replace(shared, optim=OptimConfig(epochs=1, warmup_steps=5))
+
+
+def same(config):
+    return config
+
+
+def wrong(text):
+    raise InputError(text)
+
+
+def broken():
+    raise RuntimeError("two\nlines")
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def noisy(config):
+    warnings.warn("a warning", stacklevel=1)
+    logging.getLogger("tailwise.tests").warning("a message")
+    return config
+
+
+def run_of(config, name, configure=None):
+    folder = Path(config.output) / name
+    return Run(name, folder, configure or partial(same, replace(config, output=str(folder))))
+
+
+def test_a_failure_is_only_its_own(config, tmp_path):
+    runs = [
+        run_of(config, "wrong", partial(wrong, f"no folder {config.output}/wrong/x")),
+        run_of(config, "broken", broken),
+        run_of(config, "killed", killed),
+        run_of(config, "good"),
+    ]
+    with closing(execute(runs, workers=1, threads=1)) as outcomes:
+        found = {run.name: outcome.failure for run, outcome in outcomes}
+    assert {name: failure and failure.reason for name, failure in found.items()} == {
+        "wrong": "no folder wrong/x",
+        "killed": "its process was ended by SIGKILL; the system may have had too little memory",
+        "broken": "RuntimeError: two lines",
+        "good": None,
+    }
+    for run in runs[:-1]:
+        recorded = json.loads((run.folder / FAILED_FILE).read_text())
+        assert recorded["reason"] == found[run.name].reason
+        assert failure_of(run) == found[run.name]
+    assert "broken()" not in found["broken"].reason
+    assert "in broken" in found["broken"].details
+    assert (runs[-1].folder / METRICS_FILE).is_file()
+    assert unfinished(runs) == runs[:-1]
+
+
+def test_a_failed_run_is_tried_again_with_other_options(config):
+    run = run_of(config, "run")
+    exploding = replace(run.configure(), optim=replace(config.optim, lr=1e30))
+    failure = do(Run("run", run.folder, partial(same, exploding))).failure
+    assert failure is not None
+    assert "lower optim.lr" in failure.reason
+    run.folder.joinpath(FAILED_FILE).write_text(json.dumps({"reason": failure.reason}))
+    assert unfinished([run]) == [run]
+    assert do(run).failure is None
+    assert failure_of(run) is None
+    assert unfinished([run]) == []
+
+
+def test_a_finished_run_with_other_options_is_refused(config):
+    run = run_of(config, "run")
+    run.folder.mkdir(parents=True)
+    save(replace(run.configure(), batch_size=16), run.folder / "config.yaml")
+    with pytest.raises(InputError, match=r"run was done with other options \(.*batch_size: 16, now 32"):
+        unfinished([run])
+
+
+def test_a_run_killed_before_it_began_starts_anew(config):
+    run = run_of(config, "run")
+    (run.folder / "checkpoints").mkdir(parents=True)
+    (run.folder / ".config.yaml.tmp").touch()
+    assert do(run).failure is None
+    assert unfinished([run]) == []
+
+
+def test_a_folder_of_something_else_is_left_alone(config):
+    run = run_of(config, "run")
+    run.folder.mkdir(parents=True)
+    (run.folder / "thesis.tex").touch()
+    failure = do(run).failure
+    assert failure is not None
+    assert "holds no run" in failure.reason
+    assert (run.folder / "thesis.tex").exists()
+
+
+@pytest.mark.filterwarnings("default:a warning")
+def test_warnings_of_a_run_are_handed_over(config):
+    run = run_of(config, "run")
+    outcome = do(replace(run, configure=partial(noisy, run.configure())))
+    assert outcome.failure is None
+    assert outcome.messages == ("a warning", "a message")

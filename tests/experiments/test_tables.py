@@ -1,0 +1,83 @@
+"""Tables of constructed results: what stands in the cells, and that failures are seen."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from tailwise.experiments.tables import failures, markdown_page, terminal_table
+
+GROUPS = ("total", "head", "medium", "tail")
+
+
+def method(name, mean, **changes):
+    against = {group: {"difference": mean - 40, "low": mean - 41, "high": mean - 39} for group in GROUPS}
+    entry = {
+        "name": name,
+        "failed": None,
+        "test": {
+            "mean": {**dict.fromkeys(GROUPS, mean), "medium": None},
+            "std": dict.fromkeys(GROUPS, 0.5),
+            "against_baseline": against,
+        },
+        "validation": {"mAP": dict.fromkeys(GROUPS, mean - 5)},
+    }
+    return {**entry, **changes}
+
+
+@pytest.fixture
+def results():
+    failed = {"run": "runs/odd/seed0", "reason": "the loss became nan"}
+    return {
+        "data": {
+            "source": "labels.csv",
+            "train_split": "train",
+            "test_split": "test",
+            "num_train": 10,
+            "num_test": 20,
+            "groups": {group: [] for group in GROUPS[1:]},
+        },
+        "methods": [
+            method("bce", 40.0),
+            method("pg", 42.0),
+            method("odd", 0, test=None, validation=None, failed=failed),
+        ],
+        "best": {"test": "pg", "validation": "pg"},
+        "baseline": "bce",
+        "folds": 5,
+        "seeds": [0, 1],
+        "bootstrap": {"replicates": 100, "level": 0.95},
+        "recommendation": {"methods": ["pg"], "text": ["Take pg."]},
+    }
+
+
+COSTS = {"bce": 4.0, "pg": 6.0}
+
+
+def test_markdown_has_scores_differences_costs_failures_and_the_recommendation(results):
+    lines = markdown_page(results, COSTS).splitlines()
+    assert "| method | total | head | medium | tail | against bce | held-out folds | s per run | cost |" in lines
+    mean = "40.00 ± 0.50"
+    assert f"| bce | {mean} | {mean} | - | {mean} | - | 35.00 | 4.0 | 1.0× |" in lines
+    mean = "42.00 ± 0.50"
+    assert f"| pg | {mean} | {mean} | - | {mean} | +2.0 (+1.0 to +3.0) | 37.00 | 6.0 | 1.5× |" in lines
+    assert "| odd | failed | - | - | - | - | - | - | - |" in lines
+    assert "odd failed (runs/odd/seed0): the loss became nan" in lines
+    assert lines[-1] == "Take pg."
+
+
+def test_columns_without_content_are_left_out(results):
+    page = markdown_page({**results, "baseline": None, "folds": 0}, COSTS)
+    assert "| method | total | head | medium | tail | s per run | cost |" in page
+
+
+def test_failed_methods_are_red_on_a_terminal(results):
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=160)
+    console.print(terminal_table(results, COSTS))
+    lines = console.file.getvalue().splitlines()
+    red = [line for line in lines if "\x1b[31m" in line]
+    assert len(red) == 1
+    assert "odd" in red[0]
+    assert failures(results) == ["odd failed (runs/odd/seed0): the loss became nan"]

@@ -1,0 +1,60 @@
+"""Curves that a page holds, beside scikit-learn and the metrics they thin out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_recall_curve
+
+from tailwise.metrics import f1_scores
+from tailwise.report.class_curves import NUM_THRESHOLDS, precision_recall, sweep_thresholds, threshold_logits
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_points_lie_on_the_curve_of_scikit_learn(generator: np.random.Generator) -> None:
+    labels = (generator.random(400) < 0.2).astype(int)
+    scores = (generator.normal(size=400) + labels).round(1).astype(np.float32)  # with ties
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    points = precision_recall(scores, labels, most=400)
+    found = set(zip((points.hits / labels.sum()).round(9), (points.hits / points.predicted).round(9), strict=True))
+    theirs = list(zip(recall.round(9), precision.round(9), strict=True))
+    assert found <= set(theirs)
+    # Each recall is there, with the best precision that has it.
+    best = {r: max(p for other, p in theirs if other == r) for r in recall.round(9) if r > 0}
+    assert found == set(best.items())
+
+
+def test_unknown_labels_are_left_out_and_points_are_thinned(generator: np.random.Generator) -> None:
+    labels = generator.integers(-1, 2, 900)
+    scores = generator.normal(size=900)
+    all_points = precision_recall(scores, labels, most=900)
+    known = labels >= 0
+    expected = precision_recall(scores[known], labels[known], most=900)
+    assert all_points.hits.tolist() == expected.hits.tolist()
+    assert all_points.predicted.tolist() == expected.predicted.tolist()
+    few = precision_recall(scores, labels, most=20)
+    assert len(few.hits) == 20
+    assert few.hits[0] == 1
+    assert few.hits[-1] == (labels == 1).sum()
+    assert set(zip(*few, strict=True)) <= set(zip(*all_points, strict=True))
+    assert not len(precision_recall(scores, np.minimum(labels, 0), most=20).hits)
+
+
+def test_a_sweep_is_f1_at_every_threshold(generator: np.random.Generator) -> None:
+    targets = generator.integers(-1, 2, (70, 5))
+    targets[:, 4] = np.minimum(targets[:, 4], 0)  # no positive
+    bounds = threshold_logits()
+    logits = generator.normal(size=(70, 5)).astype(np.float32)
+    logits[:10, 0] = bounds[90:100]  # exactly on thresholds
+    logits[0, 1], logits[1, 1] = -np.inf, np.inf
+    cf1, of1 = sweep_thresholds(logits, targets)
+    expected = [f1_scores(logits, targets, float(bound)) for bound in bounds]
+    assert len(expected) == NUM_THRESHOLDS
+    np.testing.assert_allclose(cf1, [scores.cf1 for scores in expected], rtol=1e-12)
+    np.testing.assert_allclose(of1, [scores.of1 for scores in expected], rtol=1e-12)
+    assert (bounds[0], bounds[100], bounds[-1]) == (-np.inf, 0, np.inf)
+    np.testing.assert_allclose(1 / (1 + np.exp(-bounds.astype(float))), np.arange(201) / 200, atol=1e-7)

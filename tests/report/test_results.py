@@ -1,0 +1,129 @@
+"""Reading folders of runs and comparisons, and the command lines that repeat them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from tailwise.config import TrainConfig, load
+from tailwise.errors import InputError
+from tailwise.options import add_options
+from tailwise.report.rerun import commands
+from tailwise.report.results import is_comparison, read_comparison, read_run
+from tests.report.folders import make_comparison, make_data, make_logits, make_run
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path / "a comparison"
+    folder.mkdir()
+    return folder, make_comparison(folder, make_data(tmp_path), {"bce": 0.6, "db-focal": 0.9, "pg": 1.2})
+
+
+def test_folders_are_told_apart(comparison: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder = comparison[0]
+    assert is_comparison(folder)
+    run = folder / "runs" / "bce" / "seed0"
+    assert not is_comparison(run)
+    (run / "metrics.json").unlink()
+    with pytest.raises(InputError, match="its run is not finished"):
+        is_comparison(run)
+    with pytest.raises(InputError, match=r"has nothing to report: there is no results\.json in it"):
+        is_comparison(tmp_path)
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
+        is_comparison(tmp_path / "nowhere")
+
+
+def test_important_methods_come_first(comparison: tuple[Path, dict[str, Any]]) -> None:
+    folder, written = comparison
+    found = read_comparison(folder)
+    assert [method.name for method in found.scored] == ["pg", "bce", "db-focal"]
+    written["recommendation"]["methods"] = ["db-focal", "bce", "pg"]
+    (folder / "results.json").write_text(json.dumps(written), encoding="utf-8")
+    assert [method.name for method in read_comparison(folder).scored] == ["db-focal", "pg", "bce"]
+    assert [method.name for method in found.methods] == ["bce", "db-focal", "pg", "apaf"]
+    assert found.methods[3].failed == "runs/apaf/seed1: the loss is <no number>: lower optim.lr"
+    assert found.methods[0].seconds == 2.0
+    assert found.methods[3].seconds is None
+    assert found.stats.groups["tail"].tolist() == written["data"]["groups"]["tail"]
+    (folder / "runs" / "pg" / "seed0" / "metrics.json").unlink()
+    assert read_comparison(folder).methods[2].folders == (folder / "runs" / "pg" / "seed1",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found.update(format="other"), 'its "format" is not "tailwise-comparison-1"'),
+        (
+            lambda found: found.pop("seeds"),
+            "is not as a comparison writes it: there is no 'seeds' in it",
+        ),
+        (lambda found: found["methods"][0]["test"]["AP"].pop(), "'bce' has scores of other than 7 classes"),
+        (lambda found: found["data"]["groups"].pop("tail"), "is not as a comparison writes it"),
+    ],
+)
+def test_results_of_another_form_are_refused(
+    comparison: tuple[Path, dict[str, Any]], change: Any, message: str
+) -> None:
+    folder, found = comparison
+    change(found)
+    (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_comparison(folder)
+
+
+def test_files_that_are_no_json_are_refused(comparison: tuple[Path, dict[str, Any]]) -> None:
+    folder = comparison[0]
+    for content, message in ((b"\xff", "cannot be read"), (b"{", "cannot be read"), (b"[]", "holds no JSON object")):
+        (folder / "results.json").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read_comparison(folder)
+    run = folder / "runs" / "bce" / "seed0"
+    (run / "stats.json").write_text("{}")
+    with pytest.raises(InputError, match="is not as training leaves a run"):
+        read_run(run)
+
+
+def test_command_lines_repeat_the_runs(comparison: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, found = comparison
+    found["shared"] |= {"recipe": "voc-mlt", "batch_size": 16, "optim": {"lr": 0.1}, "model": {"options": {"a": "b"}}}
+    (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    lines = {fact.name: shlex.split(fact.value) for fact in commands(read_comparison(folder))}
+    config = folder / "runs" / "pg" / "seed0" / "config.yaml"
+    assert lines["Repeat the first run of pg"] == ["tailwise", "train", "--config", str(config), "--output", "again"]
+    assert lines["Write this page again"] == ["tailwise", "report", str(folder)]
+    again = lines["Repeat the comparison"]
+    assert again[:5] == ["tailwise", "compare", str(tmp_path / "labels.jsonl"), "--output", "again"]
+    given = dict(zip(again[5::2], again[6::2], strict=True))
+    expected = {
+        **{"--methods": "bce,db-focal,pg,apaf", "--baseline": "bce", "--seeds": "2", "--folds": "3"},
+        **{"--level": "0.95", "--replicates": "50", "--mode": "probe", "--recipe": "voc-mlt"},
+        **{"--thresholds": "[8, 30]", "--batch_size": "16", "--optim.lr": "0.1"},
+        **{"--model.options.a": "b", "--classes": str(tmp_path / "classes.json")},
+    }
+    assert given == expected
+    # What goes on to the runs is read as it was.
+    parser = ArgumentParser(exit_on_error=False)
+    add_options(parser, TrainConfig)
+    own = ("--methods", "--baseline", "--seeds", "--folds", "--level", "--replicates")
+    shared = [word for name, value in given.items() if name not in own for word in (name, value)]
+    parsed = parser.parse_args(["--data", "x", "--output", "y", *shared])
+    assert (parsed.thresholds, parsed.batch_size, parsed.optim.lr) == ((8, 30), 16, 0.1)
+    assert parsed.model.options == {"a": "b"}
+    assert parsed.recipe == "voc-mlt"
+
+
+def test_a_probe_is_offered_to_be_finetuned(tmp_path: Path) -> None:
+    data = make_data(tmp_path)
+    make_run(tmp_path / "run", data, make_logits(data, 1.0, 0))
+    lines = {fact.name: fact.value for fact in commands(read_run(tmp_path / "run"))}
+    assert "--mode finetune" in lines["Train the whole network as in this run"]
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("mode: probe", "mode: finetune"))
+    assert load(config).mode == "finetune"
+    assert not any("whole network" in fact.name for fact in commands(read_run(tmp_path / "run")))
