@@ -106,7 +106,9 @@ def test_evaluate_repeats_the_metrics(cli: Callable[..., Outcome], train_line: s
     assert (code, "has results already" in err) == (2, True)
 
 
-def test_report_writes_the_page_of_a_run(cli: Callable[..., Outcome], train_line: str, tmp_path: Path) -> None:
+def test_report_writes_the_page_of_a_run(
+    cli: Callable[..., Outcome], train_line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cli(f"{train_line} --mode probe")
     run = tmp_path / "run"
     for _ in range(2):  # its own page is replaced
@@ -120,6 +122,9 @@ def test_report_writes_the_page_of_a_run(cli: Callable[..., Outcome], train_line
     assert (code, "report.html exists; remove it, or give another output" in err) == (2, True)
     assert cli(f"report {run} --output {tmp_path / 'other.html'}")[0] == 0
     assert (tmp_path / "other.html").read_text(encoding="utf-8") == text
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    code, _, err = cli(f"report {run}")
+    assert (code, f"{run} cannot be written into; give --output" in err) == (2, True)
     (run / "metrics.json").unlink()
     code, _, err = cli(f"report {run}")
     assert (code, "has nothing to report: its run is not finished" in err) == (2, True)

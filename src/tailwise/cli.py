@@ -1,4 +1,4 @@
-"""The command line: ``tailwise demo | inspect | build | compare | train | evaluate | report``.
+"""The command line: ``tailwise demo | inspect | build | compare | train | evaluate | report | reproduce``.
 
 Only what a command needs is imported, when it runs, so that help and errors come quickly.
 """
@@ -91,6 +91,9 @@ _COMMANDS = {
     "guide": _Command("Say from the probabilities of a training which factors of PG to move."),
     "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),
     "report": _Command("Show the results of a run or a comparison as a page: tables, curves, mistakes."),
+    "reproduce": _Command(
+        "Run the papers' tables and figures again, and set the numbers beside those published.", going_on=_SAME_COMMAND
+    ),
 }
 
 

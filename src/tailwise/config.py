@@ -233,9 +233,14 @@ def load(path: Path) -> TrainConfig:
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Options whose values make the two runs compute different things, as "name: old, now new"."""
+    return [f"{name}: {before!r}, now {after!r}" for name, before, after in changes(old, new)]
+
+
+def changes(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
+    """Name, old and new value of the options that make the two runs compute different things, by name."""
     before, after = (flatten(to_mapping(config)) for config in (old, new))
     return [
-        f"{name}: {before.get(name)!r}, now {after.get(name)!r}"
+        (name, before.get(name), after.get(name))
         for name in sorted(before.keys() | after.keys())
         if name not in _OPTIONS_WITHOUT_EFFECT and before.get(name) != after.get(name)
     ]

@@ -52,12 +52,26 @@ def test_validation_chooses_and_the_test_only_confirms():
             baseline="bce",
         )
     )
-    assert found["methods"] == ["asl", "db"]  # asl is the simpler one
+    assert found["methods"] == ["db", "asl"]
     text = " ".join(found["text"])
     assert "On held-out folds of split 'train', db has the highest mAP, 45.0." in text
-    assert "asl and db: no difference that these data can show (the 95% intervals" in text
-    assert "Of these, asl is the simplest: take asl." in text
-    assert "On split 'test', which chose nothing, asl has mAP 48.0 ± 0.4" in text
+    assert "Between it and asl there is no difference that these data can show (the 95% intervals" in text
+    assert "Take db; asl is the simplest that is not ruled out." in text
+    assert "On split 'test', which chose nothing, db has mAP 47.5 ± 0.4, 7.5 (6.0 to 9.0) above bce." in text
+    assert "The highest mAP there is that of asl; db is 0.5 (-0.5 to 1.5) below it, which is no difference" in text
+
+
+def test_nothing_is_said_of_simplicity_when_the_best_is_the_simplest():
+    found = recommend(
+        results(
+            method("bce", validation=45, test=45),
+            method("pg", validation=44, test=44, from_val=(-1, -2, 0.5)),
+            test="bce",
+            validation="bce",
+        )
+    )
+    assert found["methods"] == ["bce", "pg"]
+    assert "Take bce." in found["text"]
 
 
 def test_a_clear_winner_is_named_and_held_against_the_baseline():
@@ -88,7 +102,7 @@ def test_without_folds_the_ranking_is_said_to_be_one_of_the_test():
             seeds=(0,),
         )
     )
-    assert found["methods"] == ["bce", "db"]
+    assert found["methods"] == ["db", "bce"]
     text = " ".join(found["text"])
     assert "Nothing was chosen on validation data: this is a ranking on the test split" in text
     assert "one seed only" in text
@@ -122,7 +136,7 @@ def test_nothing_is_recommended_when_everything_failed():
 
 def test_an_undefined_difference_tells_nothing_apart():
     found = recommend(results(method("bce", test=47, from_best=(None, None, None)), method("db", test=48), test="db"))
-    assert found["methods"] == ["bce", "db"]
+    assert found["methods"] == ["db", "bce"]
 
 
 def test_lists_read_as_sentences():

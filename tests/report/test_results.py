@@ -43,6 +43,9 @@ def test_important_methods_come_first(comparison: tuple[Path, dict[str, Any]]) -
     folder, written = comparison
     found = read_comparison(folder)
     assert [method.name for method in found.scored] == ["pg", "bce", "db-focal"]
+    written["recommendation"]["methods"] = ["db-focal", "bce", "pg"]
+    (folder / "results.json").write_text(json.dumps(written), encoding="utf-8")
+    assert [method.name for method in read_comparison(folder).scored] == ["db-focal", "pg", "bce"]
     assert [method.name for method in found.methods] == ["bce", "db-focal", "pg", "apaf"]
     assert found.methods[3].failed == "runs/apaf/seed1: the loss is <no number>: lower optim.lr"
     assert found.methods[0].seconds == 2.0

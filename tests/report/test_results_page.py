@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.special import logit
-from sklearn.metrics import precision_recall_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from tailwise.metrics import f1_scores
 from tailwise.report import evidence
@@ -23,7 +23,7 @@ from tests.report.folders import CLASSES, METHODS, SEEDS, Data, make_comparison,
 from tests.report.pages import TOOLS, Elements, page_data
 
 _BEST, _ODD = "pg", "<i>odd</i>"
-# Methods in the order of the page: the best, the baseline, the rest by mAP.
+# Methods in the order of the page: the recommended and best, the baseline, the rest by mAP.
 _ORDER = ("pg", "bce", "db-focal", _ODD)
 
 
@@ -89,7 +89,7 @@ def test_numbers_are_those_of_the_results(page: Path, comparison: tuple[Path, di
         expected = None if values["method"][0] == _BEST else [against["difference"], against["low"], against["high"]]
         assert values["vs best"] == expected
     roles = {row[0][0]: row[0][1] for row in found["method-table-rows"]}
-    assert roles == {"pg": "best · recommended", "bce": "baseline", "db-focal": "", _ODD: "", "apaf": ""}
+    assert roles == {"pg": "recommended · best on test", "bce": "baseline", "db-focal": "", _ODD: "", "apaf": ""}
     gains = [trace for trace in found["gains-figure"]["data"] if trace["meta"]["method"] == _ORDER.index("db-focal")]
     points = {k: y for trace in gains for k, y in zip(trace["customdata"], trace["y"], strict=True)}
     ap = {name: methods[name]["test"]["AP"] for name in ("bce", "db-focal")}
@@ -133,13 +133,13 @@ def test_a_reader_sorts_filters_and_sees_what_failed(page: Path, tmp_path: Path)
     seen = browse(page, TOOLS + script, tmp_path)
     assert (seen["problems"], seen["booms"], seen["loaded"]) == ([], 0, [])
     assert seen["first"][0] == [["total", "descending"]]
-    assert seen["first"][1] == ["pg best · recommended", "db-focal", "bce baseline", _ODD, "apaf"]
+    assert seen["first"][1] == ["pg recommended · best on test", "db-focal", "bce baseline", _ODD, "apaf"]
     means = [float(text.split()[0]) for text in seen["first"][2][:4]]
     assert means == sorted(means, reverse=True)
     assert seen["first"][2][4] == "failed: runs/apaf/seed1: the loss is <no number>: lower optim.lr"
     tails = [float(text.split()[0]) for text in seen["byTail"][:4]]
     assert tails == sorted(tails, reverse=True)
-    assert seen["byName"] == [_ODD, "apaf", "bce baseline", "db-focal", "pg best · recommended"]
+    assert seen["byName"] == [_ODD, "apaf", "bce baseline", "db-focal", "pg recommended · best on test"]
     assert seen["failed"][1] not in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
     assert all(text[0] in "+−" for text in seen["bold"])
     assert seen["controls"]
@@ -262,6 +262,15 @@ def test_the_page_fits_a_phone_in_the_dark_and_by_day(page: Path, tmp_path: Path
     assert seen["body"] == ("rgb(18, 21, 26)" if dark else "rgb(246, 247, 249)")
 
 
+def bootstrap_interval(data: Data, logits: np.ndarray, k: int) -> list[float]:
+    """The 95% interval of a class's average precision in percent, image by image."""
+    generator = np.random.default_rng(1)
+    known = np.flatnonzero(data.targets[:, k] >= 0)
+    draws = (known[generator.integers(0, len(known), len(known))] for _ in range(600))
+    values = [average_precision_score(data.targets[drawn, k], logits[drawn, k]) for drawn in draws]
+    return (100 * np.quantile(values, [0.025, 0.975])).tolist()
+
+
 def test_a_run_has_a_page_too(data: Data, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     metrics = make_run(folder, data, make_logits(data, 1.0, 0), loss="db-focal", seed=0)
@@ -283,8 +292,14 @@ def test_a_run_has_a_page_too(data: Data, tmp_path: Path) -> None:
     assert (seen["problems"], seen["booms"], seen["loaded"]) == ([], 0, [])
     assert ["mAP, tail", f"{metrics['mAP']['tail']:.2f}", "in percent"] in seen["cards"]
     assert seen["heads"] == ["class", "group", "training images", "test images", "AP db-focal"]
-    expected = {name: "–" if ap is None else f"{ap:.2f}" for name, ap in metrics["AP"].items()}
-    assert dict(zip(seen["names"], seen["scores"], strict=True)) == expected
+    for name, shown in zip(seen["names"], seen["scores"], strict=True):
+        if metrics["AP"][name] is None:
+            assert shown == "–"
+            continue
+        value, low, high = re.fullmatch(r"([\d.]+) (\d+) to (\d+)", shown).groups()
+        assert value == f"{metrics['AP'][name]:.1f}"
+        expected = bootstrap_interval(data, make_logits(data, 1.0, 0).numpy(), CLASSES.index(name))
+        assert (int(low), int(high)) == pytest.approx(expected, abs=4)
     assert seen["pickers"] == 0
     assert seen["curves"] == 1
     assert f"tailwise train --config {folder}/config.yaml --output again" in seen["commands"]
@@ -306,8 +321,24 @@ def test_without_data_or_runs_the_rest_is_shown(comparison: tuple[Path, dict[str
     assert "The labels of the test split cannot be read again" in text
     assert 'id="threshold"' not in text
     assert "probabilities-0-figure" in page_data(text)
-    seen = browse(tmp_path / "run" / "report.html", "", tmp_path)
+    script = """
+    outcome.names = texts("class-table", 0);
+    outcome.buttons = document.querySelectorAll("#class-table td button").length;
+    document.getElementById("class-precision").emit("plotly_click", { points: [{ customdata: 1 }] });
+    """
+    seen = browse(tmp_path / "run" / "report.html", TOOLS + script, tmp_path)
     assert seen["problems"] == []
+    assert set(seen["names"]) == set(CLASSES)
+    assert seen["buttons"] == 0
+
+
+def test_a_comparison_of_which_all_failed_has_a_page(comparison: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    failed = [method for method in comparison[1]["methods"] if method["failed"]]
+    changes = {"methods": failed, "baseline": None, "best": {"test": None, "validation": None}}
+    (tmp_path / "results.json").write_text(json.dumps(comparison[1] | changes), encoding="utf-8")
+    page = write_comparison_page(tmp_path)
+    seen = browse(page, "outcome.rows = document.querySelectorAll('#method-table .failed').length;", tmp_path)
+    assert (seen["problems"], seen["rows"]) == ([], 1)
 
 
 def test_images_that_are_gone_are_said_to_be(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def run(options: Options) -> None:
     from tailwise.experiments.comparison import compare, default_workers
     from tailwise.experiments.plan import Plan
     from tailwise.experiments.registry import BASELINE, METHODS, find_methods
-    from tailwise.experiments.tables import failures, read_costs, terminal_table
+    from tailwise.experiments.tables import show_results
 
     given = options.methods if options.methods is not None else list(METHODS)
     methods = find_methods(given.split(",") if isinstance(given, str) else given)
@@ -86,15 +86,7 @@ def run(options: Options) -> None:
     workers = default_workers(shared) if options.workers is None else options.workers
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
-    results = compare(plan, workers=workers)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(terminal_table(results, read_costs(plan)))
-    for sentence in failures(results):
-        console.print(sentence, style="red", highlight=False, markup=False)
-    console.print(" ".join(results["recommendation"]["text"]), highlight=False, markup=False)
-    console.print(f"results, table, page and all runs: {plan.folder}", soft_wrap=True, highlight=False, markup=False)
+    show_results(compare(plan, workers=workers), plan, Console())
 
 
 def _shared(options: Options) -> TrainConfig:

@@ -11,7 +11,7 @@ class Options:
     """Options of the demo."""
 
     output: str = "demo-run"
-    """Folder of the runs and the table."""
+    """Folder of the runs, the table and the report page."""
     seeds: int = 2
     """Number of runs of each loss."""
     workers: int = 2

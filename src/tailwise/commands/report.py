@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from tailwise.commands.output import require_new
+from tailwise.errors import InputError
 
 _logger = logging.getLogger(__name__)
 
@@ -25,10 +27,14 @@ def run(options: Options) -> None:
     """Write the results of a run or a comparison as one HTML page that needs no network."""
     from tailwise.report.comparison_page import write_comparison_page
     from tailwise.report.results import is_comparison
+    from tailwise.report.results_page import PAGE_FILE
     from tailwise.report.run_page import write_run_page
 
-    folder, output = Path(options.folder), None if options.output is None else Path(options.output)
-    if output is not None:
-        require_new(output)
+    folder = Path(options.folder)
     write = write_comparison_page if is_comparison(folder) else write_run_page
-    _logger.info("page: %s", write(folder, output))
+    if options.output is not None:
+        require_new(Path(options.output))
+    page = Path(options.output) if options.output is not None else folder / PAGE_FILE
+    if not os.access(page.absolute().parent, os.W_OK):
+        raise InputError(f"{page.absolute().parent} cannot be written into; give --output")
+    _logger.info("page: %s", write(folder, page))

@@ -5,49 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from tailwise.config import DIGITS, OptimConfig, TrainConfig
 from tailwise.data.augment import Augmentation
-from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
-from tailwise.files import replacing
+from tailwise.experiments.comparison import compare
+from tailwise.experiments.methods import Method
+from tailwise.experiments.plan import Plan
+from tailwise.experiments.tables import show_results
 from tailwise.models.config import ModelConfig
-
-RESULTS_FILE = "results.md"
 
 # The same number of steps for both samplers: 10 class-aware epochs are as long as 21 uniform ones.
 METHODS = (
-    Method("bce", {"loss": "bce", "sampler": "uniform", "optim": {"epochs": 21}}),
-    Method("bce-class-aware", {"loss": "bce"}),
-    Method("db-focal", {"loss": "db-focal"}),
-    Method("pg", {"loss": "pg"}),
+    Method("bce", {"loss": "bce", "sampler": "uniform", "optim": {"epochs": 21}}, "BCE, uniform sampling"),
+    Method("bce-class-aware", {"loss": "bce"}, "BCE, class-aware sampling"),
+    Method("db-focal", {"loss": "db-focal"}, "distribution-balanced focal loss"),
+    Method("pg", {"loss": "pg"}, "probability-guided loss"),
 )
 
 
 def demo(output: Path, seeds: int, workers: int) -> None:
-    """Train the methods on the digits, print the table of their mAP, and write it as results.md.
+    """Compare the methods on the digits: print the table of their mAP, and write it and the report page.
 
     Args:
-        output: folder of the runs and the table; finished runs in it are not done again.
+        output: folder of the comparison; finished runs in it are not done again.
         seeds: runs of each method.
         workers: runs at a time.
+
+    Raises:
+        InputError: the folder holds something else, or a number is out of its range.
     """
-    console = Console()
-    rows: list[Row] = []
-    runs = run_methods(configuration(output), METHODS, range(seeds), workers=workers)
-    for row in track(runs, "training", total=len(METHODS), console=console, disable=not console.is_terminal):
-        rows.append(row)
-    table = Table(title="mAP on 1,000 test scenes (%)")
-    table.add_column("method")
-    for group in rows[0].scores:
-        table.add_column(group, justify="right")
-    for row in rows:
-        table.add_row(row.method, *(row.cell(group) for group in row.scores))
-    console.print(table)
-    with replacing(output / RESULTS_FILE) as temporary:
-        temporary.write_text(markdown_table(rows, seconds=True) + "\n", encoding="utf-8")
-    console.print(f"the table and all runs: {output}", soft_wrap=True, highlight=False)
+    plan = Plan(
+        folder=output.absolute(),
+        shared=configuration(output),
+        methods=METHODS,
+        seeds=tuple(range(seeds)),
+        folds=0,
+        baseline=METHODS[0].name,
+    )
+    show_results(compare(plan, workers=workers), plan, Console())
 
 
 def configuration(output: Path) -> TrainConfig:
@@ -67,5 +62,4 @@ def configuration(output: Path) -> TrainConfig:
         ),
         optim=OptimConfig(lr=0.1, epochs=10, warmup_steps=50),
         augment=Augmentation(photometric=False, flip=0.0),
-        quiet=True,
     )

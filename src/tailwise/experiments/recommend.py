@@ -10,16 +10,19 @@ from tailwise.metrics.groups import TOTAL
 
 
 def recommend(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Say which methods cannot be told apart from the best, the simplest first, and what follows.
+    """Say which method to take, and which cannot be told apart from it.
 
     The choice is made on validation data where there are any: the test scores of what is recommended are then those of
-    a method that they did not choose. Two methods cannot be told apart when the interval of their difference holds 0.
+    a method that they did not choose. The method with the highest score is taken even if others cannot be told apart
+    from it, because it is the one most likely to be best: few images of rare classes tell little, and then hardly
+    anything could be ruled out. Two methods cannot be told apart when the interval of their difference holds 0.
 
     Args:
         results: what results.json holds, but for the recommendation.
 
     Returns:
-        ``methods``, the names that cannot be told apart from the best one, itself among them; and ``text``, sentences.
+        ``methods``, the one to take and then those that cannot be told apart from it, the simplest first; and ``text``,
+        sentences.
     """
     finished = {method["name"]: method for method in results["methods"] if method["test"] is not None}
     failed = [method["name"] for method in results["methods"] if method["test"] is None]
@@ -28,14 +31,14 @@ def recommend(results: Mapping[str, Any]) -> dict[str, Any]:
     if best is None:
         return {"methods": [], "text": ["No method finished all of its runs, so there is nothing to recommend."]}
     equal = [
-        name for name, method in finished.items() if name == best or not _differs(method[on]["against_best"][TOTAL])
+        name for name, method in finished.items() if name != best and not _differs(method[on]["against_best"][TOTAL])
     ]
     equal.sort(key=lambda name: (simplicity(name), name))
     text = _choice(results, finished, on, best, equal)
     if on == "validation":
-        text += _confirmation(results, finished, equal[0])
+        text += _confirmation(results, finished, best)
     text += _caveats(results, on, failed)
-    return {"methods": equal, "text": text}
+    return {"methods": [best, *equal], "text": text}
 
 
 def listed(names: Sequence[str]) -> str:
@@ -58,20 +61,18 @@ def _choice(
             "Nothing was chosen on validation data: this is a ranking on the test split, and the score of the method "
             "that comes out best is optimistic.",
         ]
-    others = [name for name in equal if name != best]
     if len(finished) == 1:
         text.append("It has nothing to be compared with.")
-    elif others:
+    elif equal:
         text.append(
-            f"{listed(equal)}: no difference that these data can show (the {level} "
-            f"intervals of the differences from {best} hold 0)."
+            f"Between it and {listed(equal)} there is no difference that these data can show (the {level} intervals of "
+            f"the differences hold 0)."
         )
     else:
         text.append(f"It is better than every other method ({level} intervals of the differences).")
-    if others:
-        text.append(f"Of these, {equal[0]} is the simplest: take {equal[0]}.")
-    else:
-        text.append(f"Take {best}.")
+    simplest = equal[0] if equal and simplicity(equal[0]) < simplicity(best) else None
+    aside = f"; {simplest} is the simplest that is not ruled out" if simplest else ""
+    text.append(f"Take {best}{aside}.")
     return text
 
 

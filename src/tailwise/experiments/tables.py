@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +25,17 @@ def read_costs(plan: Plan) -> dict[str, float]:
         if seconds:
             costs[method.name] = median(seconds)
     return costs
+
+
+def show_results(results: Mapping[str, Any], plan: Plan, console: Console) -> None:
+    """Print the table, what failed, the recommendation, and where everything is."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=160)
+    console.print(terminal_table(results, read_costs(plan)))
+    for sentence in failures(results):
+        console.print(sentence, style="red", highlight=False, markup=False)
+    console.print(" ".join(results["recommendation"]["text"]), highlight=False, markup=False)
+    console.print(f"results, table, page and all runs: {plan.folder}", soft_wrap=True, highlight=False, markup=False)
 
 
 def terminal_table(results: Mapping[str, Any], costs: Mapping[str, float]) -> Table:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.errors import InputError
+from tailwise.experiments.board import percent
+from tailwise.experiments.bootstrap import Resamples, interval, replicate
 from tailwise.report.class_curves import PrecisionRecall, precision_recall, sweep_thresholds
 from tailwise.report.evaluation_set import EvaluationSet, Predictions, read_evaluation_set
 from tailwise.report.mistakes import ClassMistakes, find_mistakes
@@ -20,10 +22,14 @@ _MOST_POINTS = 300_000
 _MOST_POINTS_OF_A_CURVE = 200
 _FEWEST_POINTS_OF_A_CURVE = 20
 
+# Of the bootstrap for what has no intervals yet, as in a comparison.
+REPLICATES, LEVEL = 1000, 0.95
+_MOST_INTERVALS = 300
+
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Evidence:
     """What predictions show beyond the scores.
 
@@ -32,6 +38,7 @@ class Evidence:
         points: precision-recall points of every class by method, of its first run.
         positives: K positives of each class in the test split; None without labels.
         known: K images whose label is known.
+        intervals: of a single run, whose results have none: "AP_low" and "AP_high" by method, K percentages each.
         mistakes: the worst mistakes on tail classes.
         mistaken: the method whose first run made them.
         missing: what could not be read, and why, as sentences.
@@ -42,6 +49,7 @@ class Evidence:
     points: dict[str, list[PrecisionRecall]] = field(default_factory=dict)
     positives: NDArray[np.int64] | None = None
     known: NDArray[np.int64] | None = None
+    intervals: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     mistakes: list[ClassMistakes] = field(default_factory=list)
     mistaken: str = ""
     missing: list[str] = field(default_factory=list)
@@ -57,18 +65,32 @@ def gather(results: Results, methods: Sequence[MethodResults]) -> Evidence:
             order as long as there is room.
     """
     found = Evidence()
+    data = _read_again(results, methods, found)
+    if data is not None:
+        _judge(found, data, results, methods)
+    for sentence in found.missing:
+        _logger.warning("%s", sentence)
+    return found
+
+
+def _read_again(results: Results, methods: Sequence[MethodResults], found: Evidence) -> EvaluationSet | None:
+    """The test split; None, with the reason among what is missing, where it cannot be read."""
     config = next((method.config for method in methods if method.config is not None), None)
     if config is None:
         found.missing.append("The folder holds no finished runs, only their results.")
-        return found
+        return None
     try:
-        data = read_evaluation_set(config, results.stats.class_names)
+        return read_evaluation_set(config, results.stats.class_names)
     except InputError as error:
         found.missing.append(f"The labels of the test split cannot be read again: {error}.")
-        return found
-    positives, known = (data.targets == 1).sum(axis=0), (data.targets >= 0).sum(axis=0)
-    found = Evidence(positives=positives, known=known, mistaken=methods[0].name)
-    keeps, most = _room(positives, len(methods))
+        return None
+
+
+def _judge(found: Evidence, data: EvaluationSet, results: Results, methods: Sequence[MethodResults]) -> None:
+    """Add what the predictions of the methods show."""
+    found.positives, found.known = (data.targets == 1).sum(axis=0), (data.targets >= 0).sum(axis=0)
+    found.mistaken = methods[0].name
+    keeps, most = _room(found.positives, len(methods))
     for place, method in enumerate(methods):
         try:
             first = _add_sweep(found, data, method)
@@ -80,11 +102,10 @@ def gather(results: Results, methods: Sequence[MethodResults]) -> Evidence:
             found.points[method.name] = [precision_recall(scores, labels, most) for scores, labels in columns]
         else:
             found.left_out.append(method.name)
+        if not results.is_comparison and results.stats.num_classes <= _MOST_INTERVALS:
+            found.intervals[method.name] = _intervals(first)
         if place == 0:
-            found.mistakes.extend(find_mistakes(data, first, results.stats))
-    for sentence in found.missing:
-        _logger.warning("%s", sentence)
-    return found
+            found.mistakes = find_mistakes(data, first, results.stats)
 
 
 def _add_sweep(found: Evidence, data: EvaluationSet, method: MethodResults) -> Predictions:
@@ -101,6 +122,14 @@ def _add_sweep(found: Evidence, data: EvaluationSet, method: MethodResults) -> P
     cf1, of1 = np.mean(sweeps, axis=0)
     found.sweeps[method.name] = (cf1, of1)
     return first
+
+
+def _intervals(predicted: Predictions) -> dict[str, list[float | None]]:
+    """Bootstrap intervals of the classes' average precision over test images."""
+    resamples = Resamples.draw(len(predicted.rows), 1, REPLICATES)
+    replicates = replicate([predicted.logits], predicted.targets, resamples, {})
+    ends = [interval(values, LEVEL) for values in replicates.classes.T]
+    return {"AP_low": [percent(low) for low, _ in ends], "AP_high": [percent(high) for _, high in ends]}
 
 
 def _room(positives: NDArray[np.int64], num_methods: int) -> tuple[int, int]:

@@ -18,13 +18,13 @@ _NEW_FOLDER = "again"
 
 def commands(results: Results) -> Iterator[Fact]:
     """Each command line with what it does."""
-    best = next((method for method in results.scored if method.folders), None)
-    if best is not None and best.config is not None:
-        folder = best.folders[0].absolute()
+    first = next((method for method in results.scored if method.folders), None)
+    if first is not None and first.config is not None:
+        folder = first.folders[0].absolute()
         train = ["tailwise", "train", "--config", str(folder / CONFIG_FILE)]
-        run = f"the first run of {best.name}" if results.is_comparison else "this run"
+        run = f"the first run of {first.name}" if results.is_comparison else "this run"
         if results.is_comparison:
-            yield Fact("Repeat the comparison", shlex.join(_compare(results, best.config)))
+            yield Fact("Repeat the comparison", shlex.join(_compare(results, first.config)))
         yield Fact(f"Repeat {run}", shlex.join([*train, "--output", _NEW_FOLDER]))
         if results.mode == "probe":
             yield Fact(

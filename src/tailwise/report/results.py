@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -101,7 +101,7 @@ class Results:
         methods: the methods.
         baseline: name of the method that others are compared with.
         best: name of the method with the highest score on the test split.
-        recommended: names of those that cannot be told apart from the best.
+        recommended: names of those that cannot be told apart from the best, the one to take first.
         sentences: what to make of it, in words.
         shared: options that all methods share.
         folds: parts of the training split that were held out in turn; 0 for none.
@@ -131,6 +131,13 @@ class Results:
         """The method of a name, if it has scores."""
         return next((method for method in self.methods if method.name == name and method.test), None)
 
+    def with_intervals(self, ends: Mapping[str, Mapping[str, Any]], level: float) -> Results:
+        """The results with further intervals: "AP_low" and "AP_high" by name of the method."""
+        if not ends:
+            return self
+        methods = (replace(m, test={**m.test, **ends.get(m.name, {})}) if m.test else m for m in self.methods)
+        return replace(self, methods=tuple(methods), level=level)
+
     def reference(self, kind: Reference) -> str | None:
         """Name of the method that differences of this kind are to."""
         return self.baseline if kind == "baseline" else self.best
@@ -144,10 +151,16 @@ class Results:
         return folder if loss in folder else f"{loss}: {folder}"
 
     @property
+    def leading(self) -> list[str]:
+        """Names of the recommended method, of the best on the test split and of the baseline, as far as there are."""
+        names = (*self.recommended[:1], self.best, self.baseline)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+    @property
     def scored(self) -> list[MethodResults]:
-        """The methods that have scores: the best and the recommended first, the baseline next, the rest by falling
+        """The methods that have scores: those with a part first, the recommended one before all, the rest by falling
         mAP."""
-        ranks = [name for name in (self.best, *self.recommended, self.baseline) if name is not None]
+        ranks = [*self.leading, *self.recommended]
 
         def key(method: MethodResults) -> tuple[int, float]:
             rank = ranks.index(method.name) if method.name in ranks else len(ranks)

@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from tailwise.metrics.groups import TOTAL
 from tailwise.report import results_plots as plots
 from tailwise.report import results_tables as tables
-from tailwise.report.evidence import Evidence, gather
+from tailwise.report.evidence import LEVEL, Evidence, gather
 from tailwise.report.page import Fact, PagePlot, write_page
 from tailwise.report.problems import counted
 from tailwise.report.rerun import commands
@@ -22,8 +22,6 @@ from tailwise.training.outputs import METRICS_FILE
 from tailwise.training.run import CONFIG_FILE
 
 PAGE_FILE = "report.html"
-
-_MOST_SHOWN_AT_FIRST = 3
 
 
 def write_results_page(results: Results, output: Path) -> None:
@@ -36,12 +34,14 @@ def write_results_page(results: Results, output: Path) -> None:
         results: what to show.
         output: the file, which is replaced if it exists.
     """
+    evidence = gather(results, results.scored)
+    results = results.with_intervals(evidence.intervals, LEVEL)
     methods = results.scored
-    evidence = gather(results, methods)
     # By falling number of training images; of equal ones, the first class first.
     order = np.argsort(-results.stats.class_counts, kind="stable")
     test_counts = results.test_counts or (None if evidence.positives is None else evidence.positives.tolist())
     by_method = _curves(methods)
+    classes: dict[str, Any] = {"order": order, "has_curves": bool(evidence.points)}
     write_page(
         output,
         "results.html",
@@ -54,8 +54,8 @@ def write_results_page(results: Results, output: Path) -> None:
         method_table=tables.method_table(results),
         differences=plots.differences(results, methods),
         difference_table=tables.difference_table(results),
-        class_precision=plots.class_precision(results, methods, order) if methods else None,
-        class_table=tables.class_table(results, methods, order, test_counts) if methods else None,
+        class_precision=plots.class_precision(results, methods, **classes) if methods else None,
+        class_table=tables.class_table(results, methods, test_counts=test_counts, **classes) if methods else None,
         gains=plots.gains(results, methods),
         thresholds=plots.thresholds(methods, evidence.sweeps) if evidence.sweeps else None,
         probabilities=by_method,
@@ -148,7 +148,7 @@ def _page_data(
         # The most frequent tail class: rare, but not the extreme.
         "first": next((k for k in with_curve if k in tail), with_curve[-1] if with_curve else None),
         "methods": [
-            {"name": method.name, **plots.method_style(place), "chosen": _is_chosen(results, methods, place)}
+            {"name": method.name, **plots.method_style(place), "chosen": method.name in results.leading}
             for place, method in enumerate(methods)
         ],
         "positives": positives,
@@ -159,10 +159,3 @@ def _page_data(
             if method.name in evidence.points
         },
     }
-
-
-def _is_chosen(results: Results, methods: Sequence[MethodResults], place: int) -> bool:
-    """Whether a method is shown at first: the baseline, the best and the recommended, or the first ones."""
-    name = methods[place].name
-    named = [m.name for m in methods if m.name in (results.best, *results.recommended)][:_MOST_SHOWN_AT_FIRST]
-    return name in named or name == results.baseline

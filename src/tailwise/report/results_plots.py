@@ -41,12 +41,21 @@ def differences(results: Results, methods: Sequence[MethodResults]) -> dict[Refe
         compared = [method for method in methods if method.against(reference)]
         compared = sorted((m for m in compared if m.name != name), key=lambda m: -(m.mean() or 0.0))
         if compared and name is not None:
-            plots[reference] = _forest(compared, reference, name, results.level)
+            plots[reference] = _forest(results, compared, reference, name)
     return plots
 
 
-def class_precision(results: Results, methods: Sequence[MethodResults], order: NDArray[np.intp]) -> PagePlot:
-    """Average precision of every class with its interval, the classes by falling number of training images."""
+def class_precision(
+    results: Results, methods: Sequence[MethodResults], order: NDArray[np.intp], *, has_curves: bool
+) -> PagePlot:
+    """Average precision of every class with its interval, the classes by falling number of training images.
+
+    Args:
+        results: gives the classes.
+        methods: the methods.
+        order: the classes in the order wanted.
+        has_curves: whether the page shows the curves of a class that is chosen.
+    """
     names = [results.stats.class_names[k] for k in order]
     intervals = len(order) <= _MOST_INTERVALS
     traces = []
@@ -89,12 +98,12 @@ def class_precision(results: Results, methods: Sequence[MethodResults], order: N
         },
     }
     has_intervals = any("error_y" in trace for trace in traces)
+    choice = " Choose a point, or a row of the table below, to see the class's precision-recall curves."
     lines = f" Lines are {_level(results.level)} intervals." if has_intervals else ""
     return PagePlot(
         name="class-precision",
         title="Average precision of each class, from the most frequent class to the rarest",
-        caption=f"Classes from the most frequent in training to the rarest.{lines} Choose a point, or a row of the "
-        "table below, to see the class's precision-recall curves.",
+        caption=f"Classes from the most frequent in training to the rarest.{lines}{choice if has_curves else ''}",
         figure={"data": traces, "layout": layout},
         height=330 + 5 * tick_length(names) if named else 400,
         min_width=24 * len(order) + 60 if named else 0,
@@ -244,8 +253,8 @@ def read_curves(path: Path) -> ProbabilityCurves | None:
     return curves if len(curves.steps) else None
 
 
-def _forest(methods: Sequence[MethodResults], reference: Reference, name: str, level: float | None) -> PagePlot:
-    groups = [group for group in (TOTAL, *GROUP_COLOURS) if any(group in m.against(reference) for m in methods)]
+def _forest(results: Results, methods: Sequence[MethodResults], reference: Reference, name: str) -> PagePlot:
+    groups = [group for group in (TOTAL, *results.stats.groups) if any(group in m.against(reference) for m in methods)]
     traces = []
     for place, group in enumerate(groups):
         known = [(row, method.against(reference).get(group)) for row, method in enumerate(methods)]
@@ -272,8 +281,8 @@ def _forest(methods: Sequence[MethodResults], reference: Reference, name: str, l
     return PagePlot(
         name=f"against-{reference}",
         title=f"Difference in mAP to {name}",
-        caption=f"Difference in mAP to {name}, the {reference}, in points, with {_level(level)} intervals. Where an "
-        "interval reaches 0, the two cannot be told apart on this test split.",
+        caption=f"Difference in mAP to {name}, the {reference}, in points, with {_level(results.level)} intervals. "
+        "Where an interval reaches 0, the two cannot be told apart on this test split.",
         figure={
             "data": traces,
             "layout": {

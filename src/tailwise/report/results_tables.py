@@ -71,9 +71,22 @@ def difference_table(results: Results) -> PageTable | None:
 
 
 def class_table(
-    results: Results, methods: Sequence[MethodResults], order: NDArray[np.intp], test_counts: Sequence[int] | None
+    results: Results,
+    methods: Sequence[MethodResults],
+    order: NDArray[np.intp],
+    test_counts: Sequence[int] | None,
+    *,
+    has_curves: bool,
 ) -> PageTable:
-    """Every class with its counts and the average precision of every method, which the page shows and hides."""
+    """Every class with its counts and the average precision of every method, which the page shows and hides.
+
+    Args:
+        results: gives the classes.
+        methods: the methods.
+        order: the classes in the order wanted.
+        test_counts: K positives in the test split, if they are known.
+        has_curves: whether the page shows the curves of a class that is chosen.
+    """
     stats = results.stats
     group_of = {int(k): group for group, members in stats.groups.items() for k in members}
     has_intervals = any("AP_low" in (method.test or {}) for method in methods)
@@ -96,7 +109,7 @@ def class_table(
         columns,
         rows,
         filter_hint="class or group",
-        picks="Show the precision-recall curves of",
+        picks="Show the precision-recall curves of" if has_curves else "",
     )
 
 
@@ -118,8 +131,9 @@ def written(options: Mapping[str, Any] | None) -> str | None:
 
 def _role(results: Results, method: MethodResults) -> str:
     roles = (
-        ("best", method.name == results.best),
-        ("recommended", method.name in results.recommended),
+        ("recommended", method.name in results.recommended[:1]),
+        ("not told apart", method.name in results.recommended[1:]),
+        ("best on test", method.name == results.best),
         ("baseline", method.name == results.baseline),
     )
     return " · ".join(name for name, holds in roles if holds and results.is_comparison)
@@ -133,6 +147,8 @@ def _notes(results: Results, references: Sequence[Reference], keys: Sequence[str
     if references:
         level = f"{results.level:.0%} intervals" if results.level is not None else "intervals"
         yield f"“vs”: difference in total mAP in points, with {level}; bold where the interval leaves out 0."
+    if len(results.recommended) > 1:
+        yield "“Not told apart”: from the best one, on the data that chose."
     if "CF1_tuned" in keys:
         yield "Tuned F1 is that with a threshold per class, tuned on validation images."
     test = next((method.test for method in results.methods if method.test is not None), None)

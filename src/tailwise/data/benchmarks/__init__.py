@@ -2,7 +2,7 @@
 
 from tailwise.data.benchmarks.coco_mlt import COCO_MLT
 from tailwise.data.benchmarks.digits import DigitScenes, digits
-from tailwise.data.benchmarks.long_tail import BenchmarkData, LongTailBenchmark, build_benchmark
+from tailwise.data.benchmarks.long_tail import BenchmarkData, LongTailBenchmark, build_benchmark, read_pool
 from tailwise.data.benchmarks.voc_mlt import VOC_MLT
 
 BENCHMARKS: dict[str, LongTailBenchmark] = {benchmark.name: benchmark for benchmark in (VOC_MLT, COCO_MLT)}
@@ -16,4 +16,5 @@ __all__ = [
     "LongTailBenchmark",
     "build_benchmark",
     "digits",
+    "read_pool",
 ]

@@ -62,6 +62,14 @@ class CocoArchives(ImageSource):
             assemble_all(test_rows, folder / test_file, store.root, class_names, "{source}, image {line}"),
         )
 
+    def pool(self, class_names: tuple[str, ...], store: Store) -> LabeledImages:
+        """Labels of the training split; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
+        file = f"instances_{self.train_split}.json"
+        source = store.complete(_FOLDER, [file], self.annotations) / file
+        _logger.info("reading %s", source)
+        rows = _rows(_images(source, class_names), store.root / self.train_split, store.root, "train", by_id=True)
+        return assemble_all(rows, source, store.root, class_names, "{source}, image {line}")
+
     def _get_single_images(self, images: Sequence[CocoImage], store: Store) -> Path:
         """The folder of the training images, after getting those that are missing."""
         names = {image.file_name: image for image in images}

@@ -42,6 +42,21 @@ class ImageSource(ABC):
             InputError: something cannot be had or read.
         """
 
+    @abstractmethod
+    def pool(self, class_names: tuple[str, ...], store: Store) -> LabeledImages:
+        """Read the labels of all images that the training images were chosen from, getting what is missing.
+
+        Args:
+            class_names: the classes.
+            store: the folder of the benchmark.
+
+        Returns:
+            All rows of the split; their images need not be there.
+
+        Raises:
+            InputError: something cannot be had or read.
+        """
+
 
 @dataclass(frozen=True)
 class LongTailBenchmark:
@@ -132,6 +147,19 @@ def build_benchmark(
         *(benchmark.name, len(train), len(test), root),
     )
     return BenchmarkData(benchmark.name, train, test, train.stats())
+
+
+def read_pool(
+    benchmark: LongTailBenchmark, root: str | Path, *, download: bool = True, progress: bool = True, wait: float = 1.0
+) -> LabeledImages:
+    """Read the labels that the training images of a benchmark were chosen from.
+
+    Args and what is raised are those of :func:`build_benchmark`.
+
+    Returns:
+        One row per image; the images need not be there.
+    """
+    return benchmark.images.pool(benchmark.facts.class_names, Store(Path(root), download, progress, wait))
 
 
 def _note_other_list(source: Path, published: RemoteFile) -> None:

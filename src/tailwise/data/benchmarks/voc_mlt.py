@@ -29,6 +29,7 @@ class VocArchives(ImageSource):
         train_year: folder of the training images.
         test_year: folder of the test images.
         test_list: the list of test images in that folder.
+        train_list: the list of the images that training images are chosen from, in the other.
     """
 
     train: RemoteFile
@@ -36,6 +37,7 @@ class VocArchives(ImageSource):
     train_year: str = "VOC2012"
     test_year: str = "VOC2007"
     test_list: str = "ImageSets/Main/test.txt"
+    train_list: str = "ImageSets/Main/trainval.txt"
 
     def read(
         self, ids: Sequence[str], source: Path, class_names: tuple[str, ...], store: Store
@@ -50,6 +52,14 @@ class VocArchives(ImageSource):
             _labeled(train, list(enumerate(ids, 1)), "train", source, class_names, store.root),
             _labeled(test, names, "test", test / self.test_list, class_names, store.root),
         )
+
+    def pool(self, class_names: tuple[str, ...], store: Store) -> LabeledImages:
+        """Labels of trainval; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
+        year = store.complete(self.train_year, [self.train_list], self.train, within=_WITHIN)
+        names = list_of_names(year / self.train_list)
+        needed = [self.train_list, *(f"Annotations/{name}.xml" for _, name in names)]
+        year = store.complete(self.train_year, needed, self.train, within=_WITHIN)
+        return _labeled(year, names, "train", year / self.train_list, class_names, store.root)
 
 
 def _files(ids: Iterable[str]) -> list[str]:
