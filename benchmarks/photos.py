@@ -1,9 +1,9 @@
 """Results on a folder of real photographs: ``python -m benchmarks.photos COMMAND PHOTOS WEIGHTS``.
 
 PHOTOS holds labels.csv (splits train_lt and test) and classes.json, WEIGHTS is a file of mobilenetv2_100 with
-``pad_type="same"``. ``probe``, ``heads`` and ``finetune`` print the tables of docs/results.md. ``choose`` prints how
-PG's raised factors do on held-out training images, which is how the recipes' values were chosen, and ``parts`` what
-each part of PG adds there; neither opens the test split.
+``pad_type="same"``. ``heads`` compares heads, ``schedules`` lengths of training. ``choose`` prints how PG's raised
+factors do on held-out training images, which is how the recipes' values were chosen, and ``parts`` what each part of PG
+adds there; neither opens the test split. All losses side by side are what ``tailwise compare`` shows.
 Finished runs are kept below --output, so a command that was interrupted goes on where it stopped.
 """
 
@@ -26,19 +26,6 @@ from tailwise.experiments.methods import Method, Row, markdown_table, run_method
 from tailwise.losses.registry import RecipeName
 from tailwise.models.config import ModelConfig
 
-UNIFORM = {"sampler": "uniform"}
-# The multi-label form of CB was published with its own learning rate.
-CB_FOCAL = Method("cb-focal", {"loss": "cb-focal", "optim": {"lr": 0.1}})
-LOSSES = ("rw", "focal", "ldam", "asl", "r-bce", "ntr", "db", "db-focal", "apaf", "pg")
-PROBE_METHODS = (
-    Method("bce-uniform", {"loss": "bce", **UNIFORM}),
-    Method("bce", {"loss": "bce"}),
-    *(Method(name, {"loss": name}) for name in LOSSES[:2]),
-    CB_FOCAL,
-    *(Method(name, {"loss": name}) for name in LOSSES[2:]),
-    Method("apr", {"loss": "pr", "loss_options": {"adaptive": ["neg_slope"]}}),
-    Method("pg-auto", {"loss": "pg-auto"}),
-)
 HEADS = {
     "linear": {},
     "linear-no-neck": {"model": {"neck": "none"}},
@@ -50,8 +37,12 @@ HEAD_METHODS = tuple(
     for sampler in ("class-aware", "uniform")
     for head, options in HEADS.items()
 )
-FINETUNE_METHODS = tuple(Method(name, {"loss": name}) for name in ("bce", "db-focal", "pg"))
 
+SCHEDULED_METHODS = (
+    *(Method(name, {"loss": name}) for name in ("bce", "focal", "db", "db-focal")),
+    Method("apr", {"loss": "pr", "loss_options": {"adaptive": ["neg_slope"]}}),
+    Method("pg", {"loss": "pg"}),
+)
 # Without what the voc-mlt recipe raises: λ₁⁻ and λ₂⁺ of tail classes.
 NOT_RAISED: dict[str, Any] = {"neg_slope": 5.0, "pos_divisor": 1.0}
 APR: dict[str, Any] = {**NOT_RAISED, "adaptive": ["neg_slope"]}
@@ -75,22 +66,7 @@ PARTS = {
     "pg-auto": ("pg-auto", {}),
 }
 
-
 NUM_FOLDS = 4
-
-
-def probe(
-    photos: Path,
-    weights: Path,
-    output: Path = Path("runs/photos"),
-    seeds: int = 5,
-    workers: int = 1,
-    only: list[str] | None = None,
-) -> None:
-    """Train neck and head on frozen features: every loss, or only some methods by name, several seeds."""
-    shared = configuration(photos, weights, output / "probe", mode="probe")
-    methods = [method for method in PROBE_METHODS if only is None or method.name in only]
-    show(list(run_methods(shared, methods, range(seeds), workers=workers)))
 
 
 def heads(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 3, workers: int = 1) -> None:
@@ -99,22 +75,14 @@ def heads(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds
     show(list(run_methods(shared, HEAD_METHODS, range(seeds), workers=workers)))
 
 
-def finetune(
-    photos: Path,
-    weights: Path,
-    output: Path = Path("runs/photos"),
-    seeds: int = 1,
-    size: int = 160,
-    epochs: int | None = None,
+def schedules(
+    photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 3, workers: int = 1
 ) -> None:
-    """Fine-tune the network with bf16: the central losses."""
-    shared = configuration(
-        photos, weights, output / f"finetune{size}", mode="finetune", precision="bf16", image_size=size, epochs=epochs
-    )
-    rows = []
-    for row in run_methods(shared, FINETUNE_METHODS, range(seeds)):
-        rows.append(row)
-        show(rows)
+    """Train with and without focal factor for 1, 2, 4 and 8 times the recipe's epochs, on frozen features."""
+    for times in (1, 2, 4, 8):
+        shared = configuration(photos, weights, output / f"schedule{times}", mode="probe", epochs=8 * times)
+        print(f"\n{8 * times} epochs")
+        show(list(run_methods(shared, SCHEDULED_METHODS, range(seeds), workers=workers)))
 
 
 def choose(photos: Path, weights: Path, output: Path = Path("runs/photos"), workers: int = 1) -> None:
@@ -280,4 +248,4 @@ def show(rows: Sequence[Row]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    auto_cli([probe, heads, finetune, choose, parts], as_positional=True)
+    auto_cli([heads, schedules, choose, parts], as_positional=True)
