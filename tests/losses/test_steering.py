@@ -15,7 +15,7 @@ from tailwise.losses.term import Side
 from tests.losses.naive import sigmoid
 
 DECAY = 1 - 1 / 4
-OPTIONS = {"separation": 3.0, "slopes": (0.5, 8.0), "leveling": 1.5, "max_balance": 1.3, "window": 4.0}
+OPTIONS = {"neg_scale": 1.5, "tolerance": 3.0, "max_slope": 7.0, "leveling": 1.5, "max_balance": 1.3, "window": 4.0}
 
 
 def batches(number: int, scale: float = 2.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -50,7 +50,7 @@ def naive_factors(stats, seen) -> dict[str, list[float]]:
         up = [sums[k][0] / sums[k][1] for k in members if sums[k][1]]
         down = [sums[k][2] / sums[k][3] for k in members if sums[k][3]]
         high, low = (math.log(sum(side) / len(side) / (1 - sum(side) / len(side))) for side in (up, down))
-        slope = min(max(3 / (high - low), 0.5), 8) if high > low else 8
+        slope = min(1.5 + 3 * max(high - low, 0), 7)
         weight = min(max(math.exp(1.5 * (high + low) / 4), 1 / 1.3), 1.3)
         for k in members:
             factors["slope"][k], factors["neg"][k], factors["pos"][k] = slope, slope / weight, weight
@@ -72,14 +72,14 @@ def test_factors_follow_the_rules(stats):
         torch.testing.assert_close(negative.shift, positive.shift)
         assert positive.slope == 1
     # The rules were at work, not their bounds alone.
-    assert ((negative.slope > 0.5) & (negative.slope < 8)).any()
+    assert ((negative.slope > 1.5) & (negative.slope < 7)).any()
     assert ((positive.divisor > 1 / 1.3) & (positive.divisor < 1.3)).any()
 
 
 @pytest.mark.parametrize("recipe", ["voc-mlt", "coco-mlt"])
 def test_with_nothing_to_steer_it_is_db(recipe, stats, batch):
     scale = {"voc-mlt": 5.0, "coco-mlt": 2.0}[recipe]
-    steered = create("pg-auto", stats, recipe=recipe, slopes=(scale, scale), leveling=0.0, reduction="none")
+    steered = create("pg-auto", stats, recipe=recipe, neg_scale=scale, tolerance=0.0, leveling=0.0, reduction="none")
     torch.testing.assert_close(steered(*batch), create("db", stats, recipe=recipe, reduction="none")(*batch))
 
 
@@ -127,9 +127,9 @@ def test_groups_that_lack_a_side_count_as_undecided(stats):
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("separation", 0.0),
-        ("slopes", (3.0, 2.0)),
-        ("slopes", (0.0, 2.0)),
+        ("neg_scale", 0.0),
+        ("tolerance", -1.0),
+        ("max_slope", 0.5),
         ("leveling", -1.0),
         ("max_balance", 0.5),
         ("window", 0.0),
@@ -167,5 +167,5 @@ def train(leveling: float, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_weighing_the_sides_brings_rare_groups_to_level(seed):
     free, leveled = train(0.0, seed)[1:], train(2.0, seed)[1:]
-    assert (free > 0.6).all()
+    assert (free > 0.3).all()
     assert (leveled < 0.75 * free).all()

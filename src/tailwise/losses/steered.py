@@ -17,8 +17,8 @@ class ProbabilitySteeredLoss(MultiLabelLoss):
     """PG's formula with factors that steer themselves, by group, from the probabilities seen in training.
 
     Rebalanced weights and prior shift are those of DB, without a focal factor; λ₁⁻, λ₂⁻ and λ₂⁺ of head, medium and
-    tail classes follow the two rules of :class:`tailwise.losses.steering.Steering`. With ``slopes=(λ, λ)`` and
-    ``leveling=0`` nothing is left to steer, and the loss is DB with ``neg_scale`` λ.
+    tail classes follow the two rules of :class:`tailwise.losses.steering.Steering`. With ``tolerance=0``
+    and ``leveling=0`` nothing is left to steer, and the loss is DB with its ``neg_scale``.
 
     Args:
         stats: statistics of the training labels.
@@ -27,8 +27,9 @@ class ProbabilitySteeredLoss(MultiLabelLoss):
         mu: μ of the rebalanced weights.
         kappa: κ of the prior shift v = (κ/λ₁⁻) log(N/n − 1).
         rebalance: whether the rebalanced weights are used.
-        separation: how far below an average positive an average negative is kept, in units of the regularised logit.
-        slopes: bounds of λ₁⁻.
+        neg_scale: λ₁⁻ of a group that is not told apart.
+        tolerance: how much λ₁⁻ rises with the difference of the log-odds of positives and negatives.
+        max_slope: bound of λ₁⁻.
         leveling: strength with which the sides are weighed; 0 leaves their weights alone.
         max_balance: bound of that weighing.
         window: training steps over which the mean probabilities run.
@@ -46,8 +47,9 @@ class ProbabilitySteeredLoss(MultiLabelLoss):
         mu: float = 0.2,
         kappa: float = 0.05,
         rebalance: bool = True,
-        separation: float = 5.0,
-        slopes: tuple[float, float] = (1.0, 20.0),
+        neg_scale: float = 1.0,
+        tolerance: float = 2.0,
+        max_slope: float = 20.0,
         leveling: float = 1.0,
         max_balance: float = 2.0,
         window: float = 100.0,
@@ -65,8 +67,9 @@ class ProbabilitySteeredLoss(MultiLabelLoss):
             scale=balance,
             guidance=Steering(
                 stats,
-                separation=separation,
-                slopes=(slopes[0], slopes[1]),
+                neg_scale=neg_scale,
+                tolerance=tolerance,
+                max_slope=max_slope,
                 leveling=leveling,
                 max_balance=max_balance,
                 window=window,

@@ -43,22 +43,24 @@ class Steering(nn.Module):
 
     With the separation d = logit p⁺ − logit p⁻ and the level h = (logit p⁺ + logit p⁻)/2 of a group,
 
-        λ₁⁻ = c/d, within ``slopes``
+        λ₁⁻ = λ + t d, at most ``max_slope``, where d counts as 0 below
         λ₂⁺ = e^{s h/2},  λ₂⁻ = λ₁⁻ e^{−s h/2}, where e^{s h/2} stays within 1/``max_balance`` and ``max_balance``.
 
-    The first rule keeps an average negative c units of the regularised logit below an average positive, whatever the
-    scale of the logits: negatives that are let off are as many early as late. λ₂⁻ goes along, so that a slope does not
-    change the weight of negatives. The second rule weighs the sides so that p⁺ and 1 − p⁻ become alike, as they are for
-    a classifier that is calibrated for positives and negatives of equal number: too high a level weighs positives
-    less and negatives more, which lowers both, and the other way round. λ₁⁺ stays as it is.
+    By the first rule a group is strict with negatives while it is not told apart, and the more tolerant the further it
+    is: the steeper λ₁⁻, the sooner a negative below the shift is let off. Head, medium and tail classes come to
+    slopes of their own, the largest where positives and negatives come apart fastest. λ₂⁻ goes along, so that a slope
+    does not change the weight of negatives. The second rule weighs the sides so that p⁺ and 1 − p⁻ become alike, as
+    they are for a classifier that is calibrated for positives and negatives of equal number: too high a level weighs
+    positives less and negatives more, which lowers both, and the other way round. λ₁⁺ stays as it is.
 
     The sums behind the means decay by 1 − 1/``window`` in each training step; they are saved with the module. In
     evaluation they stay as they are. Before anything is seen, d and h are 0.
 
     Args:
         stats: gives the groups.
-        separation: c.
-        slopes: bounds of λ₁⁻.
+        neg_scale: λ, the slope of a group that is not told apart.
+        tolerance: t; 0 turns the first rule off.
+        max_slope: bound of λ₁⁻.
         leveling: s; 0 turns the second rule off.
         max_balance: bound of λ₂⁺, and of λ₁⁻/λ₂⁻.
         window: training steps over which the means run; 1 is the batch alone.
@@ -76,18 +78,19 @@ class Steering(nn.Module):
         self,
         stats: LabelStats,
         *,
-        separation: float = 5.0,
-        slopes: tuple[float, float] = (1.0, 20.0),
+        neg_scale: float = 1.0,
+        tolerance: float = 2.0,
+        max_slope: float = 20.0,
         leveling: float = 1.0,
         max_balance: float = 2.0,
         window: float = 100.0,
         sync: Sync = "auto",
     ) -> None:
         super().__init__()
-        low, high = slopes
         for name, holds, expected, given in (
-            ("separation", separation > 0, "positive", separation),
-            ("slopes", 0 < low <= high < math.inf, "two rising positive numbers", tuple(slopes)),
+            ("neg_scale", neg_scale > 0, "positive", neg_scale),
+            ("tolerance", tolerance >= 0, "not negative", tolerance),
+            ("max_slope", neg_scale <= max_slope < math.inf, "finite, and neg_scale or more", max_slope),
             ("leveling", leveling >= 0, "not negative", leveling),
             ("max_balance", max_balance >= 1, "1 or more", max_balance),
             ("window", window >= 1, "1 or more", window),
@@ -95,7 +98,7 @@ class Steering(nn.Module):
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}, got {given!r}")
-        self.separation, self.slopes = float(separation), (float(low), float(high))
+        self.neg_scale, self.tolerance, self.max_slope = float(neg_scale), float(tolerance), float(max_slope)
         self.leveling, self.max_balance = float(leveling), float(max_balance)
         self.window, self.sync = float(window), sync
         self.num_groups = len(stats.groups)
@@ -112,8 +115,7 @@ class Steering(nn.Module):
                 add_over_processes(sums)
             self.running.lerp_(sums, 1 / self.window)
         high, low = group_log_odds(self.running, self.group_of_class, self.num_groups)
-        gentlest, steepest = self.slopes
-        slope = (self.separation / (high - low).clamp(min=self.separation / steepest)).clamp(min=gentlest)
+        slope = (self.neg_scale + self.tolerance * (high - low).clamp(min=0)).clamp(max=self.max_slope)
         bound = math.log(self.max_balance)
         divisor = (self.leveling * (high + low) / 4).clamp(-bound, bound).exp()
         slope, divisor = slope[self.group_of_class], divisor[self.group_of_class]
@@ -125,6 +127,6 @@ class Steering(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"separation={self.separation:g}, slopes={self.slopes}, leveling={self.leveling:g}, "
-            f"max_balance={self.max_balance:g}, window={self.window:g}"
+            f"neg_scale={self.neg_scale:g}, tolerance={self.tolerance:g}, max_slope={self.max_slope:g}, "
+            f"leveling={self.leveling:g}, max_balance={self.max_balance:g}, window={self.window:g}"
         )
