@@ -1,4 +1,5 @@
-"""The command line: ``tailwise demo | inspect | build | compare | train | evaluate | report | reproduce``.
+"""The command line: ``tailwise demo | inspect | build | compare | train | guide | evaluate | report |
+reproduce``.
 
 Only what a command needs is imported, when it runs, so that help and errors come quickly.
 """
