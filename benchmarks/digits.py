@@ -1,7 +1,7 @@
 """Losses on held-out digits: ``python -m benchmarks.digits``.
 
-The demo's network is trained from scratch on three quarters of the embedded training scenes and tested on the rest:
-what counts are these, not the test scenes. Finished runs are kept below --output.
+The demo's network is trained from scratch on three quarters of the embedded training scenes and tested on the rest; the
+test scenes do not count. Finished runs are kept below --output.
 """
 
 from __future__ import annotations
