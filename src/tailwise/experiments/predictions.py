@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tailwise.errors import InputError
-from tailwise.training.inputs import IMAGE_COLUMN, Split
+from tailwise.training.inputs import Split
+from tailwise.training.outputs import read_predictions
 
 
 def read_logits(paths: Sequence[Path], split: Split) -> NDArray[np.float32]:
@@ -30,14 +30,12 @@ def read_logits(paths: Sequence[Path], split: Split) -> NDArray[np.float32]:
     logits = np.full((len(split), len(split.class_names)), np.nan, dtype=np.float32)
     count = 0
     for path in paths:
-        table = pq.read_table(path)
-        images = table.column(IMAGE_COLUMN).to_pylist()
-        names = [name for name in table.column_names if name != IMAGE_COLUMN]
+        images, class_names, found = read_predictions(path)
         count += len(images)
-        if names != list(split.class_names) or not rows.keys() >= set(images):
+        if class_names != split.class_names or not rows.keys() >= set(images):
             count = -1
             break
-        logits[[rows[image] for image in images]] = np.stack([table.column(name).to_numpy() for name in names], axis=1)
+        logits[[rows[image] for image in images]] = found
     if count != len(split) or np.isnan(logits).any():
         raise InputError(
             f"{paths[0]} is not of the {len(split)} images and {len(split.class_names)} classes of split "

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tailwise.experiments.plan import Plan
 from tailwise.metrics.groups import TOTAL
+from tailwise.report.problems import counted
 from tailwise.training.outputs import METRICS_FILE
 
 
@@ -40,7 +41,8 @@ def show_results(results: Mapping[str, Any], plan: Plan, console: Console) -> No
 
 def terminal_table(results: Mapping[str, Any], costs: Mapping[str, float]) -> Table:
     """The methods as a table for a terminal; failed ones are red."""
-    title = f"mAP on split {results['data']['test_split']!r} (%), mean ± deviation over {len(results['seeds'])} seeds"
+    seeds = counted(len(results["seeds"]), "seed")
+    title = f"mAP on split {results['data']['test_split']!r} (%), mean ± deviation over {seeds}"
     header, rows = _cells(results, costs)
     table = Table(title=title)
     for number, name in enumerate(header):
@@ -70,7 +72,7 @@ def markdown_page(results: Mapping[str, Any], costs: Mapping[str, float]) -> str
         "",
         f"mAP in percent on split {data['test_split']!r} ({data['num_test']} images), trained on "
         f"{data['train_split']!r} ({data['num_train']} images); mean ± standard deviation over "
-        f"{len(results['seeds'])} seeds. Intervals hold {100 * results['bootstrap']['level']:g}% of "
+        f"{counted(len(results['seeds']), 'seed')}. Intervals hold {100 * results['bootstrap']['level']:g}% of "
         f"{results['bootstrap']['replicates']} bootstrap replicates over images and seeds.",
         "",
         "| " + " | ".join(header) + " |",
