@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from PIL import Image
 
 from tailwise.config import OptimConfig, TrainConfig
 from tailwise.models.classifier import ModelConfig
+from tailwise.training.module import MultiLabelModule
 
 CLASSES = ("red", "green", "blue", "dark")
 SIDE = 32
+
+Interruption = Callable[[Callable[[MultiLabelModule], bool]], AbstractContextManager[None]]
 
 
 def write_data(folder: Path, num_train: int = 46, num_test: int = 30) -> Path:
@@ -67,3 +71,24 @@ def tiny(labels: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory)
         return TrainConfig(**{**defaults, **options})
 
     return make
+
+
+@pytest.fixture
+def interruption(monkeypatch: pytest.MonkeyPatch) -> Interruption:
+    """Within it, a training must be interrupted: before the first step at which ``when(module)`` holds."""
+
+    @contextmanager
+    def interrupt(when: Callable[[MultiLabelModule], bool]) -> Iterator[None]:
+        step = MultiLabelModule.training_step
+
+        def interrupted(self: MultiLabelModule, batch: Any) -> Any:
+            if when(self):
+                raise KeyboardInterrupt
+            return step(self, batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MultiLabelModule, "training_step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return interrupt

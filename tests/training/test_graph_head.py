@@ -26,8 +26,8 @@ from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.models.config import ModelConfig
 from tailwise.models.gcn import label_adjacency
-from tailwise.training.module import MultiLabelModule
 from tailwise.training.run import Result, evaluate, train
+from tests.training.conftest import Interruption
 
 Tiny = Callable[..., TrainConfig]
 WIDTH = 6
@@ -113,23 +113,14 @@ def test_digits_are_learnt_and_the_random_vectors_said(tiny: Tiny, caplog: pytes
 
 @pytest.mark.parametrize("mode", ["finetune", "probe"])
 def test_interrupted_run_resumes_to_the_same_end(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: Interruption, mode: str
 ) -> None:
     monkeypatch.setattr("tailwise.training.run._STEPS_BETWEEN_PROBE_CHECKPOINTS", 1)
     options: dict[str, Any] = {"mode": mode, "model": GCN, "optim": {"epochs": 2}}
     whole = run(tiny(output=str(tmp_path / "whole"), **options))
     config = tiny(output=str(tmp_path / "parts"), **options)
-    step = MultiLabelModule.training_step
-
-    def interrupted(self: MultiLabelModule, batch: Any) -> Any:
-        if self.current_epoch == 1:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MultiLabelModule, "training_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
+    with interruption(lambda module: module.current_epoch == 1):
+        run(config)
     resumed = run(replace(config, resume=True))
     assert resumed.metrics["AP"] == whole.metrics["AP"]
     first, second = (state_of(tmp_path / name) for name in ("whole", "parts"))

@@ -33,6 +33,7 @@ from tailwise.errors import InputError
 from tailwise.training.finetune import AugmentedInputs
 from tailwise.training.module import MultiLabelModule
 from tailwise.training.run import Result, create_sampler, evaluate, train
+from tests.training.conftest import Interruption
 
 Tiny = Callable[..., TrainConfig]
 
@@ -148,23 +149,20 @@ def test_workers_change_nothing(tiny: Tiny, tmp_path: Path) -> None:
     [("finetune", 0, "class-aware"), ("finetune", 2, "uniform"), ("probe", 0, "uniform")],
 )
 def test_interrupted_run_resumes_to_the_same_end(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, num_workers: int, sampler: str
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interruption: Interruption,
+    mode: str,
+    num_workers: int,
+    sampler: str,
 ) -> None:
     options: dict[str, Any] = {"mode": mode, "num_workers": num_workers, "sampler": sampler, "loss": "pg"}
     monkeypatch.setattr("tailwise.training.run._STEPS_BETWEEN_PROBE_CHECKPOINTS", 1)
     whole = run(tiny(output=str(tmp_path / "whole"), **options))
     config = tiny(output=str(tmp_path / "parts"), **options)
-    step = MultiLabelModule.training_step
-
-    def interrupted(self: MultiLabelModule, batch: Any) -> Any:
-        if self.current_epoch == 2 and self.global_step % 2:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MultiLabelModule, "training_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
+    with interruption(lambda module: module.current_epoch == 2 and module.global_step % 2):
+        run(config)
     with pytest.raises(InputError, match=r"unfinished run.*--resume true"):
         run(config)
     resumed = run(replace(config, resume=True, quiet=False))

@@ -22,8 +22,8 @@ from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.training import finetune, probe
 from tailwise.training.inputs import open_images, read_run
-from tailwise.training.module import MultiLabelModule
 from tailwise.training.run import evaluate, train
+from tests.training.conftest import Interruption
 
 Tiny = Callable[..., TrainConfig]
 CPU = torch.device("cpu")
@@ -177,21 +177,12 @@ def test_a_fold_without_readable_image_is_refused(tiny: Tiny, labels: Path) -> N
 
 
 def test_interrupted_run_resumes_with_its_fold_and_refuses_another(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, interruption: Interruption
 ) -> None:
     config = tiny(mode="probe", val_folds=FOLDS, val_fold=2, checkpoint_minutes=1e-9)
     whole = run(replace(config, output=str(tmp_path / "whole")))
-    step = MultiLabelModule.training_step
-
-    def interrupted(self: MultiLabelModule, batch: Any) -> Any:
-        if self.current_epoch == 1:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MultiLabelModule, "training_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+    with interruption(lambda module: module.current_epoch == 1):
+        train(config)
     with pytest.raises(InputError, match="val_fold: 2, now 3"):
         train(replace(config, val_fold=3, resume=True))
     assert run(replace(config, resume=True))["validation"] == whole["validation"]
