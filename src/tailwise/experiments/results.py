@@ -23,7 +23,7 @@ from tailwise.experiments.runs import failure_of
 from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions, fit_decisions
 from tailwise.training.inputs import Split
-from tailwise.training.outputs import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, score
+from tailwise.training.outputs import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, score_decisions
 
 FORMAT = "tailwise-comparison-1"
 
@@ -84,7 +84,7 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Split, test: Split) -
         if plan.folds:
             pooled = read_logits([run.folder / VALIDATION_FILE for run in plan.fold_runs(method)], train)
             validated.add(method.name, [pooled])
-            decisions = _fit_decisions(plan.shared, pooled, train)
+            decisions = _fit_decisions(plan.shared, pooled, validated.targets, train.class_names)
             decisions.save(plan.folder / FOLDS / method.name / THRESHOLDS_FILE)
         decided[method.name] = _decided(logits, tested.targets, stats, decisions)
     baseline = plan.baseline if plan.baseline in tested.methods else None
@@ -162,12 +162,14 @@ def _validation(board: Board, name: str) -> dict[str, Any] | None:
     return {"mAP": judged.means, "AP": judged.class_means, "against_best": board.difference(name, board.best)}
 
 
-def _fit_decisions(config: TrainConfig, pooled: NDArray[np.float32], train: Split) -> Decisions:
+def _fit_decisions(
+    config: TrainConfig, pooled: NDArray[np.float32], targets: NDArray[np.int8], class_names: Sequence[str]
+) -> Decisions:
     """Thresholds and calibration, fitted to the predictions for all held-out images together."""
     return fit_decisions(
         pooled,
-        to_dense(train.targets),
-        train.class_names,
+        targets,
+        class_names,
         config.threshold_objective,
         target=config.threshold_target,
         method=config.calibration,
@@ -178,7 +180,7 @@ def _decided(
     logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions | None
 ) -> dict[str, float | None]:
     """Scores of decisions and probabilities, mean over the runs: as they are, and with what was fitted."""
-    scores = [score(torch.from_numpy(run), targets, stats, decisions) for run in logits]
+    scores = [score_decisions(torch.from_numpy(run), targets, stats, decisions) for run in logits]
     values = {name: [run[name] for run in scores if run.get(name) is not None] for name in _DECIDED}
     return {name: percent(fmean(found) / 100) if found else None for name, found in values.items()}
 

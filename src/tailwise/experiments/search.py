@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tailwise.config import save
 from tailwise.data.targets import to_dense
@@ -15,7 +18,7 @@ from tailwise.experiments.plan import Plan, candidates
 from tailwise.experiments.predictions import read_logits
 from tailwise.experiments.results import Chosen, portable
 from tailwise.experiments.runs import Run, failure_of
-from tailwise.labels import LabelStats
+from tailwise.labels import IndexArray, LabelStats
 from tailwise.metrics import average_precision, group_means
 from tailwise.metrics.groups import TOTAL
 from tailwise.training.inputs import Split
@@ -39,9 +42,13 @@ def settle(plan: Plan, train: Split, do: Callable[[Iterable[Run]], None]) -> lis
     searched = [method for method in plan.methods if plan.search and method.search]
     do(run for method in searched for runs in plan.search_runs(method) for run in runs)
     settled = {method.name: Chosen(method) for method in plan.methods}
+    if not searched:
+        return list(settled.values())
+    targets = to_dense(train.targets)
+    groups = LabelStats.from_targets(targets, train.class_names, plan.shared.thresholds).groups
     record: dict[str, Any] = {"folds": plan.folds, "methods": {}}
     for method in searched:
-        scores = [_score(plan, runs, train) for runs in plan.search_runs(method)]
+        scores = [_score(runs, train, targets, groups) for runs in plan.search_runs(method)]
         totals = [-1.0 if score["mAP"] is None else score["mAP"][TOTAL] for score in scores]
         index = totals.index(max(totals))
         tried = [{}, *method.search]
@@ -52,20 +59,20 @@ def settle(plan: Plan, train: Split, do: Callable[[Iterable[Run]], None]) -> lis
         ]
         for source, target in zip(plan.search_runs(method)[index], plan.fold_runs(chosen.method), strict=True):
             _keep(source, target)
-    if searched:
-        write_json(plan.folder / SEARCH_FILE, record)
+    write_json(plan.folder / SEARCH_FILE, record)
     return list(settled.values())
 
 
-def _score(plan: Plan, runs: list[Run], train: Split) -> dict[str, Any]:
+def _score(
+    runs: list[Run], train: Split, targets: NDArray[np.int8], groups: Mapping[str, IndexArray]
+) -> dict[str, Any]:
     """mAP of held-out predictions by group, in percent; or why there are none."""
     for run in runs:
         failure = failure_of(run)
         if failure is not None:
             return {"mAP": None, "failed": {"run": run.name, "reason": failure.reason}}
     logits = read_logits([run.folder / VALIDATION_FILE for run in runs], train)
-    stats = LabelStats.from_targets(train.targets, train.class_names, plan.shared.thresholds)
-    means = group_means(average_precision(logits, to_dense(train.targets)), stats.groups)
+    means = group_means(average_precision(logits, targets), groups)
     return {"mAP": {group: percent(value) for group, value in means.items()}, "failed": None}
 
 

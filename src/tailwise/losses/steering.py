@@ -78,12 +78,12 @@ class Steering(nn.Module):
         self,
         stats: LabelStats,
         *,
-        neg_scale: float = 1.0,
-        tolerance: float = 2.0,
-        max_slope: float = 20.0,
-        leveling: float = 1.0,
-        max_balance: float = 2.0,
-        window: float = 100.0,
+        neg_scale: float,
+        tolerance: float,
+        max_slope: float,
+        leveling: float,
+        max_balance: float,
+        window: float,
         sync: Sync = "auto",
     ) -> None:
         super().__init__()

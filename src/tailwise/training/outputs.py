@@ -73,11 +73,21 @@ def score(
     precision = average_precision(logits, targets)
     return {
         "mAP": {name: _percent(value) for name, value in group_means(precision, stats.groups).items()},
-        **_decided(logits, targets, stats, 0.0, torch.sigmoid(logits.double())),
-        **({} if decisions is None else _score_decisions(logits, targets, stats, decisions)),
+        **score_decisions(logits, targets, stats, decisions),
         "classes_left_out": left_out(precision, stats.groups),
         "AP": _by_class(precision, stats),
     }
+
+
+def score_decisions(
+    logits: Float[Tensor, "N K"], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions | None = None
+) -> dict[str, Any]:
+    """The metrics of :func:`score` that depend on thresholds and probabilities; the arguments are its own."""
+    plain = _decided(logits, targets, stats, 0.0, torch.sigmoid(logits.double()))
+    if decisions is None:
+        return plain
+    tuned = _decided(logits, targets, stats, decisions.thresholds, decisions.calibrate(logits))
+    return plain | {_TUNED_NAMES[name]: value for name, value in tuned.items()}
 
 
 def load_thresholds(run_folder: Path) -> Decisions | None:
@@ -159,13 +169,6 @@ def _decided(
         "F1": _by_class(f1_by_class(logits, targets, thresholds), stats),
         "calibration_error_by_class": _by_class(errors, stats),
     }
-
-
-def _score_decisions(
-    logits: Float[Tensor, "N K"], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions
-) -> dict[str, Any]:
-    found = _decided(logits, targets, stats, decisions.thresholds, decisions.calibrate(logits))
-    return {_TUNED_NAMES[name]: value for name, value in found.items()}
 
 
 def _by_class(values: Float[Tensor, " K"], stats: LabelStats) -> dict[str, float | None]:
