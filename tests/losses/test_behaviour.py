@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tailwise import LabelStats
 from tailwise.losses import available, create, option_names
+from tailwise.losses.base import EAGER
 from tests.losses.conftest import COUNTS, NUM_SAMPLES, every_loss, loss_id
 
 VARIANTS = pytest.mark.parametrize("variant", every_loss(), ids=loss_id)
@@ -37,7 +38,8 @@ def test_gradient_is_the_derivative_of_the_value(variant, kind, stats, batch):
     loss = make(variant, stats, reduction="none", validate=False)
     if loss.guidance is not None:
         # The batch statistics are constants of the gradient, so they must not move with the probe's steps.
-        frozen = loss.guidance(*batch, None, loss.side("positive"), loss.side("negative"))
+        sums = EAGER.probability_sums(*batch, None)
+        frozen = loss.guidance(sums, loss.side("positive"), loss.side("negative"))
         loss.guidance.forward = lambda *_: frozen
     logits, targets = batch
     if kind == "soft":
@@ -303,10 +305,10 @@ class TestErrors:
     def test_recipes_are_the_published_numbers(self, stats):
         for recipe, mu, scale in (("voc-mlt", 0.3, 5.0), ("coco-mlt", 0.2, 2.0)):
             loss = create("db-focal", stats, recipe=recipe)
-            assert (loss.weight.alpha, loss.weight.beta, loss.weight.mu) == (0.1, 10, mu)
+            assert loss.weight.smoothing == (0.1, 10, mu)
             fixed = loss._fixed
             assert (fixed["negative_slope"], fixed["negative_divisor"], fixed["negative_exponent"]) == (scale, scale, 2)
             expected = [0.05 / scale * math.log(NUM_SAMPLES / n - 1) for n in COUNTS]
             torch.testing.assert_close(loss.negative_shift, torch.tensor(expected))
             explicit = create("db-focal", stats, recipe=recipe, mu=0.7)
-            assert explicit.weight.mu == 0.7
+            assert explicit.weight.smoothing.mu == 0.7

@@ -10,6 +10,7 @@ import torch
 
 from tailwise import LabelStats
 from tailwise.losses import create
+from tailwise.losses.base import EAGER
 from tailwise.losses.steering import Steering, group_log_odds
 from tailwise.losses.term import Side
 from tests.losses.naive import sigmoid
@@ -63,7 +64,8 @@ def test_factors_follow_the_rules(stats):
     for logits, targets in batches(6, scale=0.6):
         seen.append((logits, targets))
         shift = torch.linspace(-1, 1, 9)
-        positive, negative = steering(logits, targets, targets >= 0, Side(shift=shift), Side(shift=shift))
+        sums = EAGER.probability_sums(logits, targets, None)
+        positive, negative = steering(sums, Side(shift=shift), Side(shift=shift))
         expected = {name: torch.tensor(values) for name, values in naive_factors(stats, seen).items()}
         torch.testing.assert_close(negative.slope, expected["slope"])
         torch.testing.assert_close(negative.divisor, expected["neg"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -11,10 +12,26 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from tailwise.labels import LabelStats
+from tailwise.losses.autograd import attach
+from tailwise.losses.eager import Eager
 from tailwise.losses.guidance import Guidance
+from tailwise.losses.implementation import (
+    IMPLEMENTATIONS,
+    Backend,
+    Implementation,
+    choose,
+    known_in_advance,
+)
 from tailwise.losses.steering import Steering
-from tailwise.losses.term import REDUCTIONS, Factor, FocalOn, Reduction, Side, known_pairs, reduce, term
+from tailwise.losses.targets import is_sparse
+from tailwise.losses.term import Coefficients, Factor, FocalOn, PairWeight, Side
+from tailwise.losses.weights import Weighting
 from tailwise.shapes import Bool, Float, Shaped
+
+EAGER = Eager()
+
+Reduction: TypeAlias = Literal["mean", "sum", "batchmean", "none"]
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 FactorChoice: TypeAlias = float | ArrayLike | Tensor | Mapping[str, float] | None
 """A factor of each class: a number, (K,) values, ``{group: value}`` laid over the base, or None for the base."""
@@ -28,7 +45,7 @@ class MultiLabelLoss(nn.Module):
 
     Args:
         stats: statistics of the training labels.
-        weight: module called with (targets, known) that returns w, broadcastable to (B, C); None is 1.
+        weight: rule for the weights w; None is 1.
         positive: parameters of the positive side.
         negative: parameters of the negative side.
         scale: c, a plain factor of the loss.
@@ -38,6 +55,8 @@ class MultiLabelLoss(nn.Module):
         reduction: ``"mean"`` over known pairs, ``"sum"``, ``"batchmean"`` (sum over classes, mean over samples), or
             ``"none"``.
         validate: check the range of the targets of the first batch. It costs a device synchronisation, once.
+        impl: what evaluates the term: ``"auto"``, ``"eager"`` operations of torch, ``"numba"`` loops for a CPU,
+            ``"compile"`` for torch.compile, or ``"triton"`` kernels for CUDA. They give the same.
 
     Raises:
         ValueError: an option is out of its range.
@@ -47,7 +66,7 @@ class MultiLabelLoss(nn.Module):
         self,
         stats: LabelStats,
         *,
-        weight: nn.Module | None = None,
+        weight: Weighting | None = None,
         positive: Side = Side(),  # noqa: B008 - a NamedTuple cannot change
         negative: Side = Side(),  # noqa: B008
         scale: float = 1.0,
@@ -56,8 +75,11 @@ class MultiLabelLoss(nn.Module):
         focal_on: FocalOn = "regularized",
         reduction: Reduction = "mean",
         validate: bool = True,
+        impl: Implementation = "auto",
     ) -> None:
         super().__init__()
+        if impl not in IMPLEMENTATIONS:
+            raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         if focal_on not in get_args(FocalOn):
@@ -66,6 +88,7 @@ class MultiLabelLoss(nn.Module):
         self.scale, self.margin = float(scale), float(margin)
         self.focal_on, self.reduction = focal_on, reduction
         self.weight = weight
+        self.impl = impl
         self.guidance = guidance
         self._fixed: dict[str, float] = {}
         for name, side in (("positive", positive), ("negative", negative)):
@@ -83,7 +106,8 @@ class MultiLabelLoss(nn.Module):
 
         Args:
             logits: (B, C) raw scores, of any floating-point type; half precision is computed in float32.
-            targets: (B, C) labels: 0, 1, soft in [0, 1] (floating point), or unknown (−1 or NaN).
+            targets: (B, C) labels: 0, 1, soft in [0, 1] (floating point), or unknown (−1 or NaN); dense, or sparse CSR,
+                where what is not stored is 0.
             mask: (B, C), False where the label is unknown.
 
         Returns:
@@ -98,23 +122,58 @@ class MultiLabelLoss(nn.Module):
             self._validate_next = False
         # Autocast would run the small products of weights and statistics in half precision.
         with torch.autocast(logits.device.type, enabled=False):
-            known = known_pairs(targets, mask)
-            weight = None if self.weight is None else self.weight(targets, known)
-            positive, negative = self.side("positive"), self.side("negative")
-            if self.guidance is not None:
-                positive, negative = self.guidance(logits, targets, known, positive, negative)
-            loss = term(
-                logits,
-                targets,
-                positive,
-                negative,
-                weight=weight,
-                scale=self.scale,
-                margin=self.margin,
-                focal_on=self.focal_on,
-                known=known,
-            )
-            return reduce(loss, known, self.reduction)
+            with torch.no_grad():
+                backend = EAGER if torch.compiler.is_compiling() else choose(self.impl, logits)
+                coefficients = self._coefficients(backend, logits, targets, mask)
+            return self._reduced(backend, logits, targets, mask, coefficients)
+
+    def weigh(self, backend: Backend, targets: Tensor, mask: Tensor | None) -> PairWeight:
+        """The weights of a batch, from its labels of all classes."""
+        if self.weight is None:
+            return PairWeight()
+        values = self.weight.class_values()
+        pair_weight: PairWeight = self.weight(None if values is None else backend.row_sums(targets, mask, values))
+        return pair_weight
+
+    def _coefficients(self, backend: Backend, logits: Tensor, targets: Tensor, mask: Tensor | None) -> Coefficients:
+        positive, negative = self.side("positive"), self.side("negative")
+        if self.guidance is not None:
+            positive, negative = self.guidance(backend.probability_sums(logits, targets, mask), positive, negative)
+        weight = self.weigh(backend, targets, mask)
+        return Coefficients(positive, negative, weight, self.scale, self.margin, self.focal_on)
+
+    def _reduced(
+        self, backend: Backend, logits: Tensor, targets: Tensor, mask: Tensor | None, coefficients: Coefficients
+    ) -> Tensor:
+        """The reduced value, with its gradient."""
+        wants_values, wants_gradient = self.reduction == "none", torch.is_grad_enabled() and logits.requires_grad
+        divisor = divisor_in_advance(self.reduction, targets, mask)
+        # In float16 a gradient divided by the number of pairs would lose its digits before a scaler can save them.
+        folds = divisor is not None and logits.dtype != torch.float16
+        factor = 1 / divisor if divisor is not None and folds else 1.0
+
+        rest: Tensor | float = 1.0
+        evaluate = partial(
+            backend.evaluate,
+            logits,
+            targets,
+            mask,
+            coefficients,
+            gradient=wants_gradient,
+            values=wants_values,
+            factor=factor,
+        )
+        with torch.no_grad():
+            evaluated = evaluate()
+        if evaluated.values is not None:
+            value = evaluated.values
+        else:
+            whole = evaluated.known if divisor is None else divisor
+            inverse = 1 / (whole.clamp(min=1) if isinstance(whole, Tensor) else max(whole, 1))
+            value, rest = evaluated.total * inverse, (1.0 if folds else inverse)
+        if evaluated.gradient is None:
+            return value
+        return attach(logits, value, evaluated.gradient, rest, evaluate)
 
     def side(self, name: Literal["positive", "negative"]) -> Side:
         """Parameters of a side, before guidance."""
@@ -151,8 +210,24 @@ class MultiLabelLoss(nn.Module):
             )
 
 
+def divisor_in_advance(reduction: Reduction, targets: Tensor, mask: Tensor | None) -> int | None:
+    """What the sum of the losses is divided by, or None for a mean whose known pairs have to be counted.
+
+    ``"mean"`` divides by the number of known pairs, ``"batchmean"`` by the number of samples, ``"sum"`` and ``"none"``
+    by nothing. A batch without a known pair gives 0.
+    """
+    if reduction == "batchmean":
+        return max(targets.shape[0], 1)
+    if reduction == "mean":
+        known = known_in_advance(targets, mask)
+        return None if known is None else max(known, 1)
+    return 1
+
+
 def check_targets(targets: Tensor) -> None:
     """Raise ValueError unless every target is in [0, 1] or unknown, and whole if its type is."""
+    if is_sparse(targets):
+        targets = targets.values()
     if targets.dtype == torch.bool:
         return
     allowed = ((targets >= 0) & (targets <= 1)) | (targets == -1) | (targets != targets)

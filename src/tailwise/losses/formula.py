@@ -60,7 +60,7 @@ class FormulaLoss(MultiLabelLoss):
         max_exponent: upper bound of such exponents; None is none.
         focal_on: argument of the focal factor, the ``"regularized"`` logit or the ``"plain"`` one.
         sync: see :class:`tailwise.losses.guidance.Guidance`.
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
 
     Raises:
         ValueError: a parameter out of its range, a rule, key or group that does not exist, or a wrong number of values.

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from tailwise.labels import LabelStats
 from tailwise.losses.term import Side
-from tailwise.losses.weights import known_positives
-from tailwise.shapes import Bool, Float, Int, Shaped
+from tailwise.shapes import Float, Int
 
 FactorName: TypeAlias = Literal["neg_slope", "neg_divisor", "pos_slope", "pos_divisor"]
 FACTORS: tuple[FactorName, ...] = get_args(FactorName)
@@ -24,6 +23,7 @@ Sync: TypeAlias = Literal["auto", "never"]
 Adaptive: TypeAlias = FactorName | Iterable[FactorName] | Mapping[FactorName, str | Iterable[str]]
 
 _FLOOR = 1e-12
+_ALL = slice(None)
 
 
 class MeanProbabilities(NamedTuple):
@@ -33,19 +33,27 @@ class MeanProbabilities(NamedTuple):
     negative: Tensor
 
 
-def probability_sums(
-    logits: Float[Tensor, "B C"], targets: Shaped[Tensor, "B C"], known: Bool[Tensor, "B C"] | None
-) -> Float[Tensor, "4 C"]:
-    """Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) over the known pairs of a batch, with p = σ(z) of the plain logits."""
-    z = logits.detach()
-    p = torch.sigmoid(z.float() if z.dtype in (torch.float16, torch.bfloat16) else z)
-    y = known_positives(targets, known, p.dtype)
-    not_y = known_positives(1 - targets.to(p.dtype), known, p.dtype)
-    return torch.stack([(p * y).sum(0), y.sum(0), (p * not_y).sum(0), not_y.sum(0)])
+class GroupMeans(NamedTuple):
+    """What stands in for p̄⁺ of a class without a positive, by group, both (G,)."""
+
+    mean: Tensor
+    """Mean p̄⁺ over the classes of the group that have a positive."""
+    has_positive: Tensor
+    """Whether there is such a class."""
+
+
+def group_means(positive_sums: Float[Tensor, "2 C"], group_of_class: Int[Tensor, "C"], num_groups: int) -> GroupMeans:
+    """Mean p̄⁺ of each group, from Σ p y and Σ y of each class (PG, eq. 7)."""
+    positive_sum, positives = positive_sums
+    has_positive = positives > 0
+    own = torch.where(has_positive, positive_sum / positives.clamp(min=_FLOOR), 0.0)
+    grouped = positive_sums.new_zeros(2, num_groups)
+    grouped = grouped.index_add(1, group_of_class, torch.stack([own, has_positive.to(own.dtype)]))
+    return GroupMeans(grouped[0] / grouped[1].clamp(min=1), grouped[1] > 0)
 
 
 def mean_probabilities(
-    sums: Float[Tensor, "4 C"], group_of_class: Int[Tensor, "C"], num_groups: int
+    sums: Float[Tensor, "4 C"], group_of_class: Int[Tensor, "C"], groups: GroupMeans
 ) -> MeanProbabilities:
     """Mean probabilities p̄⁺ and p̄⁻ of each class (PG, eq. 6 and 7).
 
@@ -55,14 +63,9 @@ def mean_probabilities(
     positive_sum, positives, negative_sum, negatives = sums
     has_positive, has_negative = positives > 0, negatives > 0
     negative = torch.where(has_negative, negative_sum / negatives.clamp(min=_FLOOR), 0.5)
-    own = torch.where(has_positive, positive_sum / positives.clamp(min=_FLOOR), 0.0)
-
-    grouped = sums.new_zeros(2, num_groups)
-    grouped = grouped.index_add(1, group_of_class, torch.stack([own, has_positive.to(sums.dtype)]))
-    group_mean = (grouped[0] / grouped[1].clamp(min=1))[group_of_class]
-    group_has_positive = (grouped[1] > 0)[group_of_class]
-
-    positive = torch.where(has_positive, own, torch.where(group_has_positive, group_mean, negative))
+    own = positive_sum / positives.clamp(min=_FLOOR)
+    stand_in = torch.where(groups.has_positive[group_of_class], groups.mean[group_of_class], negative)
+    positive = torch.where(has_positive, own, stand_in)
     return MeanProbabilities(positive, torch.where(has_negative, negative, positive))
 
 
@@ -113,29 +116,39 @@ class Guidance(nn.Module):
 
     def forward(
         self,
-        logits: Tensor,
-        targets: Tensor,
-        known: Tensor | None,
+        sums: Float[Tensor, "4 C"],
         positive: Side,
         negative: Side,
+        classes: slice = _ALL,
+        groups: GroupMeans | None = None,
     ) -> tuple[Side, Side]:
-        """Return the two sides as this batch has them."""
-        sums = probability_sums(logits, targets, known)
+        """Return the two sides as this batch has them.
+
+        Args:
+            sums: Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) over the known pairs of each class; in training those of all
+                processes are added, in place.
+            positive: the positive side.
+            negative: the negative side.
+            classes: which classes these are, when it is not all.
+            groups: the means of the groups, when ``sums`` has not all classes.
+        """
         if self.sync == "auto" and self.training:
             add_over_processes(sums)
-        mean = mean_probabilities(sums, self.group_of_class, self.num_groups)
+        if groups is None:
+            groups = group_means(sums[:2], self.group_of_class, self.num_groups)
+        mean = mean_probabilities(sums, self.group_of_class[classes], groups)
         # Both ends keep clear of 0, so that no ratio is infinite and no divisor 0.
         high, low = mean.positive.clamp(min=_FLOOR), mean.negative.clamp(min=_FLOOR)
-        return self._guided(positive, high / low, "pos"), self._guided(negative, low / high, "neg")
+        return self._guided(positive, high / low, "pos", classes), self._guided(negative, low / high, "neg", classes)
 
-    def _guided(self, side: Side, ratio: Tensor, prefix: Literal["pos", "neg"]) -> Side:
+    def _guided(self, side: Side, ratio: Tensor, prefix: Literal["pos", "neg"], classes: slice) -> Side:
         changes: dict[str, Tensor] = {}
         for field in ("slope", "divisor"):
             name = f"{prefix}_{field}"
             if name in self.adaptive:
                 factor = getattr(side, field)
                 follows = getattr(self, f"{name}_follows", None)
-                changes[field] = factor * (ratio if follows is None else torch.where(follows, ratio, 1.0))
+                changes[field] = factor * (ratio if follows is None else torch.where(follows[classes], ratio, 1.0))
         if self.base_exponent is not None:
             exponent = self.base_exponent * ratio
             changes["exponent"] = exponent if self.max_exponent is None else exponent.clamp(max=self.max_exponent)

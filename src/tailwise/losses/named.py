@@ -42,7 +42,7 @@ class ReweightedLoss(MultiLabelLoss):
     Args:
         stats: statistics of the training labels.
         power: 1/2 for the smoothed weight √(N/n_k), 1 for N/n_k.
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(self, stats: LabelStats, *, power: float = 0.5, **common: Unpack[Common]) -> None:
@@ -58,7 +58,7 @@ class FocalLoss(MultiLabelLoss):
         stats: statistics of the training labels.
         gamma: focal exponent γ.
         balance: c, a plain factor (not the α_t of the paper).
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ClassBalancedFocalLoss(MultiLabelLoss):
         balance: c, a plain factor.
         loss_weight: a further plain factor: DB's supplement trains with 10, because the mean over all pairs makes the
             loss small.
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class LDAMLoss(MultiLabelLoss):
     Args:
         stats: statistics of the training labels.
         max_margin: the largest Δ_k, that of the rarest class.
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(self, stats: LabelStats, *, max_margin: float = 0.5, **common: Unpack[Common]) -> None:
@@ -135,7 +135,7 @@ class AsymmetricLoss(MultiLabelLoss):
         gamma_neg: γ⁻.
         gamma_pos: γ⁺: 0 in the authors' training script, 1 elsewhere.
         margin: m, subtracted from the probability of negatives.
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class AdaptiveFocalLoss(MultiLabelLoss):
         max_exponent: upper bound of γ±; None is none.
         balance: c, a plain factor.
         sync: see :class:`tailwise.losses.guidance.Guidance`.
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class RebalancedBCELoss(MultiLabelLoss):
         alpha: α, the floor of the weights.
         beta: β, the steepness of the smoothing.
         mu: μ, the repeat rate at which the weight is α + 1/2.
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class NegativeTolerantLoss(MultiLabelLoss):
         neg_scale: λ, the slope and divisor of the negative side.
         kappa: κ, the strength of the prior shift; 0 turns it off.
         shift: ``"published"`` for v = (κ/λ) log(N/n − 1), ``"paper"`` for v = κ log(N/n − 1).
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class ProbabilityGuidedLoss(MultiLabelLoss):
         focal_on: argument of the focal factor, the ``"regularized"`` logit or the ``"plain"`` one; the paper leaves
             it open.
         sync: see :class:`tailwise.losses.guidance.Guidance`.
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(
@@ -326,7 +326,7 @@ class ProbabilityRebalancedLoss(ProbabilityGuidedLoss):
         stats: statistics of the training labels.
         adaptive: factors that follow the batch ratio (APR); none by default.
         balance: c, a plain factor.
-        options: the weights, shift and factors of :class:`ProbabilityGuidedLoss`, ``reduction`` and ``validate``.
+        options: the weights, shift and factors of :class:`ProbabilityGuidedLoss`, and the options of every loss.
     """
 
     def __init__(
@@ -343,7 +343,7 @@ class DistributionBalancedLoss(ProbabilityGuidedLoss):
         gamma: focal exponent γ.
         balance: c, a plain factor.
         options: ``alpha``, ``beta`` and ``mu`` of the weights, ``kappa``, ``neg_scale`` and ``shift`` of the
-            regularisation as for :class:`ProbabilityGuidedLoss`, ``reduction`` and ``validate``.
+            regularisation as for :class:`ProbabilityGuidedLoss`, ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from tailwise.losses.base import FactorChoice
+from tailwise.losses.base import FactorChoice, Reduction
 from tailwise.losses.guidance import Sync
-from tailwise.losses.term import Reduction
+from tailwise.losses.implementation import Implementation
 from tailwise.losses.weights import ShiftFormula
 
 
@@ -15,6 +15,7 @@ class Common(TypedDict, total=False):
 
     reduction: Reduction
     validate: bool
+    impl: Implementation
 
 
 class Balancing(Common, total=False):

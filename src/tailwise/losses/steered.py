@@ -35,7 +35,7 @@ class ProbabilitySteeredLoss(MultiLabelLoss):
         window: training steps over which the mean probabilities run.
         balance: c, a plain factor.
         sync: see :class:`tailwise.losses.steering.Steering`.
-        common: ``reduction`` and ``validate``.
+        common: ``reduction``, ``validate`` and ``impl``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The one formula behind every loss, its closed-form gradient, and the reductions.
+"""The one formula behind every loss, with its closed-form gradient.
 
 For a logit z with target y, and per class a shift v, a slope λ₁, a divisor λ₂ and a focal exponent γ on either side:
 
@@ -9,15 +9,16 @@ For a logit z with target y, and per class a shift v, a slope λ₁, a divisor �
 with sp(a) = log(1 + eᵃ). With s = ±1 the sign in front of λ₁, and a the argument of the side in question,
 
     dℓ/dz = c · w / λ₂ · s · λ₁ · σ(a)^γ · [ σ(a) + γ (1 − σ(a)) sp(a) ].
+
+Here it stands in operations of torch, for every device and dtype; the kernels compute the same.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tailwise.shapes import Bool, Float, Shaped
 
@@ -25,8 +26,6 @@ Factor: TypeAlias = Tensor | float
 """A parameter of the term: one number, or (C,) values."""
 
 FocalOn: TypeAlias = Literal["regularized", "plain"]
-Reduction: TypeAlias = Literal["mean", "sum", "batchmean", "none"]
-REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "batchmean", "none")
 
 
 class Side(NamedTuple):
@@ -42,76 +41,94 @@ class Side(NamedTuple):
     """γ: the focal exponent."""
 
 
-def term(
-    logits: Float[Tensor, "B C"],
-    targets: Shaped[Tensor, "B C"],
-    positive: Side = Side(),  # noqa: B008 - a NamedTuple cannot change
-    negative: Side = Side(),  # noqa: B008
-    *,
-    weight: Tensor | None = None,
-    scale: float = 1.0,
-    margin: float = 0.0,
-    focal_on: FocalOn = "regularized",
-    known: Bool[Tensor, "B C"] | None = None,
-) -> Float[Tensor, "B C"]:
-    """Evaluate the term for every (sample, label) pair.
+class Smoothing(NamedTuple):
+    """The map x → α + σ(β (x − μ)) that makes DB's weights of its ratios."""
 
-    Only ``logits`` receive a gradient, which is computed by the closed form together with the value; nothing else is
-    kept for the backward pass. Half-precision logits are computed in float32.
+    alpha: float
+    beta: float
+    mu: float
+
+
+class PairWeight(NamedTuple):
+    """The weight w of every pair, from a number of each sample and a number of each class.
+
+    w_ik = sample_i · label_k, or α + σ(β (sample_i · label_k − μ)) with ``smoothing``. The (B, C) table need not exist.
+    """
+
+    sample: Tensor | None = None
+    """(B,), or None for 1."""
+    label: Tensor | None = None
+    """(C,), or None for 1."""
+    smoothing: Smoothing | None = None
+
+
+class Coefficients(NamedTuple):
+    """All that the term takes beside logits and targets.
+
+    ``margin`` is ASL's probability margin m (Ridnik et al., ICCV 2021): where it is positive, the negative side is
+    −p_mᵞ log(1 − p_m) / λ₂⁻ with p_m = max(σ(a⁻) − m, 0). ``focal_on`` says whether σ(a)^γ takes the regularised
+    argument a, or the plain ∓z.
+    """
+
+    positive: Side = Side()
+    negative: Side = Side()
+    weight: PairWeight = PairWeight()
+    scale: float = 1.0
+    margin: float = 0.0
+    focal_on: FocalOn = "regularized"
+
+
+def term(
+    z: Float[Tensor, "B C"],
+    targets: Shaped[Tensor, "B C"],
+    known: Bool[Tensor, "B C"] | None,
+    coefficients: Coefficients,
+) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
+    """Evaluate the term for every (sample, label) pair, and its derivative by the logit.
 
     Args:
-        logits: (B, C) raw scores z.
+        z: (B, C) raw scores, float32 or float64.
         targets: (B, C) labels y. Floating-point targets may be soft, in [0, 1]; integer and boolean ones are taken as
             0/1, which needs one side per pair only.
-        positive: parameters of the side that y = 1 selects.
-        negative: parameters of the side that y = 0 selects.
-        weight: w, broadcastable to (B, C).
-        scale: c, a plain factor.
-        margin: ASL's probability margin m (Ridnik et al., ICCV 2021): where it is positive, the negative side is
-            −p_mᵞ log(1 − p_m) / λ₂⁻ with p_m = max(σ(a⁻) − m, 0).
-        focal_on: whether σ(a)^γ takes the regularised argument a, or the plain ∓z.
-        known: (B, C), False where the label is unknown: no loss and no gradient there.
+        known: (B, C), False where the label is unknown: value and derivative are 0 there. None means all.
+        coefficients: parameters, weights and factor.
 
     Returns:
-        (B, C) losses in float32, or float64 for float64 logits.
+        (B, C) losses, and (B, C) derivatives.
     """
-    wants_gradient = torch.is_grad_enabled() and logits.requires_grad
-    with torch.no_grad():
-        z = logits.detach()
-        z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
-        if targets.is_floating_point() or margin > 0:
-            value, slope = _both_sides(z, targets, positive, negative, margin, focal_on)
-        else:
-            value, slope = _selected_side(z, targets > 0, positive, negative, focal_on)
-        if weight is not None or scale != 1:
-            factor = scale if weight is None else weight * scale
-            value = value * factor
-            slope = slope * factor
-        if known is not None:
-            value = value.masked_fill(~known, 0)
-            slope = slope.masked_fill(~known, 0)
-    if not wants_gradient:
-        return value
-    attached: Tensor = _WithGradient.apply(logits, value, slope)
-    return attached
+    positive, negative, weights, scale, margin, focal_on = coefficients
+    if targets.is_floating_point() or margin > 0:
+        value, slope = _both_sides(z, targets, positive, negative, margin, focal_on)
+    else:
+        value, slope = _selected_side(z, targets > 0, positive, negative, focal_on)
+    weight = weight_table(weights, z)
+    if weight is not None or scale != 1:
+        factor = scale if weight is None else weight * scale
+        value, slope = value * factor, slope * factor
+    if known is not None:
+        value, slope = value.masked_fill(~known, 0), slope.masked_fill(~known, 0)
+    return value, slope
 
 
-def reduce(loss: Tensor, known: Tensor | None, reduction: Reduction) -> Tensor:
-    """Reduce (B, C) losses.
+def weight_table(weights: PairWeight, like: Tensor) -> Tensor | None:
+    """The weights as a tensor that broadcasts to (B, C); None for 1."""
+    sample, label, smoothing = weights
+    column = None if sample is None else sample[:, None]
+    table = label if column is None else column if label is None else column * label
+    if table is None or smoothing is None:
+        return table
+    alpha, beta, mu = smoothing
+    return alpha + torch.sigmoid(beta * (table.to(like.dtype) - mu))
 
-    ``"mean"`` divides the sum by the number of known pairs, ``"batchmean"`` by the number of samples, ``"sum"`` by
-    nothing; ``"none"`` returns the losses. A batch without a known pair gives 0.
-    """
-    if reduction == "none":
-        return loss
-    total = loss.sum()
-    if reduction == "sum":
-        return total
-    if reduction == "batchmean":
-        return total / max(loss.shape[0], 1)
-    if known is None:
-        return total / max(loss.numel(), 1)
-    return total / known.sum().clamp(min=1)
+
+def of_samples(coefficients: Coefficients, rows: slice) -> Coefficients:
+    """The coefficients of some samples."""
+    weight = coefficients.weight
+    return (
+        coefficients
+        if weight.sample is None
+        else coefficients._replace(weight=weight._replace(sample=weight.sample[rows]))
+    )
 
 
 def known_pairs(targets: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -120,21 +137,6 @@ def known_pairs(targets: Tensor, mask: Tensor | None) -> Tensor | None:
         return mask
     known = targets >= 0  # False for NaN too
     return known if mask is None else known & mask
-
-
-class _WithGradient(torch.autograd.Function):
-    """Give a value computed outside the graph its gradient with respect to the logits."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope.to(logits.dtype))
-        return value.view_as(value)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return (upstream * slope).to(slope.dtype), None, None
 
 
 def _selected_side(

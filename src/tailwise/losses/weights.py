@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tailwise.labels import LabelStats
+from tailwise.losses.term import PairWeight, Smoothing
 from tailwise.shapes import Bool, Float, Shaped
 
 ShiftFormula: TypeAlias = Literal["published", "paper"]
@@ -78,7 +79,19 @@ def known_positives(
     return y if known is None else y.masked_fill(~known, 0)
 
 
-class ClassWeight(nn.Module):
+class Weighting(nn.Module):
+    """A rule for the weights w of a batch: from sums over the positives of each sample, whatever holds its labels."""
+
+    def class_values(self) -> Float[Tensor, "M C"] | None:
+        """Values of each class, to be summed over the known positives of each sample; None if nothing is needed."""
+        return None
+
+    def forward(self, row_sums: Float[Tensor, "B M"] | None) -> PairWeight:
+        """Return the weights, given those sums."""
+        raise NotImplementedError
+
+
+class ClassWeight(Weighting):
     """The same (C,) weights for every sample."""
 
     weight: Tensor
@@ -87,11 +100,11 @@ class ClassWeight(nn.Module):
         super().__init__()
         self.register_buffer("weight", weight)
 
-    def forward(self, _targets: Tensor, _known: Tensor | None) -> Tensor:
-        return self.weight
+    def forward(self, _row_sums: Tensor | None) -> PairWeight:
+        return PairWeight(label=self.weight)
 
 
-class RebalancedWeight(nn.Module):
+class RebalancedWeight(Weighting):
     """Rebalanced weights of Distribution-Balanced loss (Wu et al., ECCV 2020, eq. 3 and 4).
 
     R_i = Σ_k y_ik / n_k,  r_ik = (1/n_k) / R_i,  r̂_ik = α + σ(β (r_ik − μ)),  on positives and negatives alike. A
@@ -102,20 +115,22 @@ class RebalancedWeight(nn.Module):
 
     def __init__(self, counts: NDArray[np.float64], alpha: float, beta: float, mu: float) -> None:
         super().__init__()
-        self.alpha, self.beta, self.mu = alpha, beta, mu
+        self.smoothing = Smoothing(alpha, beta, mu)
         self.register_buffer("inverse_counts", torch.from_numpy(1 / counts).float())
 
-    def forward(self, targets: Shaped[Tensor, "B C"], known: Bool[Tensor, "B C"] | None) -> Float[Tensor, "B C"]:
-        y = known_positives(targets, known, self.inverse_counts.dtype)
-        repeat_rate = (y @ self.inverse_counts).clamp(min=_SMALLEST_SUM)[:, None]
-        ratio = self.inverse_counts / repeat_rate
-        return self.alpha + torch.sigmoid(self.beta * (ratio - self.mu))
+    def class_values(self) -> Float[Tensor, "1 C"]:
+        return self.inverse_counts[None]
+
+    def forward(self, row_sums: Float[Tensor, "B 1"] | None) -> PairWeight:
+        assert row_sums is not None
+        inverse = 1 / row_sums[:, 0].clamp(min=_SMALLEST_SUM)
+        return PairWeight(sample=inverse, label=self.inverse_counts, smoothing=self.smoothing)
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, beta={self.beta}, mu={self.mu}"
+        return "alpha={}, beta={}, mu={}".format(*self.smoothing)
 
 
-class SetEffectiveWeight(nn.Module):
+class SetEffectiveWeight(Weighting):
     """Class-balanced weights of a label set (Cui et al., CVPR 2019), one per sample.
 
     The modes make one weight of the sample's positive classes: ``"mean_effective"`` 1 / mean E_{n_k};
@@ -138,14 +153,17 @@ class SetEffectiveWeight(nn.Module):
         self.register_buffer("values", per_class[mode])
         self.register_buffer("fallback", 1 / effective.max())
 
-    def forward(self, targets: Shaped[Tensor, "B C"], known: Bool[Tensor, "B C"] | None) -> Float[Tensor, "B 1"]:
-        y = known_positives(targets, known, self.values.dtype)
-        positives = y.sum(dim=1, keepdim=True)
-        mean = (y @ self.values)[:, None] / positives.clamp(min=_SMALLEST_SUM)
+    def class_values(self) -> Float[Tensor, "2 C"]:
+        return torch.stack([self.values, torch.ones_like(self.values)])
+
+    def forward(self, row_sums: Float[Tensor, "B 2"] | None) -> PairWeight:
+        assert row_sums is not None
+        total, positives = row_sums.unbind(1)
+        mean = total / positives.clamp(min=_SMALLEST_SUM)
         if self.mode == "effective_of_mean" and self.beta != 1:
             mean = (1 - self.beta**mean) / (1 - self.beta)
         weight = mean if self.mode == "mean_weight" else 1 / mean
-        return torch.where(positives > 0, weight, self.fallback)
+        return PairWeight(sample=torch.where(positives > 0, weight, self.fallback))
 
     def extra_repr(self) -> str:
         return f"beta={self.beta}, mode={self.mode!r}"

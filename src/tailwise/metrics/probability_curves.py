@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tailwise.files import replacing
 from tailwise.labels import IndexArray, LabelStats
-from tailwise.losses.guidance import Sync, add_over_processes, probability_sums
-from tailwise.losses.term import known_pairs
+from tailwise.losses.guidance import Sync, add_over_processes
+from tailwise.losses.implementation import choose
 from tailwise.shapes import Bool, Float, Shaped
 
 _FORMAT = "tailwise-curves-1"
@@ -143,7 +143,7 @@ class CurveRecorder:
             mask: (B, K), False where the label is unknown.
         """
         with torch.no_grad():
-            sums = probability_sums(logits, targets, known_pairs(targets, mask)).float()
+            sums = choose("auto", logits).probability_sums(logits, targets, mask).float()
             self._window = sums if self._window is None else self._window.to(sums.device).add_(sums)
         self._steps += 1
         self._since += 1

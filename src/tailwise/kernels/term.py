@@ -1,0 +1,419 @@
+"""The term of every loss in loops for a CPU, a tile of samples and classes at a time.
+
+The formula is that of :mod:`tailwise.losses.term`, which explains it. A piece of a row is copied to the core's first
+cache with its labels and weights; value and derivative are then computed in one loop without branches, which the
+compiler turns into vector instructions. Exponential and logarithm are polynomials for the same reason: a call of the
+library's would end it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tailwise.kernels.compiling import compiled
+
+WIDTH = 256
+"""Classes of a piece."""
+
+# Rows of a workspace: one array, so that the compiler knows by their distance that they do not overlap. What a loop
+# selects from it reads first: a choice between two numbers is an instruction, a choice between two places a branch.
+_SHIFT, _SLOPE, _INVERSE_DIVISOR, _EXPONENT = 0, WIDTH, 2 * WIDTH, 3 * WIDTH
+_NEGATIVE = 4 * WIDTH
+_Z, _Y, _W, _VALUE, _DERIVATIVE = 8 * WIDTH, 9 * WIDTH, 10 * WIDTH, 11 * WIDTH, 12 * WIDTH
+_ROWS = 13
+
+_ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
+_LOWEST = np.float32(-87)
+_LOG2_E = np.float32(1.44269504088896341)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_BIAS, _MANTISSA = np.int32(127), np.int32(23)
+# exp(r) = 1 + r + r² q(r) for |r| ≤ ln 2 / 2, and 2 artanh(s) = s (2 + s² q(s²)) for |s| ≤ 1/3: q interpolates at
+# Chebyshev's points, highest power first; both are exact to 2e-8.
+_EXP = tuple(np.float32(c) for c in (1.39336501e-03, 8.36317829e-03, 4.16664649e-02, 1.66665772e-01, 4.99999994e-01))
+_ARTANH = tuple(np.float32(c) for c in (2.68675486e-01, 2.82339557e-01, 4.00076706e-01, 6.66666404e-01))
+_HALF_AN_ULP, _LAST_BIT = np.uint32(0x7FFF), np.uint32(1)
+_SIXTEEN = np.uint32(16)
+
+_ROOT_HALF_BITS = np.int32(0x3F3504F3)
+
+# Sums may be taken in any order, and products joined to them; a logit that is no number must stay none.
+_compiled = compiled(fastmath={"reassoc", "contract", "nsz", "arcp"})
+_inlined = compiled(fastmath={"reassoc", "contract", "nsz", "arcp"}, inline="always")
+
+
+@_inlined
+def _exp(x):
+    """eˣ for x ≤ 0; 0 below −87, where it leaves the normal numbers."""
+    held = _LOWEST if x < _LOWEST else x
+    n = np.floor(held * _LOG2_E + _HALF)
+    r = (held - n * _LN2_HIGH) - n * _LN2_LOW
+    q = _EXP[0]
+    q = q * r + _EXP[1]
+    q = q * r + _EXP[2]
+    q = q * r + _EXP[3]
+    q = q * r + _EXP[4]
+    power = np.int32((np.int32(n) + _BIAS) << _MANTISSA).view(np.float32)
+    return _ZERO if x < _LOWEST else (q * r * r + r + _ONE) * power
+
+
+@_inlined
+def _twice_artanh(s):
+    """2 artanh(s) = log((1 + s) / (1 − s)) for |s| ≤ 1/3."""
+    square = s * s
+    q = _ARTANH[0]
+    q = q * square + _ARTANH[1]
+    q = q * square + _ARTANH[2]
+    q = q * square + _ARTANH[3]
+    return (q * square + _TWO) * s
+
+
+@_inlined
+def _log1p(t):
+    """log(1 + t) for −1/2 ≤ t ≤ 1."""
+    return _twice_artanh(t / (_TWO + t))
+
+
+@_inlined
+def _log(x):
+    """log x for normal numbers x > 0."""
+    bits = np.float32(x).view(np.int32)
+    exponent = np.int32((bits - _ROOT_HALF_BITS) >> _MANTISSA)
+    m = np.int32(bits - np.int32(exponent << _MANTISSA)).view(np.float32)
+    n = np.float32(exponent)
+    return n * _LN2_HIGH + (n * _LN2_LOW + _twice_artanh((m - _ONE) / (m + _ONE)))
+
+
+@_inlined
+def _logistic(a):
+    """log(1 + eᵃ), log σ(a), σ(a) and 1 − σ(a)."""
+    e = _exp(-abs(a))
+    # One division for e / (2 + e), which the logarithm takes, and 1 / (1 + e).
+    shared = _ONE / ((_TWO + e) * (_ONE + e))
+    tail, larger = _twice_artanh(e * (_ONE + e) * shared), (_TWO + e) * shared
+    smaller = e * larger
+    # Comparisons, not max and min, which would make 0 of what is no number.
+    above, below = (_ZERO if a < _ZERO else a), (_ZERO if a > _ZERO else a)
+    return above + tail, below - tail, (larger if a > _ZERO else smaller), (smaller if a > _ZERO else larger)
+
+
+def _side_with(focal, plain):
+    """Make the function of one side, with or without a focal factor: a loop has no choice left to make."""
+
+    @_inlined
+    def one_side(z, sign, shift, slope, inverse_divisor, exponent):
+        steepness = sign * slope
+        a = steepness * (z - shift)
+        value, log_sigma, sigma, complement = _logistic(a)
+        derivative = steepness * sigma
+        if focal:
+            focal_steepness = steepness
+            if plain:
+                _, log_sigma, _, complement = _logistic(sign * z)
+                focal_steepness = sign
+            factor = _exp(exponent * log_sigma)
+            derivative = factor * (derivative + focal_steepness * exponent * complement * value)
+            value = factor * value
+        return value * inverse_divisor, derivative * inverse_divisor
+
+    return one_side
+
+
+@_inlined
+def _margin_side(z, shift, slope, inverse_divisor, exponent, margin):
+    """Value and derivative of ASL's negative side: −p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(λ₁ (z − v)) − m, 0)."""
+    _, _, p, complement = _logistic(slope * (z - shift))
+    is_below = p <= margin  # False for what is no number
+    shifted = _HALF if is_below else p - margin
+    complement_log = -(_log1p(-shifted) if shifted < _HALF else _log(_ONE - shifted))
+    power = _exp(exponent * _log(shifted))
+    by_p = power * (exponent * complement_log / shifted + _ONE / (_ONE - shifted))
+    value = power * complement_log * inverse_divisor
+    derivative = by_p * p * complement * slope * inverse_divisor
+    return (_ZERO if is_below else value), (_ZERO if is_below else derivative)
+
+
+@_compiled
+def _read(bits, shift, work):
+    """Copy a piece of a row of float32 (shift 0) or bfloat16 (shift 16) numbers, given by their bits."""
+    for j in range(len(bits)):
+        work[_Z + j] = np.uint32(np.uint32(bits[j]) << shift).view(np.float32)
+
+
+@_compiled
+def _write(work, shift, bits):
+    """Write a piece of a row as float32, or rounded to bfloat16, to the nearest and to even."""
+    if shift:
+        for j in range(len(bits)):
+            whole = np.float32(work[_DERIVATIVE + j]).view(np.uint32)
+            bits[j] = np.uint32(whole + _HALF_AN_ULP + ((whole >> _SIXTEEN) & _LAST_BIT)) >> _SIXTEEN
+    else:
+        for j in range(len(bits)):
+            bits[j] = np.float32(work[_DERIVATIVE + j]).view(np.uint32)
+
+
+@_compiled
+def _read_labels(dense, bounds, columns, entries, mask, i, start, count, work):
+    """Copy a piece of a row of labels, dense or sparse; unknown ones become −1."""
+    if len(bounds):
+        for j in range(count):
+            work[_Y + j] = _ZERO
+        first, last = bounds[i], bounds[i + 1]
+        k = first + np.searchsorted(columns[first:last], start)
+        while k < last and columns[k] < start + count:
+            work[_Y + columns[k] - start] = entries[k] if entries[k] >= 0 else -_ONE
+            k += 1
+    else:
+        row = dense[i, start : start + count]
+        for j in range(len(row)):
+            y = np.float32(row[j])
+            work[_Y + j] = y if y >= _ZERO else -_ONE  # what is no number is unknown too
+    if len(mask):
+        is_known = mask[i, start : start + count]
+        for j in range(len(is_known)):
+            y = work[_Y + j]
+            work[_Y + j] = y if is_known[j] else -_ONE
+
+
+@_compiled
+def row_sums(dense, bounds, columns, entries, mask, values, result, start, step):
+    """Σ_k y_ik u_mk over known labels, for every ``step``-th sample from ``start`` on.
+
+    Args:
+        dense: (B, C) int8 or float32 labels; (0, 0) if they are sparse.
+        bounds: (B + 1,) where each sample's entries begin; (0,) if labels are dense.
+        columns: (E,) classes of the entries, rising within a sample.
+        entries: (E,) int8 or float32 labels.
+        mask: (B, C) bool; (0, 0) for none.
+        values: (M, C) float32.
+        result: (B, M) float32, written.
+        start: the first sample.
+        step: from one sample to the next.
+    """
+    num_classes = values.shape[1]
+    work = np.empty(_ROWS * WIDTH, np.float32)
+    for i in range(start, len(result), step):
+        for m in range(len(values)):
+            result[i, m] = _ZERO
+        for first in range(0, num_classes, WIDTH):
+            count = min(WIDTH, num_classes - first)
+            _read_labels(dense, bounds, columns, entries, mask, i, first, count, work)
+            for m in range(len(values)):
+                total = _ZERO
+                for j in range(count):
+                    y = work[_Y + j]
+                    total += (y if y > _ZERO else _ZERO) * values[m, first + j]
+                result[i, m] += total
+
+
+@_compiled
+def probability_sums(logits, shift, dense, bounds, columns, entries, mask, result, start, step):
+    """Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) of each class, for every ``step``-th piece of classes from ``start`` on.
+
+    Args:
+        logits: (B, C) bits of the logits: uint32 of float32, or uint16 of bfloat16.
+        shift: 0, or 16 for bfloat16.
+        dense: as in :func:`row_sums`, and likewise ``bounds``, ``columns``, ``entries`` and ``mask``.
+        result: (4, C) float32, written.
+        start: the first piece.
+        step: from one piece to the next.
+    """
+    num_samples, num_classes = logits.shape
+    work = np.empty(_ROWS * WIDTH, np.float32)
+    for first in range(start * WIDTH, num_classes, step * WIDTH):
+        count = min(WIDTH, num_classes - first)
+        work[: 4 * WIDTH] = _ZERO
+        for i in range(num_samples):
+            _read(logits[i, first : first + count], shift, work)
+            _read_labels(dense, bounds, columns, entries, mask, i, first, count, work)
+            _add_probabilities(work, count)
+        for m in range(4):
+            result[m, first : first + count] = work[m * WIDTH : m * WIDTH + count]
+
+
+@_compiled
+def _add_probabilities(work, count):
+    """Add the probabilities and labels of a piece to the four sums, which are the first rows."""
+    for j in range(count):
+        z, y = work[_Z + j], work[_Y + j]
+        e = _exp(-abs(z))
+        p = (_ONE if z > _ZERO else e) / (_ONE + e)
+        is_known = y >= _ZERO
+        up, down = (y if is_known else _ZERO), (_ONE - y if is_known else _ZERO)
+        p = p if is_known else _ZERO  # whatever an unknown pair's logit is
+        work[j] += p * up
+        work[WIDTH + j] += up
+        work[2 * WIDTH + j] += p * down
+        work[3 * WIDTH + j] += down
+
+
+@_compiled
+def _weigh(own, label, smoothing, scale, work, count):
+    """Weights of a piece of a row, times the plain factor."""
+    if len(smoothing):
+        alpha, beta, mu = smoothing[0], smoothing[1], smoothing[2]
+        for j in range(count):
+            x = beta * (own * label[j] - mu)
+            e = _exp(-abs(x))
+            work[_W + j] = scale * (alpha + (_ONE if x > _ZERO else e) / (_ONE + e))
+    elif len(label):
+        for j in range(count):
+            work[_W + j] = scale * own * label[j]
+    else:
+        for j in range(count):
+            work[_W + j] = scale * own
+
+
+@_compiled
+def _unlike(work, count):
+    """Number of unknown and of soft labels of a piece."""
+    unknown, soft = _ZERO, _ZERO
+    for j in range(count):
+        y = work[_Y + j]
+        unknown += _ONE if y < _ZERO else _ZERO
+        soft += _ONE if y * (_ONE - y) > _ZERO else _ZERO
+    return unknown, soft
+
+
+@_compiled
+def _leave_out_unknown(work, count):
+    """Make the weights of unknown pairs 0; their logits too, whatever they are."""
+    for j in range(count):
+        z, y, w = work[_Z + j], work[_Y + j], work[_W + j]
+        is_known = y >= _ZERO
+        work[_Z + j], work[_Y + j] = (z if is_known else _ZERO), (y if is_known else _ZERO)
+        work[_W + j] = w if is_known else _ZERO
+
+
+def _loops_with(focal, plain):
+    """Make the loops over a piece whose labels are 0 or 1, and over one with soft labels or a margin."""
+    one_side = _side_with(focal, plain)
+
+    @_compiled
+    def select_side(work, count):
+        for j in range(count):
+            up = work[_Y + j] > _ZERO
+            shift, other_shift = work[_SHIFT + j], work[_NEGATIVE + _SHIFT + j]
+            slope, other_slope = work[_SLOPE + j], work[_NEGATIVE + _SLOPE + j]
+            inverse, other_inverse = work[_INVERSE_DIVISOR + j], work[_NEGATIVE + _INVERSE_DIVISOR + j]
+            exponent, other_exponent = work[_EXPONENT + j], work[_NEGATIVE + _EXPONENT + j]
+            value, derivative = one_side(
+                work[_Z + j],
+                -_ONE if up else _ONE,
+                shift if up else other_shift,
+                slope if up else other_slope,
+                inverse if up else other_inverse,
+                exponent if up else other_exponent,
+            )
+            weight = work[_W + j]
+            work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
+
+    @_compiled
+    def both_sides(work, count, margin):
+        for j in range(count):
+            z, y, weight = work[_Z + j], work[_Y + j], work[_W + j]
+            shift, slope = work[_SHIFT + j], work[_SLOPE + j]
+            inverse, exponent = work[_INVERSE_DIVISOR + j], work[_EXPONENT + j]
+            value, derivative = one_side(z, -_ONE, shift, slope, inverse, exponent)
+            work[_VALUE + j], work[_DERIVATIVE + j] = weight * y * value, weight * y * derivative
+        for j in range(count):
+            z, rest = work[_Z + j], work[_W + j] * (_ONE - work[_Y + j])
+            shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
+            inverse, exponent = work[_NEGATIVE + _INVERSE_DIVISOR + j], work[_NEGATIVE + _EXPONENT + j]
+            if margin > _ZERO:
+                value, derivative = _margin_side(z, shift, slope, inverse, exponent, margin)
+            else:
+                value, derivative = one_side(z, _ONE, shift, slope, inverse, exponent)
+            work[_VALUE + j] += rest * value
+            work[_DERIVATIVE + j] += rest * derivative
+
+    return select_side, both_sides
+
+
+_select_side, _both_sides = _loops_with(False, False)
+_select_focal_side, _both_focal_sides = _loops_with(True, False)
+_select_plainly_focal_side, _both_plainly_focal_sides = _loops_with(True, True)
+
+
+@_compiled
+def _evaluate_piece(work, count, margin, focal, plain):
+    """Value and derivative of a piece by the loop that its labels and its loss take."""
+    unknown, soft = _unlike(work, count)
+    if unknown > _ZERO:
+        _leave_out_unknown(work, count)
+    if margin > _ZERO or soft > _ZERO:
+        if not focal:
+            _both_sides(work, count, margin)
+        elif plain:
+            _both_plainly_focal_sides(work, count, margin)
+        else:
+            _both_focal_sides(work, count, margin)
+    elif not focal:
+        _select_side(work, count)
+    elif plain:
+        _select_plainly_focal_side(work, count)
+    else:
+        _select_focal_side(work, count)
+    return unknown
+
+
+@_compiled
+def _finish(work, count, factor):
+    """Sum of the values of a piece; its derivatives are multiplied by the factor."""
+    total = _ZERO
+    for j in range(count):
+        total += work[_VALUE + j]
+        work[_DERIVATIVE + j] *= factor
+    return total
+
+
+@_compiled
+def evaluate(
+    logits, shift, dense, bounds, columns, entries, mask, sides, sample, label, smoothing, scale, margin, focal, plain,
+    factor, height, gradient, values, totals, known, start, step,
+):  # fmt: skip
+    """Evaluate the term for every ``step``-th tile from ``start`` on.
+
+    A tile has ``height`` samples and ``WIDTH`` classes; tiles are counted along the classes first.
+
+    Args:
+        logits: as in :func:`probability_sums`, and likewise ``shift``.
+        dense: as in :func:`row_sums`, and likewise ``bounds``, ``columns``, ``entries`` and ``mask``.
+        sides: (8, C) float32: shift, slope, inverse divisor and exponent of positives, then of negatives.
+        sample: (B,) float32 weights of samples, or (0,).
+        label: (C,) float32 weights of classes, or (0,).
+        smoothing: (3,) α, β and μ that make weights of the products, or (0,).
+        scale: a plain factor.
+        margin: of ASL, 0 for none.
+        focal: whether any exponent is not 0.
+        plain: whether the focal factor takes the plain logit.
+        factor: multiplies the derivative.
+        height: samples of a tile.
+        gradient: (B, C) bits as the logits, written; (0, 0) if it is not wanted. It may be the logits.
+        values: (B, C) float32, written; (0, 0) if they are not wanted.
+        totals: (T,) float64, written: the sum of each tile.
+        known: (T,) int64, written: the number of known pairs of each tile.
+        start: the first tile.
+        step: from one tile to the next.
+    """
+    num_samples, num_classes = logits.shape
+    across = (num_classes + WIDTH - 1) // WIDTH
+    work = np.empty(_ROWS * WIDTH, np.float32)
+    for tile in range(start, len(totals), step):
+        top, first = (tile // across) * height, (tile % across) * WIDTH
+        bottom, count = min(top + height, num_samples), min(WIDTH, num_classes - first)
+        for m in range(8):
+            work[m * WIDTH : m * WIDTH + count] = sides[m, first : first + count]
+        weights = label[first : first + count] if len(label) else label
+        total, unknown = 0.0, 0
+        for i in range(top, bottom):
+            _read(logits[i, first : first + count], shift, work)
+            _read_labels(dense, bounds, columns, entries, mask, i, first, count, work)
+            _weigh(sample[i] if len(sample) else _ONE, weights, smoothing, scale, work, count)
+            unknown += np.int64(_evaluate_piece(work, count, margin, focal, plain))
+            total += _finish(work, count, factor)
+            if len(gradient):
+                _write(work, shift, gradient[i, first : first + count])
+            if len(values):
+                values[i, first : first + count] = work[_VALUE : _VALUE + count]
+        totals[tile] = total
+        known[tile] = (bottom - top) * count - unknown

@@ -1,0 +1,102 @@
+"""The term in operations of torch, a block of samples at a time: little more than the gradient is ever held.
+
+This is the reference that every other implementation agrees with, and the one that torch.compile traces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tailwise.losses.implementation import Backend, Evaluated, known_in_advance
+from tailwise.losses.targets import dense_rows
+from tailwise.losses.term import Coefficients, known_pairs, of_samples, term
+from tailwise.losses.weights import known_positives
+from tailwise.shapes import Bool, Float, Shaped
+
+_BLOCK_ELEMENTS = {"cpu": 1 << 16}
+"""Elements of a block: on a CPU, what its caches hold with all intermediate results."""
+_BLOCK_ELEMENTS_ELSEWHERE = 1 << 24
+
+
+class Eager(Backend):
+    """Operations of torch, for every device and type; float64 is computed in float64."""
+
+    def row_sums(
+        self, targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None, values: Float[Tensor, "M C"]
+    ) -> Float[Tensor, "B M"]:
+        """See :class:`tailwise.losses.implementation.Backend`."""
+        blocks = []
+        for rows in _blocks(targets):
+            block = dense_rows(targets, rows)
+            known = known_pairs(block, None if mask is None else mask[rows])
+            blocks.append(known_positives(block, known, values.dtype) @ values.T)
+        return torch.cat(blocks)
+
+    def probability_sums(
+        self, logits: Float[Tensor, "B C"], targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None
+    ) -> Float[Tensor, "4 C"]:
+        """See :class:`tailwise.losses.implementation.Backend`."""
+        sums = None
+        for rows in _blocks(targets):
+            block = dense_rows(targets, rows)
+            known = known_pairs(block, None if mask is None else mask[rows])
+            p = torch.sigmoid(in_full_precision(logits[rows].detach()))
+            y = known_positives(block, known, p.dtype)
+            not_y = known_positives(1 - block.to(p.dtype), known, p.dtype)
+            part = torch.stack([(p * y).sum(0), y.sum(0), (p * not_y).sum(0), not_y.sum(0)])
+            sums = part if sums is None else sums + part
+        assert sums is not None
+        return sums
+
+    def evaluate(
+        self,
+        logits: Float[Tensor, "B C"],
+        targets: Shaped[Tensor, "B C"],
+        mask: Bool[Tensor, "B C"] | None,
+        coefficients: Coefficients,
+        *,
+        gradient: bool,
+        values: bool,
+        factor: float = 1.0,
+        out: Tensor | None = None,
+    ) -> Evaluated:
+        """See :class:`tailwise.losses.implementation.Backend`."""
+        z = logits.detach()
+        full = torch.float64 if z.dtype == torch.float64 else torch.float32
+        slopes = (torch.empty_like(z) if out is None else out) if gradient else None
+        table = torch.empty(z.shape, dtype=full, device=z.device) if values else None
+        totals, counts = [], []
+        for rows in _blocks(targets):
+            block = dense_rows(targets, rows)
+            known = known_pairs(block, None if mask is None else mask[rows])
+            value, slope = term(in_full_precision(z[rows]), block, known, of_samples(coefficients, rows))
+            totals.append(value.sum())
+            if known is not None:
+                counts.append(known.sum())
+            if table is not None:
+                table[rows] = value
+            if slopes is not None:
+                slopes[rows] = slope if factor == 1 else slope * factor
+        known_count = known_in_advance(targets, mask)
+        return Evaluated(
+            torch.stack(totals).sum(), torch.stack(counts).sum() if known_count is None else known_count, slopes, table
+        )
+
+
+def in_full_precision(z: Tensor) -> Tensor:
+    """Half-precision logits as float32."""
+    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+
+
+def _blocks(targets: Tensor) -> Iterator[slice]:
+    """Slices of samples; at least one, and one only where a program is traced."""
+    samples, classes = targets.shape
+    step = samples
+    if not torch.compiler.is_compiling():
+        step = _BLOCK_ELEMENTS.get(targets.device.type, _BLOCK_ELEMENTS_ELSEWHERE) // max(classes, 1)
+    step = max(step, 1)
+    for start in range(0, max(samples, 1), step):
+        yield slice(start, start + step)

@@ -1,0 +1,154 @@
+"""Which program evaluates the term: what each must do, and which one a batch gets."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+from abc import ABC, abstractmethod
+from functools import cache
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from tailwise.losses.term import Coefficients
+from tailwise.shapes import Bool, Float, Shaped
+
+logger = logging.getLogger(__name__)
+
+Implementation: TypeAlias = Literal["auto", "eager", "numba", "compile", "triton"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
+
+
+class Evaluated(NamedTuple):
+    """What evaluating the term gives."""
+
+    total: Tensor
+    """Scalar: the sum of all losses, float32, or float64 for float64 logits."""
+    known: Tensor | int
+    """Number of known pairs; an int where it follows from the shape."""
+    gradient: Tensor | None
+    """(B, C) derivatives times the factor, in the type of the logits."""
+    values: Tensor | None
+    """(B, C) losses in the type of the total."""
+
+
+class Backend(ABC):
+    """A program that evaluates the term and the sums that weights and guidance follow from."""
+
+    @abstractmethod
+    def row_sums(
+        self, targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None, values: Float[Tensor, "M C"]
+    ) -> Float[Tensor, "B M"]:
+        """Σ_k y_ik u_mk over the known labels of each sample."""
+
+    @abstractmethod
+    def probability_sums(
+        self, logits: Float[Tensor, "B C"], targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None
+    ) -> Float[Tensor, "4 C"]:
+        """Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) over the known pairs of each class, with p = σ(z)."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        logits: Float[Tensor, "B C"],
+        targets: Shaped[Tensor, "B C"],
+        mask: Bool[Tensor, "B C"] | None,
+        coefficients: Coefficients,
+        *,
+        gradient: bool,
+        values: bool,
+        factor: float = 1.0,
+        out: Tensor | None = None,
+    ) -> Evaluated:
+        """Evaluate the term (see :mod:`tailwise.losses.term`).
+
+        Args:
+            logits: (B, C) raw scores; half precision is computed in float32.
+            targets: (B, C) labels, dense or sparse CSR.
+            mask: (B, C), False where the label is unknown.
+            coefficients: parameters, weights and factor of the loss.
+            gradient: whether the derivatives are wanted.
+            values: whether the loss of every pair is wanted.
+            factor: multiplies the derivatives.
+            out: where the derivatives may be written, of the type of the logits; it may be the logits themselves.
+        """
+
+
+def known_in_advance(targets: Tensor, mask: Tensor | None) -> int | None:
+    """Number of known pairs where the types tell it: no label can be unknown."""
+    is_certain = mask is None and targets.dtype in (torch.bool, torch.uint8)
+    return targets.shape[0] * targets.shape[1] if is_certain else None
+
+
+def choose(impl: Implementation, logits: Tensor) -> Backend:
+    """Return the program for a batch.
+
+    ``"auto"`` takes Triton's kernels on CUDA and Numba's loops on a CPU, where these are installed, and operations of
+    torch otherwise, for float64, and inside a program that is being compiled. What it took is logged once.
+
+    Raises:
+        ValueError: ``impl`` cannot run here.
+    """
+    if torch.compiler.is_compiling():
+        return _backend("eager")
+    if impl == "auto":
+        name = _automatic(logits.device.type, logits.dtype)
+        _say_once(name, logits.device.type, logits.dtype)
+        return _backend(name)
+    reason = _why_not(impl, logits.device.type, logits.dtype)
+    if reason is not None:
+        raise ValueError(f"impl={impl!r} cannot be used: {reason}; impl='auto' takes what can be")
+    return _backend(impl)
+
+
+@cache
+def _automatic(device: str, dtype: torch.dtype) -> Implementation:
+    candidates: tuple[Implementation, ...] = ("triton", "numba", "eager")
+    return next(name for name in candidates if _why_not(name, device, dtype) is None)
+
+
+@cache
+def _why_not(impl: Implementation, device: str, dtype: torch.dtype) -> str | None:
+    """Why an implementation cannot take such logits; None if it can."""
+    if impl == "eager":
+        return None
+    if impl == "compile":
+        has_compiler = device != "cpu" or shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+        return None if has_compiler else "there is no C++ compiler"
+    if importlib.util.find_spec(impl) is None:
+        return f"{impl} is not installed"
+    if dtype == torch.float64:
+        return "it computes in float32, and the logits are float64"
+    wanted = "cpu" if impl == "numba" else "cuda"
+    interpreted = impl == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device != wanted and not interpreted:
+        return f"it is for {wanted} tensors, and the logits are on {device}"
+    return None
+
+
+@cache
+def _backend(impl: Implementation) -> Backend:
+    # A backend is imported when it is first used: Numba and Triton are not always there.
+    if impl == "numba":
+        from tailwise.losses.native import Native
+
+        return Native()
+    if impl == "compile":
+        from tailwise.losses.compiled import Compiled
+
+        return Compiled()
+    if impl == "triton":
+        from tailwise.losses.triton import TritonBackend
+
+        return TritonBackend()
+    from tailwise.losses.eager import Eager
+
+    return Eager()
+
+
+@cache
+def _say_once(name: str, device: str, dtype: torch.dtype) -> None:
+    logger.info("losses of %s logits on %s are evaluated by %s", str(dtype).removeprefix("torch."), device, name)
