@@ -3,6 +3,7 @@
 from tailwise.losses.base import MultiLabelLoss
 from tailwise.losses.custom import create_custom, is_dotted_path
 from tailwise.losses.formula import FormulaLoss
+from tailwise.losses.linear import linear_loss
 from tailwise.losses.named import (
     AdaptiveFocalLoss,
     AsymmetricLoss,
@@ -19,6 +20,8 @@ from tailwise.losses.named import (
     ReweightedLoss,
 )
 from tailwise.losses.registry import RECIPES, available, create, option_names
+from tailwise.losses.sgd import ChunkedSGD
+from tailwise.losses.sharded import sharded_linear_loss
 from tailwise.losses.steered import ProbabilitySteeredLoss
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "AdaptiveFocalLoss",
     "AsymmetricLoss",
     "BCELoss",
+    "ChunkedSGD",
     "ClassBalancedFocalLoss",
     "DistributionBalancedFocalLoss",
     "DistributionBalancedLoss",
@@ -43,5 +47,7 @@ __all__ = [
     "create",
     "create_custom",
     "is_dotted_path",
+    "linear_loss",
     "option_names",
+    "sharded_linear_loss",
 ]

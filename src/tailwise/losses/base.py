@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tailwise.labels import LabelStats
 from tailwise.losses.autograd import attach
 from tailwise.losses.eager import Eager
-from tailwise.losses.guidance import Guidance
+from tailwise.losses.guidance import Guidance, add_over_processes
 from tailwise.losses.implementation import (
     IMPLEMENTATIONS,
     Backend,
@@ -23,7 +23,7 @@ from tailwise.losses.implementation import (
     known_in_advance,
 )
 from tailwise.losses.steering import Steering
-from tailwise.losses.targets import is_sparse
+from tailwise.losses.targets import is_sparse, sparse_row_sums
 from tailwise.losses.term import Coefficients, Factor, FocalOn, PairWeight, Side
 from tailwise.losses.weights import Weighting
 from tailwise.shapes import Bool, Float, Shaped
@@ -117,9 +117,7 @@ class MultiLabelLoss(nn.Module):
             ValueError: shapes disagree, or (first batch, unless ``validate=False``) targets are out of range.
         """
         self._check_shapes(logits, targets, mask)
-        if self._validate_next and not torch.compiler.is_compiling():
-            check_targets(targets)
-            self._validate_next = False
+        self.check_first_batch(targets)
         # Autocast would run the small products of weights and statistics in half precision.
         with torch.autocast(logits.device.type, enabled=False):
             with torch.no_grad():
@@ -127,18 +125,37 @@ class MultiLabelLoss(nn.Module):
                 coefficients = self._coefficients(backend, logits, targets, mask)
             return self._reduced(backend, logits, targets, mask, coefficients)
 
+    def check_first_batch(self, targets: Tensor) -> None:
+        """Raise ValueError if targets are out of range: of the first batch, where the loss is to check it."""
+        if self._validate_next and not torch.compiler.is_compiling():
+            check_targets(targets)
+            self._validate_next = False
+
     def weigh(self, backend: Backend, targets: Tensor, mask: Tensor | None) -> PairWeight:
         """The weights of a batch, from its labels of all classes."""
         if self.weight is None:
             return PairWeight()
         values = self.weight.class_values()
-        pair_weight: PairWeight = self.weight(None if values is None else backend.row_sums(targets, mask, values))
+        if values is None:
+            sums = None
+        elif is_sparse(targets) and mask is None:
+            sums = sparse_row_sums(targets, values)
+        else:
+            sums = backend.row_sums(targets, mask, values)
+        pair_weight: PairWeight = self.weight(sums)
         return pair_weight
+
+    def share_sums(self, sums: Tensor) -> Tensor:
+        """Add the sums behind the guidance over all processes, in training, unless each is to use its own."""
+        if self.training and self.guidance is not None and self.guidance.sync == "auto":
+            add_over_processes(sums)
+        return sums
 
     def _coefficients(self, backend: Backend, logits: Tensor, targets: Tensor, mask: Tensor | None) -> Coefficients:
         positive, negative = self.side("positive"), self.side("negative")
         if self.guidance is not None:
-            positive, negative = self.guidance(backend.probability_sums(logits, targets, mask), positive, negative)
+            sums = self.share_sums(backend.probability_sums(logits, targets, mask))
+            positive, negative = self.guidance(sums, positive, negative)
         weight = self.weigh(backend, targets, mask)
         return Coefficients(positive, negative, weight, self.scale, self.margin, self.focal_on)
 

@@ -23,7 +23,8 @@ Sync: TypeAlias = Literal["auto", "never"]
 Adaptive: TypeAlias = FactorName | Iterable[FactorName] | Mapping[FactorName, str | Iterable[str]]
 
 _FLOOR = 1e-12
-_ALL = slice(None)
+ALL = slice(None)
+"""All classes."""
 
 
 class MeanProbabilities(NamedTuple):
@@ -116,30 +117,31 @@ class Guidance(nn.Module):
 
     def forward(
         self,
-        sums: Float[Tensor, "4 C"],
+        sums: Float[Tensor, "4 c"],
         positive: Side,
         negative: Side,
-        classes: slice = _ALL,
+        classes: slice = ALL,
         groups: GroupMeans | None = None,
     ) -> tuple[Side, Side]:
         """Return the two sides as this batch has them.
 
         Args:
-            sums: Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) over the known pairs of each class; in training those of all
-                processes are added, in place.
+            sums: Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) over the known pairs of each class.
             positive: the positive side.
             negative: the negative side.
             classes: which classes these are, when it is not all.
             groups: the means of the groups, when ``sums`` has not all classes.
         """
-        if self.sync == "auto" and self.training:
-            add_over_processes(sums)
         if groups is None:
-            groups = group_means(sums[:2], self.group_of_class, self.num_groups)
+            groups = self.group_means(sums[:2])
         mean = mean_probabilities(sums, self.group_of_class[classes], groups)
         # Both ends keep clear of 0, so that no ratio is infinite and no divisor 0.
         high, low = mean.positive.clamp(min=_FLOOR), mean.negative.clamp(min=_FLOOR)
         return self._guided(positive, high / low, "pos", classes), self._guided(negative, low / high, "neg", classes)
+
+    def group_means(self, positive_sums: Float[Tensor, "2 C"]) -> GroupMeans:
+        """What stands in for classes without a positive, from Σ p y and Σ y of every class."""
+        return group_means(positive_sums, self.group_of_class, self.num_groups)
 
     def _guided(self, side: Side, ratio: Tensor, prefix: Literal["pos", "neg"], classes: slice) -> Side:
         changes: dict[str, Tensor] = {}
@@ -183,7 +185,11 @@ def group_positions(stats: LabelStats) -> Int[Tensor, "C"]:
     return torch.from_numpy(owner)
 
 
-def add_over_processes(sums: Tensor) -> None:
-    """Add a tensor of all processes in place, so that each has the total; one process keeps its own."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+def add_over_processes(sums: Tensor) -> int:
+    """Add a tensor of all processes in place, so that each has the total, and return how many processes there are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1
+    processes = dist.get_world_size()
+    if processes > 1:
         dist.all_reduce(sums)
+    return processes

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tailwise.labels import LabelStats
-from tailwise.losses.guidance import Sync, add_over_processes, group_positions
+from tailwise.losses.guidance import ALL, Sync, group_positions
 from tailwise.losses.term import Side
 from tailwise.shapes import Float, Int
 
 _EPSILON = 1e-6
-_ALL = slice(None)
 
 
 def group_log_odds(
@@ -107,13 +106,12 @@ class Steering(nn.Module):
         self.register_buffer("running", torch.zeros(4, stats.num_classes))
 
     def forward(
-        self, sums: Float[Tensor, "4 C"], positive: Side, negative: Side, classes: slice = _ALL
+        self, sums: Float[Tensor, "4 C"], positive: Side, negative: Side, classes: slice = ALL
     ) -> tuple[Side, Side]:
         """Return the two sides as they are now; ``shift`` must be κ log(N/n − 1), which is divided by λ₁⁻.
 
         Args:
-            sums: Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) over the known pairs of every class of the batch; in training
-                those of all processes are added, in place.
+            sums: Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) over the known pairs of every class of the batch.
             positive: the positive side.
             negative: the negative side.
             classes: the classes whose sides these are, when it is not all.
@@ -124,12 +122,9 @@ class Steering(nn.Module):
     def observe(self, sums: Float[Tensor, "4 C"]) -> None:
         """Let the running sums follow those of a batch, in training."""
         if self.training:
-            sums = sums.to(self.running.dtype)
-            if self.sync == "auto":
-                add_over_processes(sums)
-            self.running.lerp_(sums, 1 / self.window)
+            self.running.lerp_(sums.to(self.running.dtype), 1 / self.window)
 
-    def steered(self, positive: Side, negative: Side, classes: slice = _ALL) -> tuple[Side, Side]:
+    def steered(self, positive: Side, negative: Side, classes: slice = ALL) -> tuple[Side, Side]:
         """Return the sides of some classes as the running sums have them."""
         high, low = group_log_odds(self.running, self.group_of_class, self.num_groups)
         slope = (self.neg_scale + self.tolerance * (high - low).clamp(min=0)).clamp(max=self.max_slope)
