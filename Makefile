@@ -23,8 +23,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.input_pipeline $(PHOTOS)
-	$(BIN)/python -m benchmarks.training_speed $(PHOTOS) $(WEIGHTS)
+	$(BIN)/python -m benchmarks $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 clean:
 	rm -rf $(VENV) build dist demo-run
