@@ -114,7 +114,6 @@ def fine_tuning_step(shared: TrainConfig, steps: int, repeats: int) -> None:
                 milestones=milestones,
                 steps_per_epoch=147,
                 seed=0,
-                fused=False,  # as runs in mixed precision are
             )
             checkpoint_path(Path(folder)).parent.mkdir()
             trainer = create_trainer(config, Path(folder), epochs=1, checkpoint_every=10)

@@ -160,7 +160,7 @@ def _varied_on_device(images: UInt8[Tensor, "B 3 S S"], size: int, draws: Draws)
     # Packed, all that was drawn goes in one transfer, where each of the entries would have cost as much.
     colours = torch.stack((draws.offset, draws.gain_before, draws.saturation, hue, draws.gain_after), dim=1)
     packed = torch.cat((colours, order, channels, 2 * x - 1, 2 * y - 1), dim=1)
-    colours, order, channels, x, y = _sent(packed, images.device).split([5, 3, 3, size, size], dim=1)
+    colours, order, channels, x, y = torch.split(_sent(packed, images.device), [5, 3, 3, size, size], dim=1)
     offset, gain_before, saturation, hue, gain_after = colours[:, :, None, None].unbind(1)
 
     values = _as_planes(images)

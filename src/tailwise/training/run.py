@@ -45,7 +45,6 @@ from tailwise.training.trainer import (
     forget_logs_after,
     steps_in,
     threads,
-    trained_precision,
 )
 
 CONFIG_FILE = "config.yaml"
@@ -258,8 +257,6 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, stats: LabelStats, fo
             milestones=milestones,
             steps_per_epoch=steps_per_epoch,
             seed=config.seed,
-            # Lightning refuses to clip the gradients of a fused optimizer in mixed precision.
-            fused=trained_precision(config) == "fp32",
         )
         between = 1 if config.mode == "finetune" else -(-_STEPS_BETWEEN_PROBE_CHECKPOINTS // steps_per_epoch)
         checkpoint = checkpoint_path(folder)
