@@ -30,6 +30,7 @@ from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.models.embeddings import embeddings_source
 from tailwise.training import finetune, probe
+from tailwise.training.compiling import require_compiler
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
 from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import choose_device
@@ -103,6 +104,8 @@ def train(config: TrainConfig) -> Result | None:
     # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
     with warnings.catch_warnings(action="ignore"):
         create_loss(config, stats, given_loss)
+    if config.compile:
+        require_compiler(device)
     task = _new_task(config, splits, device)
     stats = _stats(task.train.split, config)
     loss = create_loss(config, stats)
