@@ -7,10 +7,12 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import nn
 
@@ -111,7 +113,7 @@ def train(config: TrainConfig) -> Result | None:
     loss = create_loss(config, stats)
     if _is_first_process():
         _write_start(config, stats, task, folder)
-    steps = _fit(config, task, loss, stats, folder)
+    steps = fit(config, task, loss, stats, folder)
     if not _is_first_process():
         return None
     validation, decisions = run_validation(config, task, stats, device, folder)
@@ -236,8 +238,30 @@ def _new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> T
     return probe.new_task(config, splits, device)
 
 
-def _fit(config: TrainConfig, task: Task, loss: nn.Module, stats: LabelStats, folder: Path) -> int:
-    """Train the model of the task; returns the number of steps."""
+def fit(
+    config: TrainConfig,
+    task: Task,
+    loss: nn.Module,
+    stats: LabelStats,
+    folder: Path,
+    callbacks: Sequence[pl.Callback] = (),
+) -> int:
+    """Train the model of a task, and leave logs, the checkpoint and the probability curves in the run folder.
+
+    Args:
+        config: the run, resolved.
+        task: model and data.
+        loss: called with (logits, targets).
+        stats: names and groups of the classes.
+        folder: the run folder.
+        callbacks: what else is to happen in each step, after all else.
+
+    Returns:
+        The number of steps of the whole training.
+
+    Raises:
+        InputError: the device has too little memory, or the loss stopped being a number.
+    """
     epochs, milestones = config.optim.epochs, config.optim.milestones
     assert epochs is not None
     assert milestones is not None
@@ -269,7 +293,12 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, stats: LabelStats, fo
             forget_logs_after(folder, steps_done)
         curves = ProbabilityCurveCallback(folder / CURVES_FILE, stats, epochs * steps_per_epoch)
         trainer = create_trainer(
-            config, folder, epochs=epochs, checkpoint_every=between, first_step=steps_done, callbacks=[curves]
+            config,
+            folder,
+            epochs=epochs,
+            checkpoint_every=between,
+            first_step=steps_done,
+            callbacks=[curves, *callbacks],
         )
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from)
