@@ -156,7 +156,8 @@ class TrainConfig(ReadOptions):
     num_nodes: int = 1
     """Number of machines."""
     num_workers: int = 0
-    """Processes that load images ahead of training, per device; 0 loads them in between."""
+    """Processes that load images ahead of training, per device; with 0, a thread does on a GPU, and a CPU loads them in
+    between."""
     checkpoint_minutes: float = 10.0
     """Minutes after which the state of the run is saved inside an epoch; at the end of an epoch it is saved anyway."""
     quiet: bool = False
