@@ -1,20 +1,21 @@
 """Speed beside plain PyTorch: ``python -m benchmarks.training_speed PHOTOS WEIGHTS``.
 
-Each pair of figures comes from the same process, interleaved, and is given as the median of the repeats with the
-median of the ratios of the pairs. PHOTOS and WEIGHTS are those of benchmarks.photos.
+Each pair of figures comes from the same process, interleaved, and is given as medians with the median of the ratios of
+the pairs. PHOTOS and WEIGHTS are those of benchmarks.photos.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import lightning.pytorch as pl
@@ -31,18 +32,22 @@ from tailwise.data.augment import prepare
 from tailwise.models.backbone import create_backbone
 from tailwise.models.inference import prepare_for_inference
 from tailwise.training import finetune
-from tailwise.training.datamodule import TrainData
+from tailwise.training.datamodule import EpochBatches
 from tailwise.training.inference import PRECISION_TYPES
 from tailwise.training.inputs import open_images, read_run, read_splits
-from tailwise.training.module import MultiLabelModule, warmup_and_decay
-from tailwise.training.run import create_loss, create_sampler, train
-from tailwise.training.trainer import checkpoint_path, contained, create_trainer
+from tailwise.training.module import warmup_and_decay
+from tailwise.training.run import create_loss, create_sampler, fit, train
+from tailwise.training.task import Task
+from tailwise.training.trainer import checkpoint_path
 
 WARMUP_STEPS = 5
+Part = Literal["all", "features", "step", "probe"]
 
 
-def compare(photos: Path, weights: Path, size: int = 160, steps: int = 25, repeats: int = 5) -> None:
-    """Print every table.
+def compare(
+    photos: Path, weights: Path, size: int = 160, steps: int = 25, repeats: int = 5, part: Part = "all"
+) -> None:
+    """Print every table, or one of them.
 
     Args:
         photos: folder with labels.csv, classes.json and the images.
@@ -50,6 +55,7 @@ def compare(photos: Path, weights: Path, size: int = 160, steps: int = 25, repea
         size: image size of the fine-tuning steps; features are extracted at 224.
         steps: fine-tuning steps per repeat.
         repeats: interleaved repeats of each pair.
+        part: the table to print: of features, of the fine-tuning step, or of the probe; or all.
     """
     print(
         f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
@@ -57,9 +63,12 @@ def compare(photos: Path, weights: Path, size: int = 160, steps: int = 25, repea
     )
     with tempfile.TemporaryDirectory() as folder:
         shared = configuration(photos, weights, Path(folder), mode="finetune", precision="bf16", image_size=size)
-        feature_extraction(shared, repeats)
-        fine_tuning_step(shared, steps, repeats)
-        probe_run(photos, weights, Path(folder), repeats)
+        if part in ("all", "features"):
+            feature_extraction(shared, repeats)
+        if part in ("all", "step"):
+            fine_tuning_step(shared, steps, repeats)
+        if part in ("all", "probe"):
+            probe_run(photos, weights, Path(folder), repeats)
 
 
 def feature_extraction(shared: TrainConfig, repeats: int, batch_size: int = 64) -> None:
@@ -91,65 +100,78 @@ def feature_extraction(shared: TrainConfig, repeats: int, batch_size: int = 64) 
 
 
 def fine_tuning_step(shared: TrainConfig, steps: int, repeats: int) -> None:
-    """A fine-tuning step: our trainer against a loop by hand, same data, model, loss, optimiser and precision."""
-    config = resolve(shared)
+    """A fine-tuning step: the trainer of a run, with all that it records, against a loop by hand.
+
+    Both have the same cache, augmentation, model, loss, optimizer, clipping, schedule and precision, and take steps in
+    turn, so that a pair of them meets the same machine.
+    """
+    config = resolve(replace(shared, accelerator="cpu"))
     splits = read_run(config)
-    train_split = splits.train
-    targets = torch.from_numpy(train_split.targets)
-    task = finetune.new_task(config, splits)
-    stats = LabelStats.from_targets(train_split.targets, train_split.class_names)
-    milestones = config.optim.milestones or ()
-
-    def data() -> TrainData:
-        sampler = create_sampler(config, train_split.targets)
-        return TrainData(task.train.table, train_split.targets, sampler, batch_size=32, transform=task.train_inputs)
-
-    def ours() -> float:
-        timer = StepTimer()
-        with tempfile.TemporaryDirectory() as folder, contained():
-            module = MultiLabelModule(
-                task.model.train(),
-                create_loss(config, stats),
-                config.optim,
-                milestones=milestones,
-                steps_per_epoch=147,
-                seed=0,
-                fused=False,  # as runs in mixed precision are
-            )
+    stats = LabelStats.from_targets(splits.train.targets, splits.train.class_names)
+    pairs: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        task = finetune.new_task(config, splits)
+        alternate = Alternate(loop_by_hand(config, copy.deepcopy(task), create_loss(config, stats)), steps)
+        with tempfile.TemporaryDirectory() as folder:
             checkpoint_path(Path(folder)).parent.mkdir()
-            trainer = create_trainer(config, Path(folder), epochs=1, checkpoint_every=10)
-            trainer.callbacks.append(timer)  # type: ignore[attr-defined]
-            trainer.limit_train_batches = steps
-            trainer.fit(module, datamodule=data())
-        return timer.median()
+            fit(config, task, create_loss(config, stats), stats, Path(folder), [alternate])
+        pairs += alternate.pairs[WARMUP_STEPS:]
+    bare_s, ours_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+    low, ratio, high = statistics.quantiles([ours / bare for bare, ours in pairs])
+    print(
+        f"\n| fine-tuning step, batch {config.batch_size} at {config.image_size}², bf16; {len(pairs)} pairs "
+        "| bare loop, ms | ours, ms | ours / bare | half of the pairs |\n|---|---|---|---|---|\n"
+        f"| {config.loss} | {1e3 * bare_s:.1f} | {1e3 * ours_s:.1f} | {ratio:.3f} | {low:.2f} to {high:.2f} |",
+        flush=True,
+    )
 
-    def bare() -> float:
-        timer = StepTimer()
-        loss = create_loss(config, stats)
-        model = task.model.train()
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(parameters, lr=0.02, momentum=0.9, weight_decay=1e-4)
-        schedule = warmup_and_decay(optimizer, config.optim, milestones, 147)
-        assert task.train_inputs is not None
-        for step, (rows, positions) in enumerate(data().batches()):
-            inputs = task.train_inputs(task.train.table.batch(rows), epoch=0, positions=positions)
+
+def loop_by_hand(config: TrainConfig, task: Task, loss: nn.Module) -> Iterator[None]:
+    """Train in bf16, and yield after each step."""
+    model, split = task.model.train(), task.train.split
+    targets = torch.from_numpy(split.targets)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optim = config.optim
+    optimizer = torch.optim.SGD(
+        parameters, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
+    )
+    batches = EpochBatches(create_sampler(config, split.targets), config.batch_size)
+    schedule = warmup_and_decay(optimizer, optim, optim.milestones or (), len(batches))
+    assert task.train_inputs is not None
+    assert optim.clip_norm is not None
+    for epoch in itertools.count():
+        for rows, positions in batches:
+            inputs = task.train_inputs(task.train.table.batch(rows), epoch=epoch, positions=positions)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 value = loss(model(inputs), targets[rows])
             optimizer.zero_grad()
             value.backward()
-            nn.utils.clip_grad_norm_(parameters, 35.0)
+            nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
             optimizer.step()
             schedule.step()
-            timer.tick()
-            if step + 1 == steps:
-                break
-        return timer.median()
+            yield
 
-    pairs = [(bare(), ours()) for _ in range(repeats)]
-    bare_s, ours_s = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(mine / other for other, mine in pairs)
-    print(f"\n| fine-tuning step, batch 32 at {config.image_size}², bf16 | bare loop, ms | ours, ms | ours / bare |")
-    print(f"|---|---|---|---|\n| {config.loss} | {1e3 * bare_s:.1f} | {1e3 * ours_s:.1f} | {ratio:.3f} |", flush=True)
+
+class Alternate(pl.Callback):
+    """Takes a step by hand after each step of the trainer, and ends the training after some of them.
+
+    Attributes:
+        pairs: seconds of each step by hand, and of the trainer's step before it.
+    """
+
+    def __init__(self, by_hand: Iterator[None], steps: int) -> None:
+        self.by_hand = by_hand
+        self.steps = steps
+        self.pairs: list[tuple[float, float]] = []
+        self.resumed = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        handed_over = time.perf_counter()
+        next(self.by_hand)
+        handed_back = time.perf_counter()
+        self.pairs.append((handed_back - handed_over, handed_over - self.resumed))
+        trainer.should_stop = len(self.pairs) == self.steps
+        self.resumed = time.perf_counter()
 
 
 def probe_run(photos: Path, weights: Path, folder: Path, repeats: int) -> None:
@@ -176,23 +198,6 @@ def interleaved(one: Callable[[], Any], other: Callable[[], Any], repeats: int) 
             pairs.append(times)
     first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
     return first, second, statistics.median(a / b for a, b in pairs)
-
-
-class StepTimer(pl.Callback):
-    """Seconds from the end of one step to the end of the next."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def tick(self) -> None:
-        self.ends.append(time.perf_counter())
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.tick()
-
-    def median(self) -> float:
-        ends = self.ends[WARMUP_STEPS:]
-        return statistics.median(after - before for before, after in itertools.pairwise(ends))
 
 
 def _seconds(function: Callable[[], Any]) -> float:

@@ -48,8 +48,9 @@ _RECIPE_MILESTONES: dict[SamplerName, tuple[int, ...]] = {
     "repeat-factor": (55, 75),
     "inverse-frequency": (55, 75),
 }
-# Options that say where and how a run shows itself, not what it computes: a resumed run may change them.
-_OPTIONS_WITHOUT_EFFECT = ("output", "resume", "quiet", "cache", "num_workers", "checkpoint_minutes")
+# Options that say where and how a run shows itself, not what it computes, but for rounding: a resumed run may change
+# them.
+_OPTIONS_WITHOUT_EFFECT = ("output", "resume", "quiet", "cache", "num_workers", "checkpoint_minutes", "compile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,9 @@ class TrainConfig(ReadOptions):
     """Images per step, on each device."""
     precision: Precision = "fp32"
     """Arithmetic of the network, for probe of the backbone; losses and metrics are computed in fp32 whatever it is."""
+    compile: bool = False
+    """Compile the backbone with torch.compile, for finetune: faster steps, after some minutes of compiling at the first
+    one and at the first smaller batch. Needs a C++ compiler."""
     seed: int = 0
     """Seed of everything random: initial weights, sampling, augmentation, dropout."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -152,7 +156,8 @@ class TrainConfig(ReadOptions):
     num_nodes: int = 1
     """Number of machines."""
     num_workers: int = 0
-    """Processes that load images ahead of training, per device; 0 loads them in between."""
+    """Processes that load images ahead of training, per device; with 0, a thread does on a GPU, and a CPU loads them in
+    between."""
     checkpoint_minutes: float = 10.0
     """Minutes after which the state of the run is saved inside an epoch; at the end of an epoch it is saved anyway."""
     quiet: bool = False
@@ -290,6 +295,8 @@ def _check(config: TrainConfig) -> None:
     for name, value, allowed, expected in rules:
         if not allowed:
             raise InputError(f"{name} must be {expected}, got {value}")
+    if config.compile and config.mode == "probe":
+        raise InputError("compile is for mode finetune: a probe runs its backbone once over the images; leave it out")
     _check_splits(config)
 
 

@@ -223,11 +223,21 @@ class TestWholeChain:
         assert result.min() >= -1e-3
         assert result.max() <= 255 + 1e-3
 
-    def test_output_is_contiguous_float32(self):
-        for result in (run(random_images(3, 16), 8, Augmentation()), prepare(random_images(3, 16), 8, **IMAGENET)):
-            assert result.shape == (3, 3, 8, 8)
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_output_is_float32_in_channels_last_order(self, device):
+        images = random_images(3, 16).to(device)
+        for result in (run(images, 8, Augmentation()), prepare(images, 8, **IMAGENET), prepare(images, 16, **IMAGENET)):
+            assert result.shape[:2] == (3, 3)
             assert result.dtype == torch.float32
-            assert result.is_contiguous()
+            assert result.is_contiguous(memory_format=torch.channels_last)
+
+    def test_no_number_is_read_back_from_the_device(self):
+        """A meta tensor has no values: whatever would wait for some fails."""
+        images = random_images(4, 16).to("meta")
+        with pytest.raises(NotImplementedError):
+            images.tolist()
+        assert run(images, 12, Augmentation(hue=180.0), **IMAGENET).shape == (4, 3, 12, 12)
+        assert prepare(images, 12, **IMAGENET).shape == (4, 3, 12, 12)
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     def test_the_gpu_gives_what_the_cpu_gives(self):

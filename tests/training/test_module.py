@@ -1,15 +1,23 @@
-"""The optimizer and schedule of the recipe, and what the training step does when the loss breaks."""
+"""The optimizer and schedule of the recipe, and a step in each precision against one written out."""
 
 from __future__ import annotations
 
+import copy
 from itertools import product
+from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import nn
 
 from tailwise.config import OptimConfig
+from tailwise.training.datamodule import Batch
 from tailwise.training.module import MultiLabelModule
+from tailwise.training.trainer import contained
 
 
 def make(
@@ -93,3 +101,66 @@ def test_random_numbers_are_those_of_seed_epoch_step_and_process(monkeypatch: py
         first = [dropped(*place) for place in places]
         assert len(set(first)) == len(places)
         assert [dropped(*place) for place in reversed(places)] == first[::-1]
+
+
+def batches(scales: list[float]) -> list[Batch]:
+    """A batch for each scale of its inputs."""
+    generator = torch.Generator().manual_seed(5)
+    return [
+        Batch(
+            scale * torch.randn(6, 3, generator=generator),
+            torch.randint(0, 2, (6, 2), generator=generator).float(),
+            np.arange(6),
+        )
+        for scale in scales
+    ]
+
+
+def trained(module: MultiLabelModule, given: list[Batch], folder: Path, clip: float | None, plugin: Precision) -> None:
+    with contained():
+        pl.Trainer(
+            accelerator="cpu",
+            plugins=[plugin],
+            gradient_clip_val=clip,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        ).fit(module, torch.utils.data.DataLoader(given, batch_size=None))
+
+
+@pytest.mark.parametrize("clip", [None, 0.1, 1e6])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_equals_a_loop_written_out(tmp_path: Path, precision: str, clip: float | None) -> None:
+    """Also where gradients are clipped, and where the scaler of fp16 skips a step whose gradients overflow."""
+    module = make(OptimConfig(warmup_steps=0, lr=0.5), ())
+    module.model[0].weight.requires_grad_(True)
+    reference: Any = copy.deepcopy(module.model).train()
+    start = copy.deepcopy(reference)
+    given = batches([1.0, 40.0, 5e4 if precision == "fp16" else 3.0, 1.0])
+    scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.5, momentum=0.9, weight_decay=1e-4)
+    skipped = 0
+    for batch in given:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=dtype, enabled=precision != "fp32"):
+            loss = nn.functional.binary_cross_entropy_with_logits(reference(batch.inputs), batch.targets)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(reference.parameters(), clip)
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        skipped += scaler.get_scale() < scale
+    assert (skipped > 0) == (precision == "fp16")
+    plugin = Precision() if precision == "fp32" else MixedPrecision("bf16-mixed", "cpu")
+    trained(module, given, tmp_path, clip, MixedPrecision("16-mixed", "cpu") if precision == "fp16" else plugin)
+    for (name, value), expected, first in zip(
+        module.model.named_parameters(), reference.parameters(), start.parameters(), strict=True
+    ):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6, msg=name)
+        assert not torch.equal(value, first)

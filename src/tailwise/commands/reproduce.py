@@ -88,7 +88,7 @@ class Options(ReadOptions):
     accelerator: Accelerator = "auto"
     """What to compute on; by default whatever there is."""
     num_workers: int = 0
-    """Processes that load images ahead of training; 0 loads them in between."""
+    """Processes that load images ahead of training; with 0, a thread does on a GPU, and a CPU loads them in between."""
     quiet: bool = False
     """Plain lines instead of progress bars."""
 

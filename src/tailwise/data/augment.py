@@ -58,7 +58,7 @@ def augment(
         settings: what is varied and how far.
 
     Returns:
-        (B, 3, size, size) float32, on the device of ``images``.
+        (B, 3, size, size) float32 in channels-last order, on the device of ``images``.
 
     Raises:
         InputError: ``mean`` or ``std`` is not three numbers, or a ``std`` is not positive.
@@ -67,7 +67,8 @@ def augment(
     draws = draw(seed, epoch, positions, settings)
     if images.device.type == "cpu":
         return _varied_on_cpu(images, size, draws, scale, shift)
-    return _varied_on_device(images, size, draws).mul_(scale).sub_(shift)
+    values = _varied_on_device(images, size, draws)
+    return torch.mul(values, scale, out=_channels_last(len(images), size, images.device)).sub_(shift)
 
 
 def prepare(
@@ -82,13 +83,13 @@ def prepare(
         std: of the channels, for values in 0–1.
 
     Returns:
-        (B, 3, size, size) float32, on the device of ``images``.
+        (B, 3, size, size) float32 in channels-last order, on the device of ``images``.
 
     Raises:
         InputError: ``mean`` or ``std`` is not three numbers, or a ``std`` is not positive.
     """
     scale, shift = _normalisation(mean, std, images.device)
-    result = torch.empty((len(images), 3, size, size), dtype=torch.float32, device=images.device)
+    result = _channels_last(len(images), size, images.device)
 
     def squash(rows: slice) -> None:
         values = _as_planes(images[rows])
@@ -135,6 +136,12 @@ def _share(threads: int, work: Callable[[int, int], None]) -> None:
         other.result()
 
 
+def _channels_last(count: int, size: int, device: torch.device) -> Float[Tensor, "{count} 3 {size} {size}"]:
+    """Room for network inputs, in the order of the network's weights: in any other, the first layer would copy them."""
+    shape = (count, 3, size, size)
+    return torch.empty(shape, dtype=torch.float32, device=device, memory_format=torch.channels_last)
+
+
 def _as_planes(images: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
     return images.to(torch.float32, memory_format=torch.contiguous_format)
 
@@ -144,25 +151,29 @@ def _varied_on_device(images: UInt8[Tensor, "B 3 S S"], size: int, draws: Draws)
 
     A turn of the hue goes in rounds of at most a sixth of the circle.
     """
-    rounds = math.ceil(float(draws.hue.abs().max()) / 60) if len(images) else 0
+    hue = draws.hue.abs()
+    rounds = math.ceil(hue.numpy().max(initial=0) / 60)
     back = draws.hue[:, None] < 0
     order = torch.where(back, torch.tensor([0, 2, 1]), torch.tensor(_IN_ORDER))
     channels = torch.where(back, order.gather(1, draws.channels), draws.channels)
     x, y = _centres(draws, size)
-    order, channels, x, y = (entry.to(images.device, non_blocking=True) for entry in (order, channels, x, y))
-    here = draws.to(images.device)
+    # Packed, all that was drawn goes in one transfer, where each of the entries would have cost as much.
+    colours = torch.stack((draws.offset, draws.gain_before, draws.saturation, hue, draws.gain_after), dim=1)
+    packed = torch.cat((colours, order, channels, 2 * x - 1, 2 * y - 1), dim=1)
+    colours, order, channels, x, y = torch.split(_sent(packed, images.device), [5, 3, 3, size, size], dim=1)
+    offset, gain_before, saturation, hue, gain_after = colours[:, :, None, None].unbind(1)
 
     values = _as_planes(images)
-    adjust(values, _per_image(here.offset)[:, None], _per_image(here.gain_before)[:, None])
-    saturate(values, _per_image(here.saturation))
-    values = _reordered(values, order)
+    adjust(values, offset[:, None], gain_before[:, None])
+    saturate(values, saturation)
+    values = _reordered(values, order.long())
     for _ in range(rounds):
-        turn_hue(values[:, 0], values[:, 1], values[:, 2], _per_image(here.hue.abs() / (60 * rounds)))
-    adjust(values, 0.0, _per_image(here.gain_after)[:, None])
+        turn_hue(values[:, 0], values[:, 1], values[:, 2], hue / (60 * rounds))
+    adjust(values, 0.0, gain_after[:, None])
     grid = values.new_empty(len(values), size, size, 2)
-    grid[..., 0] = (2 * x - 1)[:, None, :]
-    grid[..., 1] = (2 * y - 1)[:, :, None]
-    values = _reordered(values, channels)
+    grid[..., 0] = x[:, None, :]
+    grid[..., 1] = y[:, :, None]
+    values = _reordered(values, channels.long())
     return functional.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -183,7 +194,7 @@ def _varied_on_cpu(
         draws.gain_after,
     )
     across, down = _centres(draws, size)
-    result = torch.empty((len(images), 3, size, size), dtype=torch.float32)
+    result = _channels_last(len(images), size, images.device)
     work = partial(
         vary,
         images.contiguous().numpy(),
@@ -194,14 +205,15 @@ def _varied_on_cpu(
         *_taps(across, images.shape[3]),
         scale.flatten().numpy(),
         shift.flatten().numpy(),
-        result.numpy(),
+        result.permute(0, 2, 3, 1).numpy(),
     )
     _share(min(torch.get_num_threads(), len(images)), work)
     return result
 
 
-def _per_image(numbers: Float[Tensor, "B"]) -> Float[Tensor, "B 1 1"]:
-    return numbers[:, None, None]
+def _sent(numbers: Float[Tensor, "..."], device: torch.device) -> Float[Tensor, "..."]:
+    """Copy numbers to a device without waiting for it: only memory that is pinned is copied so to a GPU."""
+    return (numbers.pin_memory() if device.type == "cuda" else numbers).to(device, non_blocking=True)
 
 
 def _reordered(values: Float[Tensor, "B 3 H W"], channels: Int[Tensor, "B 3"]) -> Float[Tensor, "B 3 H W"]:
@@ -236,5 +248,5 @@ def _normalisation(
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise InputError(f"mean and std must be three numbers each, std positive; got {tuple(mean)} and {tuple(std)}")
     scale = torch.tensor([[1 / (255 * s), m / s] for m, s in zip(mean, std, strict=True)], dtype=torch.float32)
-    scale, shift = scale.to(device, non_blocking=True)[:, :, None, None].unbind(1)
+    scale, shift = _sent(scale, device)[:, :, None, None].unbind(1)
     return scale, shift

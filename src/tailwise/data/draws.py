@@ -6,7 +6,7 @@ changes what is drawn.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -94,10 +94,6 @@ class Draws:
     width: Float[Tensor, "B"]
     height: Float[Tensor, "B"]
     mirrored: Bool[Tensor, "B"]
-
-    def to(self, device: torch.device) -> Draws:
-        """The same draws on a device; the copy does not wait for the device."""
-        return Draws(**{entry.name: getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)})
 
 
 def sample_uniforms(

@@ -3,7 +3,7 @@
 The formulas are those of :mod:`tailwise.data.colours`, which explains them. A row of the image is read once, changed
 while it is in the core's first cache, and squashed to the width of the result; two such rows are mixed for each row of
 the result. Planes of colour are arrays of their own, and loops go from 0 to a width, so that the compiler sees that it
-may work on many pixels at a time.
+may work on many pixels at a time. Only the result has its channels last, as the network wants them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def vary(images, colours, rounds, channels, down, up, mix, left, right, weight, 
         weight: (B, size) float32 weight of the second one.
         scale: (3,) float32 factor on the values of each channel of the result.
         shift: (3,) float32 then subtracted.
-        result: (B, 3, size, size) float32, written.
+        result: (B, size, size, 3) float32, written.
         start: the first image.
         step: from one image to the next.
     """
-    side, size = images.shape[3], result.shape[3]
+    side, size = images.shape[3], result.shape[2]
     red, green, blue = np.empty(side, np.float32), np.empty(side, np.float32), np.empty(side, np.float32)
     even, odd = np.empty((3, size), np.float32), np.empty((3, size), np.float32)
     for n in range(start, len(images), step):
@@ -66,9 +66,8 @@ def vary(images, colours, rounds, channels, down, up, mix, left, right, weight, 
             above, below = (odd, even) if down[n, i] % 2 else (even, odd)
             if down[n, i] == up[n, i]:
                 below = above
-            for c in range(3):
-                k = channels[n, c]
-                _mix(above[k], below[k], mix[n, i], scale[c], shift[c], result[n, c, i])
+            r, g, b = channels[n, 0], channels[n, 1], channels[n, 2]
+            _mix(above[r], above[g], above[b], below[r], below[g], below[b], mix[n, i], scale, shift, result[n, i])
 
 
 @_compiled
@@ -125,6 +124,8 @@ def _squash(plane, first, left, right, weight, result):
 
 
 @_compiled
-def _mix(above, below, weight, scale, shift, result):
+def _mix(red, green, blue, red_below, green_below, blue_below, weight, scale, shift, result):
     for j in range(len(result)):
-        result[j] = (above[j] + weight * (below[j] - above[j])) * scale - shift
+        result[j, 0] = (red[j] + weight * (red_below[j] - red[j])) * scale[0] - shift[0]
+        result[j, 1] = (green[j] + weight * (green_below[j] - green[j])) * scale[1] - shift[1]
+        result[j, 2] = (blue[j] + weight * (blue_below[j] - blue[j])) * scale[2] - shift[2]

@@ -16,6 +16,7 @@ from tailwise.config import TrainConfig
 from tailwise.data.augment import Augmentation, augment, prepare
 from tailwise.models.classifier import create_classifier
 from tailwise.models.gcn import blank_graph, create_graph
+from tailwise.training.compiling import compile_backbone
 from tailwise.training.inputs import RunSplits, Split, open_images
 from tailwise.training.task import EvaluationTask, Task
 
@@ -54,6 +55,8 @@ def new_task(config: TrainConfig, splits: RunSplits) -> Task:
     graph = create_graph(config.model, train.targets, train.class_names, seed=config.seed)
     model = create_classifier(config.model, len(train.class_names), seed=config.seed, graph=graph)
     model.to(memory_format=torch.channels_last)
+    if config.compile:
+        compile_backbone(model)
     # Runs that hold out other parts find the whole split decoded.
     whole = open_images(splits.whole, training_size(config), config)
     validation = splits.validation

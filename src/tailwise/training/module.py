@@ -30,7 +30,6 @@ class MultiLabelModule(pl.LightningModule):
         milestones: epochs after which the learning rate is multiplied by ``optim.decay``.
         steps_per_epoch: optimizer steps in an epoch.
         seed: seed of the model's random numbers.
-        fused: update each parameter in one pass over memory.
     """
 
     def __init__(
@@ -42,7 +41,6 @@ class MultiLabelModule(pl.LightningModule):
         milestones: tuple[int, ...],
         steps_per_epoch: int,
         seed: int,
-        fused: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
@@ -51,7 +49,6 @@ class MultiLabelModule(pl.LightningModule):
         self.milestones = milestones
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
-        self.fused = fused
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -60,7 +57,7 @@ class MultiLabelModule(pl.LightningModule):
             lr=self.optim.lr,
             momentum=self.optim.momentum,
             weight_decay=self.optim.weight_decay,
-            fused=self.fused,
+            fused=True,  # one pass over memory, and a gradient scaler need not be waited for
         )
         schedule = warmup_and_decay(optimizer, self.optim, self.milestones, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -73,6 +70,21 @@ class MultiLabelModule(pl.LightningModule):
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning refuses to clip for fused optimizers, because in fp16 they get scaled gradients.
+        if gradient_clip_val is None:
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], gradient_clip_val)
 
     @override
     def training_step(self, batch: Batch) -> dict[str, Tensor]:

@@ -7,10 +7,12 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import nn
 
@@ -30,6 +32,7 @@ from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.models.embeddings import embeddings_source
 from tailwise.training import finetune, probe
+from tailwise.training.compiling import require_compiler
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
 from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import choose_device
@@ -45,7 +48,6 @@ from tailwise.training.trainer import (
     forget_logs_after,
     steps_in,
     threads,
-    trained_precision,
 )
 
 CONFIG_FILE = "config.yaml"
@@ -104,12 +106,14 @@ def train(config: TrainConfig) -> Result | None:
     # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
     with warnings.catch_warnings(action="ignore"):
         create_loss(config, stats, given_loss)
+    if config.compile:
+        require_compiler(device)
     task = _new_task(config, splits, device)
     stats = _stats(task.train.split, config)
     loss = create_loss(config, stats)
     if _is_first_process():
         _write_start(config, stats, task, folder)
-    steps = _fit(config, task, loss, stats, folder)
+    steps = fit(config, task, loss, stats, folder)
     if not _is_first_process():
         return None
     validation, decisions = run_validation(config, task, stats, device, folder)
@@ -234,8 +238,30 @@ def _new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> T
     return probe.new_task(config, splits, device)
 
 
-def _fit(config: TrainConfig, task: Task, loss: nn.Module, stats: LabelStats, folder: Path) -> int:
-    """Train the model of the task; returns the number of steps."""
+def fit(
+    config: TrainConfig,
+    task: Task,
+    loss: nn.Module,
+    stats: LabelStats,
+    folder: Path,
+    callbacks: Sequence[pl.Callback] = (),
+) -> int:
+    """Train the model of a task, and leave logs, the checkpoint and the probability curves in the run folder.
+
+    Args:
+        config: the run, resolved.
+        task: model and data.
+        loss: called with (logits, targets).
+        stats: names and groups of the classes.
+        folder: the run folder.
+        callbacks: what else is to happen in each step, after all else.
+
+    Returns:
+        The number of steps of the whole training.
+
+    Raises:
+        InputError: the device has too little memory, or the loss stopped being a number.
+    """
     epochs, milestones = config.optim.epochs, config.optim.milestones
     assert epochs is not None
     assert milestones is not None
@@ -258,8 +284,6 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, stats: LabelStats, fo
             milestones=milestones,
             steps_per_epoch=steps_per_epoch,
             seed=config.seed,
-            # Lightning refuses to clip the gradients of a fused optimizer in mixed precision.
-            fused=trained_precision(config) == "fp32",
         )
         between = 1 if config.mode == "finetune" else -(-_STEPS_BETWEEN_PROBE_CHECKPOINTS // steps_per_epoch)
         checkpoint = checkpoint_path(folder)
@@ -269,7 +293,12 @@ def _fit(config: TrainConfig, task: Task, loss: nn.Module, stats: LabelStats, fo
             forget_logs_after(folder, steps_done)
         curves = ProbabilityCurveCallback(folder / CURVES_FILE, stats, epochs * steps_per_epoch)
         trainer = create_trainer(
-            config, folder, epochs=epochs, checkpoint_every=between, first_step=steps_done, callbacks=[curves]
+            config,
+            folder,
+            epochs=epochs,
+            checkpoint_every=between,
+            first_step=steps_done,
+            callbacks=[curves, *callbacks],
         )
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from)

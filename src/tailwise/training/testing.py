@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +89,16 @@ def _logits(
     config: TrainConfig, task: Task | EvaluationTask, images: Images, device: torch.device
 ) -> Float[Tensor, "N K"]:
     model = task.model.to(device).eval()
-    return forward_table(
-        lambda rows: model(task.test_inputs(rows)),
-        images.table,
-        device=device,
-        batch_size=_ROWS_PER_BATCH[config.mode],
-        description=f"testing on {images.split.name}",
-        show=not config.quiet,
-    )
+    # What is compiled for training would be compiled again for a single pass.
+    with torch.compiler.set_stance("force_eager") if config.compile else nullcontext():
+        return forward_table(
+            lambda rows: model(task.test_inputs(rows)),
+            images.table,
+            device=device,
+            batch_size=_ROWS_PER_BATCH[config.mode],
+            description=f"testing on {images.split.name}",
+            show=not config.quiet,
+        )
 
 
 def _scored(
