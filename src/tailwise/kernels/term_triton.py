@@ -5,9 +5,13 @@ what belongs to its classes stays in registers while it goes down the samples. W
 factor, a margin, soft labels, weights, a mask) is decided when the kernel is compiled, by the types of the arguments
 and by flags, and is not there then.
 
+A GPU evaluates powers and logarithms of base 2, and does not have many instructions to spare for each logit while it
+streams them. So all arguments of σ and sp are in units of ln 2, as are their logarithms: a⁄ln 2 follows from λ₁⁄ln 2,
+and λ₂⁄ln 2 divides the loss, both of which are computed once for the classes of a tile.
+
 Labels of unsigned types are all known; those of signed types are unknown below 0, and floating-point ones, which may be
 soft, where they are no number as well. A factor of a side is a number or a pointer to (C,) values, a negative side's
-also None: as on the positive side.
+also None, but for the slope: as on the positive side.
 """
 
 from __future__ import annotations
@@ -15,20 +19,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# log(1 + t) = t q(t) for 0 ≤ t ≤ 1: q interpolates at Chebyshev's points, and is exact to 4e-8.
+_LOG2_E, _LN_2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
+
+# log₂(1 + t) = t q(t) for 0 ≤ t ≤ 1: q interpolates at Chebyshev's points, and is exact to 4e-8.
 _Q0, _Q1, _Q2, _Q3, _Q4, _Q5, _Q6, _Q7, _Q8 = (
     tl.constexpr(c)
     for c in (
-        *(0.999999966, -0.49999445, 0.333181217, -0.24835399, 0.190768807),
-        *(-0.136022476, 0.0775160868, -0.0290740647, 0.00512610214),
+        *(1.44269499, -0.721339513, 0.48067889, -0.35829907, 0.275221212),
+        *(-0.196238952, 0.111832074, -0.0419450089, 0.00739540214),
     )
 )
 
 
 @triton.jit
-def _log1p(t):
-    """log(1 + t) for 0 ≤ t ≤ 1, to full relative precision."""
-    q = _Q8 * t + _Q7
+def _reciprocal(x):
+    """1 / x for normal numbers x > 0 and for ∞, in two instructions where a division takes eight."""
+    root = tl.rsqrt(x)
+    return root * root
+
+
+@triton.jit
+def _log2_of_1_plus(t):
+    """log₂(1 + t) for 0 ≤ t ≤ 1, to full relative precision."""
+    q = t * _Q8 + _Q7
     q = q * t + _Q6
     q = q * t + _Q5
     q = q * t + _Q4
@@ -40,53 +53,71 @@ def _log1p(t):
 
 
 @triton.jit
+def _log2(x):
+    """log₂ x for normal numbers x > 0, with an absolute error of 1e-7: half the instructions of the library's."""
+    bits = x.to(tl.int32, bitcast=True)
+    mantissa = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
+    return ((bits >> 23) - 127).to(tl.float32) + _log2_of_1_plus(mantissa - 1.0)
+
+
+@triton.jit
 def _sigmoid(a):
-    """σ(a); where the exponential overflows, the quotient is 0 as it should be."""
-    return 1.0 / (1.0 + tl.exp(-a))
+    """σ of an argument in units of ln 2; where the power overflows, the quotient is 0 as it should be."""
+    return _reciprocal(1.0 + tl.exp2(-a))
 
 
 @triton.jit
 def _softplus_and_log_sigmoid(a):
-    """log(1 + eᵃ) and log σ(a); both are no number where a is none."""
-    tail = _log1p(tl.exp(-tl.abs(a)))
+    """sp and log σ, and their argument, in units of ln 2; no number where it is none."""
+    tail = _log2_of_1_plus(tl.exp2(-tl.abs(a)))
     return tl.maximum(a, 0.0) + tail, tl.minimum(a, 0.0) - tail
 
 
 @triton.jit
-def _one_side(z, sign, shift, slope, inverse_divisor, exponent, FOCAL: tl.constexpr, PLAIN: tl.constexpr):
-    """Value and derivative by z of sp(a) σ(b)^γ / λ₂, where a = s λ₁ (z − v), and b = a or, if PLAIN, s z."""
-    steepness = sign * slope
-    a = steepness * (z - shift)
-    value, log_sigmoid = _softplus_and_log_sigmoid(a)
-    derivative = steepness * tl.exp(log_sigmoid)
+def _one_side(z, sign, shift, steepness, inverse_divisor, exponent, FOCAL: tl.constexpr, PLAIN: tl.constexpr):
+    """Value and derivative by z of sp(a) σ(b)^γ / λ₂, where a = s λ₁ (z − v), and b = a or, if PLAIN, s z.
+
+    Args:
+        sign: s.
+        shift: v.
+        steepness: s λ₁ / ln 2.
+        inverse_divisor: ln 2 / λ₂.
+        exponent: γ.
+    """
+    value, log_sigmoid = _softplus_and_log_sigmoid(steepness * (z - shift))
+    derivative = steepness * tl.exp2(log_sigmoid)
     if FOCAL:
         if PLAIN:
+            complement_log, focal_log = _softplus_and_log_sigmoid(z * sign * _LOG2_E)
             focal_steepness = sign
-            complement_log, focal_log = _softplus_and_log_sigmoid(sign * z)
         else:
-            focal_steepness, complement_log, focal_log = steepness, value, log_sigmoid
-        focal = tl.exp(exponent * focal_log)
-        derivative = focal * (derivative + focal_steepness * exponent * tl.exp(-complement_log) * value)
+            complement_log, focal_log = value, log_sigmoid
+            focal_steepness = steepness * _LN_2
+        focal = tl.exp2(exponent * focal_log)
+        # 1 − σ = 2^−sp: exact also where σ rounds to 1.
+        derivative = focal * (derivative + focal_steepness * (exponent * tl.exp2(-complement_log) * value))
         value = focal * value
     return value * inverse_divisor, derivative * inverse_divisor
 
 
 @triton.jit
-def _margin_side(z, shift, slope, inverse_divisor, exponent, margin):
-    """Value and derivative by z of ASL's negative side: −p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(λ₁ (z − v)) − m, 0)."""
-    a = slope * (z - shift)
+def _margin_side(z, shift, steepness, inverse_divisor, exponent, margin):
+    """Value and derivative by z of ASL's negative side: −p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(λ₁ (z − v)) − m, 0).
+
+    The arguments are those of :func:`_one_side`, and m.
+    """
+    a = steepness * (z - shift)
     p = _sigmoid(a)
     is_below = p <= margin  # False for what is no number
     shifted = tl.where(is_below, 0.5, p - margin)
     rest = 1.0 - shifted
     # log(1 − s) = −log(1 + s / (1 − s)), which keeps its digits where s is small.
-    small = tl.where(shifted > 0.5, 0.5, shifted)
-    complement_log = tl.where(shifted > 0.5, -tl.log(rest), _log1p(small / (1.0 - small)))
-    power = tl.exp(exponent * tl.log(shifted))
-    by_p = power * (exponent * complement_log / shifted + 1.0 / rest)
-    value = power * complement_log * inverse_divisor
-    derivative = by_p * p * _sigmoid(-a) * slope * inverse_divisor
-    return tl.where(is_below, 0.0, value), tl.where(is_below, 0.0, derivative)
+    inverse_rest = _reciprocal(rest)
+    complement_log = tl.where(shifted > 0.5, -_log2(rest), _log2_of_1_plus(shifted * inverse_rest))
+    power = tl.exp2(exponent * _log2(shifted)) * inverse_divisor
+    by_p = exponent * complement_log * _reciprocal(shifted) + inverse_rest * _LOG2_E
+    derivative = power * by_p * p * _sigmoid(-a) * steepness * _LN_2
+    return tl.where(is_below, 0.0, power * complement_log), tl.where(is_below, 0.0, derivative)
 
 
 @triton.jit
@@ -95,26 +126,26 @@ def _of_classes(factor, columns, inside):
     if factor is None:
         return None
     elif tl.to_tensor(factor).dtype.is_ptr():
-        return tl.load(factor + columns, mask=inside, other=1.0).to(tl.float32)[None, :]
+        return tl.load(factor + columns, mask=inside, other=1.0).to(tl.float32)
     else:
-        return factor
+        return tl.to_tensor(factor)
 
 
 @triton.jit
-def _inverse(factor):
-    """1 / λ₂."""
-    if factor is None:
+def _inverse(divisor):
+    """ln 2 / λ₂."""
+    if divisor is None:
         return None
     else:
-        return 1.0 / factor
+        return 1.0 / divisor * _LN_2
 
 
 @triton.jit
-def _side_of_classes(side, columns, inside):
-    """Shift, slope, inverse divisor and exponent for the classes of a tile."""
+def _side_of_classes(side, sign, columns, inside):
+    """Shift, steepness, inverse divisor and exponent for the classes of a tile, as :func:`_one_side` takes them."""
     return (
         _of_classes(side[0], columns, inside),
-        _of_classes(side[1], columns, inside),
+        _of_classes(side[1], columns, inside) * (sign * _LOG2_E),
         _inverse(_of_classes(side[2], columns, inside)),
         _of_classes(side[3], columns, inside),
     )
@@ -165,45 +196,46 @@ def _weights(sample, label, smoothing, scale):
     if sample is None and label is None:
         return scale
     else:
+        slope = scale if smoothing is None else smoothing[1] * _LOG2_E
         if sample is None:
-            product = label
+            product = label * slope
         elif label is None:
-            product = sample
+            product = sample * slope
         else:
-            product = sample * label
+            product = sample * slope * label
         if smoothing is None:
-            return scale * product
+            return product
         else:
-            return scale * (smoothing[0] + _sigmoid(smoothing[1] * (product - smoothing[2])))
+            return scale * smoothing[0] + scale * _sigmoid(product - slope * smoothing[2])
 
 
 @triton.jit
-def _pair(z, label, known, positive, negative, margin, FOCAL_PLUS, FOCAL_MINUS, PLAIN):
-    """Value and derivative of a tile, without weights."""
-    shift, slope, divisor, exponent = positive
-    other_shift, other_slope, other_divisor, other_exponent = negative
+def _pair(z, label, known, weight, positive, negative, margin, FOCAL_PLUS, FOCAL_MINUS, PLAIN):
+    """Value and derivative of a tile, unknown pairs aside."""
+    shift, steepness, inverse, exponent = positive
+    other_shift, other_steepness, other_inverse, other_exponent = negative
     if margin is None and not label.dtype.is_floating():
         up = label > 0
         return _one_side(
             z,
             tl.where(up, -1.0, 1.0),
             _select(up, shift, other_shift),
-            _select(up, slope, other_slope),
-            _select(up, divisor, other_divisor),
+            tl.where(up, steepness, other_steepness),
+            weight * _select(up, inverse, other_inverse),
             _select(up, exponent, other_exponent),
             FOCAL_PLUS or FOCAL_MINUS,
             PLAIN,
         )
     else:
-        plus, plus_slope = _one_side(z, -1.0, shift, slope, divisor, exponent, FOCAL_PLUS, PLAIN)
-        other_shift, other_slope = _or(other_shift, shift), _or(other_slope, slope)
-        other_divisor, other_exponent = _or(other_divisor, divisor), _or(other_exponent, exponent)
+        other_shift, other_exponent = _or(other_shift, shift), _or(other_exponent, exponent)
+        inverse, other_inverse = weight * inverse, weight * _or(other_inverse, inverse)
+        plus, plus_slope = _one_side(z, -1.0, shift, steepness, inverse, exponent, FOCAL_PLUS, PLAIN)
         if margin is None:
             minus, minus_slope = _one_side(
-                z, 1.0, other_shift, other_slope, other_divisor, other_exponent, FOCAL_MINUS, PLAIN
+                z, 1.0, other_shift, other_steepness, other_inverse, other_exponent, FOCAL_MINUS, PLAIN
             )
         else:
-            minus, minus_slope = _margin_side(z, other_shift, other_slope, other_divisor, other_exponent, margin)
+            minus, minus_slope = _margin_side(z, other_shift, other_steepness, other_inverse, other_exponent, margin)
         if label.dtype.is_floating():
             y = _number(label, known)
             return y * plus + (1.0 - y) * minus, y * plus_slope + (1.0 - y) * minus_slope
@@ -211,11 +243,20 @@ def _pair(z, label, known, positive, negative, margin, FOCAL_PLUS, FOCAL_MINUS, 
             return tl.where(label > 0, plus, minus), tl.where(label > 0, plus_slope, minus_slope)
 
 
+@triton.jit
+def _inside(rows, columns, samples, classes, EVEN: tl.constexpr):
+    """Which pairs of a tile exist: all of them if the table is EVEN, without looking."""
+    if EVEN:
+        return tl.full((rows.shape[0], columns.shape[1]), True, tl.int1)
+    else:
+        return (rows < samples) & (columns < classes)
+
+
 @triton.jit(do_not_specialize=["samples", "height"])
 def evaluate(
     logits, targets, mask, positive, negative, sample, label, smoothing, scale, margin, factor, gradient, values,
     totals, counts, samples, classes, stride, targets_stride, mask_stride, gradient_stride, height,
-    FOCAL_PLUS: tl.constexpr, FOCAL_MINUS: tl.constexpr, PLAIN: tl.constexpr, ROWS: tl.constexpr,
+    FOCAL_PLUS: tl.constexpr, FOCAL_MINUS: tl.constexpr, PLAIN: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Evaluate the term for one tile of ``height`` samples and ``COLUMNS`` classes, ``ROWS`` samples at a time.
@@ -242,39 +283,34 @@ def evaluate(
         FOCAL_PLUS: whether a positive's exponent is not 0.
         FOCAL_MINUS: whether a negative's is not.
         PLAIN: whether the focal factor takes the plain logit.
+        EVEN: whether ``ROWS`` divides B and ``COLUMNS`` divides C.
     """
     # From the last tile to the first: what a pass before has read last is still in the cache.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     across = tl.cdiv(classes, COLUMNS)
-    columns = tile % across * COLUMNS + tl.arange(0, COLUMNS)
     top = tile // across * height
-    inside_columns = columns < classes
-    plus = _side_of_classes(positive, columns, inside_columns)
-    minus = _side_of_classes(negative, columns, inside_columns)
-    of_class = _of_classes(label, columns, inside_columns)
+    columns = (tile % across * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    plus = _side_of_classes(positive, -1.0, columns, columns < classes)
+    minus = _side_of_classes(negative, 1.0, columns, columns < classes)
+    of_class = _of_classes(label, columns, columns < classes)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     count = tl.zeros((ROWS, COLUMNS), tl.int32)
     for start in range(top, min(top + height, samples), ROWS):
-        rows = (start + tl.arange(0, ROWS))[:, None]
-        inside = (rows < samples) & inside_columns[None, :]
-        of_sample = sample
-        if sample is not None:
-            of_sample = tl.load(sample + rows, mask=rows < samples, other=1.0).to(tl.float32)
-        rows = rows.to(tl.int64)
-        z = tl.load(logits + rows * stride + columns[None, :], mask=inside, other=0.0).to(tl.float32)
-        labels, known = _labels(targets, mask, rows, columns[None, :], targets_stride, mask_stride, inside)
-        value, derivative = _pair(z, labels, known, plus, minus, margin, FOCAL_PLUS, FOCAL_MINUS, PLAIN)
-        weight = _weights(of_sample, of_class, smoothing, scale)
-        value = tl.where(known, weight * value, 0.0)
+        rows = (start + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+        inside = _inside(rows, columns, samples, classes, EVEN)
+        z = tl.load(logits + rows * stride + columns, mask=inside, other=0.0).to(tl.float32)
+        y, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
+        weight = _weights(_of_classes(sample, rows, rows < samples), of_class, smoothing, scale)
+        value, derivative = _pair(z, y, known, weight, plus, minus, margin, FOCAL_PLUS, FOCAL_MINUS, PLAIN)
+        value = tl.where(known, value, 0.0)
         total += value
         if counts is not None:
             count += known.to(tl.int32)
         if gradient is not None:
-            derivative = tl.where(known, weight * factor * derivative, 0.0)
-            place = gradient + rows * gradient_stride + columns[None, :]
-            tl.store(place, derivative.to(gradient.dtype.element_ty), mask=inside)
+            derivative = tl.where(known, derivative * factor, 0.0).to(gradient.dtype.element_ty)
+            tl.store(gradient + rows * gradient_stride + columns, derivative, mask=inside)
         if values is not None:
-            tl.store(values + rows * classes + columns[None, :], value, mask=inside)
+            tl.store(values + rows * classes + columns, value, mask=inside)
     tl.store(totals + tile, tl.sum(total))
     if counts is not None:
         tl.store(counts + tile, tl.sum(count))
@@ -283,31 +319,28 @@ def evaluate(
 @triton.jit(do_not_specialize=["samples", "height"])
 def probability_sums(
     logits, targets, mask, sums, samples, classes, stride, targets_stride, mask_stride, height,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    EVEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) of each class over the samples of one tile.
 
     Args:
         logits: as in :func:`evaluate`, and likewise ``targets``, ``mask``, ``samples``, ``classes``, the strides,
-            ``height``, ``ROWS`` and ``COLUMNS``.
+            ``height``, ``EVEN``, ``ROWS`` and ``COLUMNS``.
         sums: (D, 4, C) float32, written, where D is the number of tiles that lie below each other.
     """
-    tile = tl.program_id(0)
     across = tl.cdiv(classes, COLUMNS)
-    columns = tile % across * COLUMNS + tl.arange(0, COLUMNS)
-    down = tile // across
-    inside_columns = columns < classes
+    down = tl.program_id(0) // across
+    columns = (tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     positive_sum = tl.zeros((ROWS, COLUMNS), tl.float32)
     positives = tl.zeros((ROWS, COLUMNS), tl.float32)
     negative_sum = tl.zeros((ROWS, COLUMNS), tl.float32)
     negatives = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(down * height, min(down * height + height, samples), ROWS):
-        rows = (start + tl.arange(0, ROWS))[:, None]
-        inside = (rows < samples) & inside_columns[None, :]
-        rows = rows.to(tl.int64)
-        z = tl.load(logits + rows * stride + columns[None, :], mask=inside, other=0.0).to(tl.float32)
-        label, known = _labels(targets, mask, rows, columns[None, :], targets_stride, mask_stride, inside)
-        p = tl.where(known, _sigmoid(z), 0.0)  # whatever an unknown pair's logit is
+        rows = (start + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+        inside = _inside(rows, columns, samples, classes, EVEN)
+        z = tl.load(logits + rows * stride + columns, mask=inside, other=0.0).to(tl.float32)
+        label, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
+        p = tl.where(known, _sigmoid(z * _LOG2_E), 0.0)  # whatever an unknown pair's logit is
         y = _number(label, known)
         rest = tl.where(known, 1.0 - y, 0.0)
         positive_sum += p * y
@@ -315,41 +348,39 @@ def probability_sums(
         negative_sum += p * rest
         negatives += rest
     place = sums + down.to(tl.int64) * 4 * classes + columns
-    tl.store(place, tl.sum(positive_sum, 0), mask=inside_columns)
-    tl.store(place + classes, tl.sum(positives, 0), mask=inside_columns)
-    tl.store(place + 2 * classes, tl.sum(negative_sum, 0), mask=inside_columns)
-    tl.store(place + 3 * classes, tl.sum(negatives, 0), mask=inside_columns)
+    tl.store(place, tl.sum(positive_sum, 0, keep_dims=True), mask=columns < classes)
+    tl.store(place + classes, tl.sum(positives, 0, keep_dims=True), mask=columns < classes)
+    tl.store(place + 2 * classes, tl.sum(negative_sum, 0, keep_dims=True), mask=columns < classes)
+    tl.store(place + 3 * classes, tl.sum(negatives, 0, keep_dims=True), mask=columns < classes)
 
 
-@triton.jit(do_not_specialize=["samples", "width"])
+@triton.jit(do_not_specialize=["samples", "pieces"])
 def row_sums(
-    targets, mask, factors, sums, samples, classes, targets_stride, mask_stride, width,
-    KINDS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    targets, mask, factors, sums, samples, classes, targets_stride, mask_stride, pieces,
+    KINDS: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Σ_k y_ik u_mk over the known labels of ``ROWS`` samples and of ``width`` classes, ``COLUMNS`` at a time.
+    """Σ_k y_ik u_mk over the known labels of ``ROWS`` samples and ``pieces`` times ``COLUMNS`` classes.
 
     Args:
-        targets: as in :func:`evaluate`, and likewise ``mask``, ``samples``, ``classes`` and the strides.
+        targets: as in :func:`evaluate`, and likewise ``mask``, ``samples``, ``classes``, the strides and ``EVEN``.
         factors: (M, C) float32, contiguous: the values u.
         sums: (S, B, M) float32, written, where S is the number of tiles that lie beside each other.
-        width: classes of a tile, a multiple of ``COLUMNS``.
+        pieces: how often a program takes ``COLUMNS`` classes.
         KINDS: M.
     """
-    tile = tl.program_id(0)
-    across = tl.cdiv(classes, width)
-    beside = tile % across
-    rows = tile // across * ROWS + tl.arange(0, ROWS)
-    wide_rows = rows.to(tl.int64)[:, None]
+    across = tl.cdiv(tl.cdiv(classes, COLUMNS), pieces)
+    beside = tl.program_id(0) % across
+    rows = (tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     for kind in tl.static_range(KINDS):
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for start in range(beside * width, min(beside * width + width, classes), COLUMNS):
-            columns = start + tl.arange(0, COLUMNS)
-            inside = (rows < samples)[:, None] & (columns < classes)[None, :]
-            label, known = _labels(targets, mask, wide_rows, columns[None, :], targets_stride, mask_stride, inside)
+        for piece in range(beside * pieces, min(beside * pieces + pieces, tl.cdiv(classes, COLUMNS))):
+            columns = (piece * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+            inside = _inside(rows, columns, samples, classes, EVEN)
+            label, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
             u = tl.load(factors + kind * classes + columns, mask=columns < classes, other=0.0)
-            total += _number(label, known) * u[None, :]
+            total += _number(label, known) * u
         place = sums + (beside.to(tl.int64) * samples + rows) * KINDS + kind
-        tl.store(place, tl.sum(total, 1), mask=rows < samples)
+        tl.store(place, tl.sum(total, 1, keep_dims=True), mask=rows < samples)
 
 
 @triton.jit(do_not_specialize=["first"])

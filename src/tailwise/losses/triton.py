@@ -21,6 +21,8 @@ from tailwise.shapes import Bool, Float, Shaped
 
 _PAIRS = 1024
 """Pairs that a program of four warps has at once: 8 of each thread, which are 16 bytes in half precision."""
+_SUMMED_PAIRS = 2048
+"""The same where only labels are read: 16 bytes of each thread again."""
 _PROGRAMS = 1024
 """Programs that fill a device: tiles become smaller before there are fewer."""
 _EVALUATED_SAMPLES, _SUMMED_SAMPLES, _SUMMED_CLASSES = 32, 128, 1 << 15
@@ -42,7 +44,7 @@ class TritonBackend(Backend):
         parts = []
         for rows, block in _dense_blocks(targets):
             (samples, classes), kinds = block.shape, len(factors)
-            height, columns = _at_once(classes, least_samples=4)
+            height, columns = _at_once(classes, _SUMMED_PAIRS, least_samples=4)
             down = _parts(samples, height)
             width = _extent(classes, columns, _SUMMED_CLASSES, down)
             across = _parts(classes, width)
@@ -50,7 +52,7 @@ class TritonBackend(Backend):
             known, known_stride = _known_rows(mask, rows)
             _launch(
                 kernels.row_sums, down * across, block, known, factors, sums, samples, classes, block.stride(0),
-                known_stride, width, KINDS=kinds, ROWS=height, COLUMNS=columns,
+                known_stride, width // columns, KINDS=kinds, **_evenly(block, height, columns),
             )  # fmt: skip
             parts.append(sums.sum(0))
         return torch.cat(parts)
@@ -71,7 +73,7 @@ class TritonBackend(Backend):
             known, known_stride = _known_rows(mask, rows)
             _launch(
                 kernels.probability_sums, down * across, part, block, known, sums, samples, classes, part.stride(0),
-                block.stride(0), known_stride, height, ROWS=least_height, COLUMNS=columns,
+                block.stride(0), known_stride, height, **_evenly(block, least_height, columns),
             )  # fmt: skip
             parts.append(sums)
         return torch.cat(parts).sum(0)
@@ -144,7 +146,7 @@ def _evaluate_block(
         float(scale), float(margin) if margin > 0 else None, float(factor), gradient, values, totals,
         counts if counted else None, samples, classes, z.stride(0), targets.stride(0), known[1],
         0 if gradient is None else gradient.stride(0), height, FOCAL_PLUS=_is_focal(positive),
-        FOCAL_MINUS=_is_focal(negative), PLAIN=focal_on == "plain", ROWS=least_height, COLUMNS=columns,
+        FOCAL_MINUS=_is_focal(negative), PLAIN=focal_on == "plain", **_evenly(z, least_height, columns),
     )  # fmt: skip
     return totals, counts
 
@@ -159,12 +161,11 @@ def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> No
 
 def _sides(positive: Side, negative: Side) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Both sides as the kernel takes them: numbers, vectors, and on the negative one None for what is the same."""
-    plus, minus = [], []
-    for own, other in zip(positive, negative, strict=True):
+    minus = []
+    for field, own, other in zip(Side._fields, positive, negative, strict=True):
         is_same = own is other or (not isinstance(own, Tensor) and not isinstance(other, Tensor) and own == other)
-        plus.append(_factor(own))
-        minus.append(None if is_same else _factor(other))
-    return tuple(plus), tuple(minus)
+        minus.append(None if is_same and field != "slope" else _factor(other))  # slopes differ in their sign
+    return tuple(_factor(own) for own in positive), tuple(minus)
 
 
 def _factor(factor: Factor) -> Tensor | float:
@@ -219,10 +220,19 @@ def _with_rows(table: Tensor) -> Tensor:
     return table if _has_rows(table) else table.contiguous()
 
 
-def _at_once(classes: int, least_samples: int = 1) -> tuple[int, int]:
+def _at_once(classes: int, pairs: int = _PAIRS, least_samples: int = 1) -> tuple[int, int]:
     """Samples and classes that a program has at once; both are powers of 2."""
-    columns = min(_PAIRS // least_samples, 1 << max(classes - 1, 0).bit_length())
-    return _PAIRS // columns, columns
+    widest = min(pairs // least_samples, 1 << max(classes - 1, 0).bit_length())
+    # As few as 256 classes where more would reach further beyond the last one.
+    columns = min((widest, widest // 2, widest // 4), key=lambda width: _parts(classes, width) * width)
+    columns = columns if widest > 256 else widest
+    return pairs // columns, columns
+
+
+def _evenly(table: Tensor, height: int, width: int) -> dict[str, int | bool]:
+    """What a program has at once, and whether a table divides into that, so that no pair needs a check."""
+    is_even = table.shape[0] % height == 0 and table.shape[1] % width == 0
+    return {"EVEN": is_even, "ROWS": height, "COLUMNS": width}
 
 
 def _extent(length: int, unit: int, most: int, beside: int) -> int:
