@@ -14,6 +14,9 @@ soft, where they are no number as well. A factor of a side is a number or a poin
 also None, but for the slope: as on the positive side.
 """
 
+# An "if" that is decided when the kernel is compiled needs its "else": what follows it would be compiled all the same.
+# ruff: noqa: RET505
+
 from __future__ import annotations
 
 import triton
@@ -410,8 +413,8 @@ def scale(gradient, factor, length, WIDTH: tl.constexpr):
     """Multiply a contiguous table by a number on the device; where that is 1, nothing is read or written."""
     by = tl.load(factor).to(tl.float32)
     if by != 1.0:
-        index = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
-        inside = index < length
-        place = gradient + index
-        product = tl.load(place, mask=inside, other=0.0).to(tl.float32) * by
-        tl.store(place, product.to(gradient.dtype.element_ty), mask=inside)
+        for piece in range(tl.program_id(0), tl.cdiv(length, WIDTH), tl.num_programs(0)):
+            index = tl.to_tensor(piece).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
+            inside = index < length
+            product = tl.load(gradient + index, mask=inside, other=0.0).to(tl.float32) * by
+            tl.store(gradient + index, product.to(gradient.dtype.element_ty), mask=inside)

@@ -54,8 +54,8 @@ class TritonBackend(Backend):
                 kernels.row_sums, down * across, block, known, factors, sums, samples, classes, block.stride(0),
                 known_stride, width // columns, KINDS=kinds, **_evenly(block, height, columns),
             )  # fmt: skip
-            parts.append(sums.sum(0))
-        return torch.cat(parts)
+            parts.append(sums.sum(0) if across > 1 else sums[0])
+        return _joined(parts)
 
     def probability_sums(
         self, logits: Float[Tensor, "B C"], targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None
@@ -76,7 +76,7 @@ class TritonBackend(Backend):
                 block.stride(0), known_stride, height, **_evenly(block, least_height, columns),
             )  # fmt: skip
             parts.append(sums)
-        return torch.cat(parts).sum(0)
+        return _joined(parts).sum(0)
 
     def evaluate(
         self,
@@ -109,13 +109,13 @@ class TritonBackend(Backend):
             )
             totals.append(total)
             counts.append(count)
-        return Evaluated(torch.cat(totals).sum(), torch.cat(counts).sum() if known is None else known, slopes, table)
+        return Evaluated(_joined(totals).sum(), _joined(counts).sum() if known is None else known, slopes, table)
 
     def scale_(self, gradient: Tensor, factor: Tensor) -> Tensor:
         """See :class:`tailwise.losses.implementation.Backend`; a factor of 1 costs no memory traffic."""
         if factor.ndim or not gradient.is_contiguous():
             return super().scale_(gradient, factor)
-        programs = _parts(gradient.numel(), _SCALED)
+        programs = min(_parts(gradient.numel(), _SCALED), _PROGRAMS)
         _launch(kernels.scale, programs, gradient, factor, gradient.numel(), WIDTH=_SCALED)
         return gradient
 
@@ -198,6 +198,11 @@ def _dense_blocks(targets: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield slice(start, start + len(block)), block
 
 
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Parts of all blocks, without a copy where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def _known_rows(mask: Tensor | None, rows: slice) -> tuple[Tensor | None, int]:
     """The mask of some samples as a kernel reads it, and how far its rows are apart."""
     if mask is None:
@@ -222,10 +227,10 @@ def _with_rows(table: Tensor) -> Tensor:
 
 def _at_once(classes: int, pairs: int = _PAIRS, least_samples: int = 1) -> tuple[int, int]:
     """Samples and classes that a program has at once; both are powers of 2."""
-    widest = min(pairs // least_samples, 1 << max(classes - 1, 0).bit_length())
-    # As few as 256 classes where more would reach further beyond the last one.
-    columns = min((widest, widest // 2, widest // 4), key=lambda width: _parts(classes, width) * width)
-    columns = columns if widest > 256 else widest
+    columns = min(pairs // least_samples, 1 << max(classes - 1, 0).bit_length())
+    # Fewer, but 256 at least, where more would reach further beyond the last class.
+    while columns > 256 and _parts(classes, columns // 2) * (columns // 2) < _parts(classes, columns) * columns:
+        columns //= 2
     return pairs // columns, columns
 
 
