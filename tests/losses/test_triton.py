@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,41 +42,16 @@ def test_kernels_on_a_gpu():
     run_checks(TRITON_INTERPRET="0")
 
 
-class Recorder:
-    """Stands in for a kernel: keeps what it is launched with."""
+class Compiled:
+    """Stands in for a kernel: compiles what is launched, for a GPU that need not be there, and keeps the programs."""
 
-    def __init__(self, kernel, launches):
-        self.kernel, self.launches = kernel, launches
+    def __init__(self, kernel, programs):
+        self.kernel, self.programs = kernel, programs
 
     def __getitem__(self, grid):
-        return lambda *arguments, **constants: self.launches.append((self.kernel, arguments, constants))
-
-
-def compiled_for(capability, kernel, arguments, constants):
-    """Compile a kernel for a GPU that need not be there, with the types of the arguments that it is launched with."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-    from triton.runtime.jit import mangle_type
-
-    fixed, hints = {}, {}
-
-    def type_of(argument, path):
-        if argument is None:
-            fixed[path] = None
-            return "constexpr"
-        if isinstance(argument, tuple):
-            return tuple(type_of(part, (*path, index)) for index, part in enumerate(argument))
-        if isinstance(argument, torch.Tensor):
-            hints[path] = [["tt.divisibility", 16]]
-        return mangle_type(argument)
-
-    given = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
-    signature = {}
-    for index, name in enumerate(kernel.arg_names):
-        if name in constants:
-            fixed[index,] = constants[name]
-        signature[name] = "constexpr" if name in constants else type_of(given[name], (index,))
-    return compile(ASTSource(kernel, signature, fixed, hints), target=GPUTarget("cuda", capability, 32))
+        return lambda *arguments, **constants: self.programs.append(
+            self.kernel.warmup(*arguments, grid=grid, **constants)
+        )
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -91,19 +67,27 @@ def compiled_for(capability, kernel, arguments, constants):
 )
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state:UserWarning")
 def test_kernels_compile_for_gpus(name, dtype, labels, capability, monkeypatch, tmp_path):
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
     from tailwise.kernels import term_triton
     from tailwise.losses.triton import TritonBackend
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    launches = []
+    gpu = SimpleNamespace(
+        get_current_device=lambda: f"not here, {capability}",
+        get_current_stream=lambda _: 0,
+        get_current_target=lambda: GPUTarget("cuda", capability, 32),
+    )
+    monkeypatch.setattr(driver, "_active", gpu)
+    programs = []
     for kernel in ("evaluate", "probability_sums", "row_sums", "scatter", "scale"):
-        monkeypatch.setattr(term_triton, kernel, Recorder(getattr(term_triton, kernel), launches))
+        monkeypatch.setattr(term_triton, kernel, Compiled(getattr(term_triton, kernel), programs))
     monkeypatch.setattr("tailwise.losses.base.choose", lambda *_: TritonBackend())
     targets = torch.zeros(64, 300, dtype=torch.int8 if labels == "int8" else torch.uint8)
     targets = targets.float() if labels == "soft" else targets.to_sparse_csr() if labels == "sparse" else targets
     mask = torch.ones(64, 300, dtype=torch.bool) if labels == "masked" else None
     logits = torch.zeros(64, 300, dtype=dtype, requires_grad=True)
     create(name, LabelStats([5] * 300, 800, thresholds=(1, 2)), validate=False)(logits, targets, mask).backward()
-    assert len(launches) >= 2  # evaluation and scaling
-    for kernel, arguments, constants in launches:
-        assert compiled_for(capability, kernel, arguments, constants).asm["cubin"]
+    assert len(programs) >= 2  # evaluation and scaling
+    assert all(f".target sm_{capability}" in program.asm["ptx"] and program.asm["cubin"] for program in programs)

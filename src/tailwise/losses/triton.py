@@ -27,7 +27,7 @@ _PROGRAMS = 1024
 """Programs that fill a device: tiles become smaller before there are fewer."""
 _EVALUATED_SAMPLES, _SUMMED_SAMPLES, _SUMMED_CLASSES = 32, 128, 1 << 15
 """Most samples or classes of a tile: enough to share what it reads of its classes, or writes of its sums."""
-_SCRATCH_BYTES = 1 << 24
+_SCRATCH_BYTES = 1 << 25
 """Sparse labels are written out a block at a time, which the second-level cache holds."""
 _ENTRIES, _SCALED = 128, 4096
 """Labels of a sparse sample, and derivatives, that a program takes at once."""
