@@ -13,7 +13,12 @@ from tailwise.losses.implementation import Evaluated
 
 
 def attach(
-    logits: Tensor, value: Tensor, gradient: Tensor, rest: Tensor | float, again: Callable[[], Evaluated]
+    logits: Tensor,
+    value: Tensor,
+    gradient: Tensor,
+    rest: Tensor | float,
+    again: Callable[[], Evaluated],
+    scale: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Give a value computed outside the graph its gradient with respect to the logits.
 
@@ -25,12 +30,13 @@ def attach(
         gradient: (B, C) derivative of the value by the logits, but for the factor ``rest``.
         rest: a further factor of the derivative, a scalar.
         again: evaluates anew, gradient included, when the backward pass runs a second time.
+        scale: multiplies the gradient in place.
     """
     attached: Tensor
     if torch.compiler.is_compiling():
         attached = _Traced.apply(logits, value, gradient, rest)
     else:
-        attached = _Attached.apply(logits, value, gradient, rest, again)
+        attached = _Attached.apply(logits, value, gradient, rest, again, scale)
     return attached
 
 
@@ -39,10 +45,16 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, _logits: Tensor, value: Tensor, gradient: Tensor, rest: Tensor | float, again: Callable[[], Evaluated]
+        ctx: Any,
+        _logits: Tensor,
+        value: Tensor,
+        gradient: Tensor,
+        rest: Tensor | float,
+        again: Callable[[], Evaluated],
+        scale: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         # Not save_for_backward: what it saves must stay as it is.
-        ctx.gradient, ctx.rest, ctx.again = gradient, rest, again
+        ctx.gradient, ctx.rest, ctx.again, ctx.scale = gradient, rest, again, scale
         return value.view_as(value)
 
     @staticmethod
@@ -50,11 +62,7 @@ class _Attached(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradient = ctx.again().gradient if ctx.gradient is None else ctx.gradient
         ctx.gradient = None
-        factor = upstream * ctx.rest
-        # Looking at a number is free on a CPU; on another device it would wait for all work before it.
-        if not (factor.ndim == 0 and factor.device.type == "cpu" and factor == 1):
-            gradient.mul_(factor)
-        return gradient, None, None, None, None
+        return ctx.scale(gradient, upstream * ctx.rest), None, None, None, None, None
 
 
 class _Traced(torch.autograd.Function):

@@ -190,7 +190,7 @@ class MultiLabelLoss(nn.Module):
             value, rest = evaluated.total * inverse, (1.0 if folds else inverse)
         if evaluated.gradient is None:
             return value
-        return attach(logits, value, evaluated.gradient, rest, evaluate)
+        return attach(logits, value, evaluated.gradient, rest, evaluate, backend.scale_)
 
     def side(self, name: Literal["positive", "negative"]) -> Side:
         """Parameters of a side, before guidance."""

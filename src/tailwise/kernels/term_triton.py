@@ -1,0 +1,414 @@
+"""The term of every loss as Triton kernels: each logit is read once, and each derivative written once.
+
+The formula is that of :mod:`tailwise.losses.term`, which explains it. A program takes a tile of samples and classes:
+what belongs to its classes stays in registers while it goes down the samples. What a loss does not have (a focal
+factor, a margin, soft labels, weights, a mask) is decided when the kernel is compiled, by the types of the arguments
+and by flags, and is not there then.
+
+A GPU evaluates powers and logarithms of base 2, and does not have many instructions to spare for each logit while it
+streams them. So all arguments of σ and sp are in units of ln 2, as are their logarithms: a⁄ln 2 follows from λ₁⁄ln 2,
+and λ₂⁄ln 2 divides the loss, both of which are computed once for the classes of a tile.
+
+Labels of unsigned types are all known; those of signed types are unknown below 0, and floating-point ones, which may be
+soft, where they are no number as well. A factor of a side is a number or a pointer to (C,) values, a negative side's
+also None, but for the slope: as on the positive side.
+"""
+
+# An "if" that is decided when the kernel is compiled needs its "else": what follows it would be compiled all the same.
+# ruff: noqa: RET505
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+_LOG2_E, _LN_2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
+
+# log₂(1 + t) = t q(t) for 0 ≤ t ≤ 1: q interpolates at Chebyshev's points, highest power first, and is exact to 4e-8.
+_Q = tl.constexpr(
+    (
+        *(0.00739540214, -0.0419450089, 0.111832074, -0.196238952, 0.275221212),
+        *(-0.35829907, 0.48067889, -0.721339513, 1.44269499),
+    )
+)
+
+
+@triton.jit
+def _reciprocal(x):
+    """1 / x for normal numbers x > 0 and for ∞, in two instructions where a division takes eight."""
+    root = tl.rsqrt(x)
+    return root * root
+
+
+@triton.jit
+def _log2_of_1_plus(t):
+    """log₂(1 + t) for 0 ≤ t ≤ 1, to full relative precision."""
+    q = t * _Q[0] + _Q[1]
+    for power in tl.static_range(2, 9):
+        q = q * t + _Q[power]
+    return q * t
+
+
+@triton.jit
+def _log2(x):
+    """log₂ x for normal numbers x > 0, with an absolute error of 1e-7: half the instructions of the library's."""
+    bits = x.to(tl.int32, bitcast=True)
+    mantissa = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
+    return ((bits >> 23) - 127).to(tl.float32) + _log2_of_1_plus(mantissa - 1.0)
+
+
+@triton.jit
+def _sigmoid(a):
+    """σ of an argument in units of ln 2; where the power overflows, the quotient is 0 as it should be."""
+    return _reciprocal(1.0 + tl.exp2(-a))
+
+
+@triton.jit
+def _softplus_and_log_sigmoid(a):
+    """sp and log σ, and their argument, in units of ln 2; no number where it is none."""
+    tail = _log2_of_1_plus(tl.exp2(-tl.abs(a)))
+    return tl.maximum(a, 0.0) + tail, tl.minimum(a, 0.0) - tail
+
+
+@triton.jit
+def _one_side(z, sign, shift, steepness, inverse_divisor, exponent, FOCAL: tl.constexpr, PLAIN: tl.constexpr):
+    """Value and derivative by z of sp(a) σ(b)^γ / λ₂, where a = s λ₁ (z − v), and b = a or, if PLAIN, s z.
+
+    Args:
+        sign: s.
+        shift: v.
+        steepness: s λ₁ / ln 2.
+        inverse_divisor: ln 2 / λ₂.
+        exponent: γ.
+    """
+    value, log_sigmoid = _softplus_and_log_sigmoid(steepness * (z - shift))
+    derivative = steepness * tl.exp2(log_sigmoid)
+    if FOCAL:
+        if PLAIN:
+            complement_log, focal_log = _softplus_and_log_sigmoid(z * sign * _LOG2_E)
+            focal_steepness = sign
+        else:
+            complement_log, focal_log = value, log_sigmoid
+            focal_steepness = steepness * _LN_2
+        focal = tl.exp2(exponent * focal_log)
+        # 1 − σ = 2^−sp: exact also where σ rounds to 1.
+        derivative = focal * (derivative + focal_steepness * (exponent * tl.exp2(-complement_log) * value))
+        value = focal * value
+    return value * inverse_divisor, derivative * inverse_divisor
+
+
+@triton.jit
+def _margin_side(z, shift, steepness, inverse_divisor, exponent, margin):
+    """Value and derivative by z of ASL's negative side: −p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(λ₁ (z − v)) − m, 0).
+
+    The arguments are those of :func:`_one_side`, and m.
+    """
+    a = steepness * (z - shift)
+    p, complement = _sigmoid(a), _sigmoid(-a)
+    is_below = p <= margin  # False for what is no number
+    shifted = tl.where(is_below, 0.5, p - margin)
+    rest = tl.where(is_below, 0.5, complement + margin)
+    # log(1 − p_m) = −log(1 + p_m / (1 − p_m)), which keeps its digits where p_m is small.
+    inverse_rest = _reciprocal(rest)
+    complement_log = tl.where(shifted > 0.5, -_log2(rest), _log2_of_1_plus(shifted * inverse_rest))
+    power = tl.exp2(exponent * _log2(shifted)) * inverse_divisor
+    by_p = exponent * complement_log * _reciprocal(shifted) + inverse_rest * _LOG2_E
+    derivative = power * by_p * p * complement * steepness * _LN_2
+    return tl.where(is_below, 0.0, power * complement_log), tl.where(is_below, 0.0, derivative)
+
+
+@triton.jit
+def _of_classes(factor, columns, inside):
+    """A factor for the classes of a tile."""
+    if factor is None:
+        return None
+    elif tl.to_tensor(factor).dtype.is_ptr():
+        return tl.load(factor + columns, mask=inside, other=1.0).to(tl.float32)
+    else:
+        return tl.to_tensor(factor)
+
+
+@triton.jit
+def _inverse(divisor):
+    """ln 2 / λ₂."""
+    if divisor is None:
+        return None
+    else:
+        return 1.0 / divisor * _LN_2
+
+
+@triton.jit
+def _side_of_classes(side, sign, columns, inside):
+    """Shift, steepness, inverse divisor and exponent for the classes of a tile, as :func:`_one_side` takes them."""
+    return (
+        _of_classes(side[0], columns, inside),
+        _of_classes(side[1], columns, inside) * (sign * _LOG2_E),
+        _inverse(_of_classes(side[2], columns, inside)),
+        _of_classes(side[3], columns, inside),
+    )
+
+
+@triton.jit
+def _or(minus, plus):
+    """A factor of the negative side."""
+    if minus is None:
+        return plus
+    else:
+        return minus
+
+
+@triton.jit
+def _select(is_positive, plus, minus):
+    """A factor of the side that a label takes."""
+    if minus is None:
+        return plus
+    else:
+        return tl.where(is_positive, plus, minus)
+
+
+@triton.jit
+def _labels(targets, mask, rows, columns, stride, mask_stride, inside):
+    """Labels of a tile, of their own type, and which of them are known; what is outside is not."""
+    label = tl.load(targets + rows * stride + columns, mask=inside, other=0)
+    known = inside
+    if not targets.dtype.element_ty.is_int_unsigned():
+        known = known & (label >= 0)
+    if mask is not None:
+        known = known & (tl.load(mask + rows * mask_stride + columns, mask=inside, other=0) != 0)
+    return label, known
+
+
+@triton.jit
+def _number(label, known):
+    """Known labels as float32, unknown ones as 0."""
+    if label.dtype.is_floating():
+        return tl.where(known, label.to(tl.float32), 0.0)
+    else:
+        return tl.where(known & (label > 0), 1.0, 0.0)
+
+
+@triton.jit
+def _weights(sample, label, smoothing, scale):
+    """Weights of a tile, times the plain factor."""
+    if sample is None and label is None:
+        return scale
+    else:
+        slope = scale if smoothing is None else smoothing[1] * _LOG2_E
+        if sample is None:
+            product = label * slope
+        elif label is None:
+            product = sample * slope
+        else:
+            product = sample * slope * label
+        if smoothing is None:
+            return product
+        else:
+            return scale * smoothing[0] + scale * _sigmoid(product - slope * smoothing[2])
+
+
+@triton.jit
+def _pair(z, label, known, weight, positive, negative, margin, FOCAL_PLUS, FOCAL_MINUS, PLAIN):
+    """Value and derivative of a tile, unknown pairs aside."""
+    shift, steepness, inverse, exponent = positive
+    other_shift, other_steepness, other_inverse, other_exponent = negative
+    if margin is None and not label.dtype.is_floating():
+        up = label > 0
+        return _one_side(
+            z,
+            tl.where(up, -1.0, 1.0),
+            _select(up, shift, other_shift),
+            tl.where(up, steepness, other_steepness),
+            weight * _select(up, inverse, other_inverse),
+            _select(up, exponent, other_exponent),
+            FOCAL_PLUS or FOCAL_MINUS,
+            PLAIN,
+        )
+    else:
+        other_shift, other_exponent = _or(other_shift, shift), _or(other_exponent, exponent)
+        inverse, other_inverse = weight * inverse, weight * _or(other_inverse, inverse)
+        plus, plus_slope = _one_side(z, -1.0, shift, steepness, inverse, exponent, FOCAL_PLUS, PLAIN)
+        if margin is None:
+            minus, minus_slope = _one_side(
+                z, 1.0, other_shift, other_steepness, other_inverse, other_exponent, FOCAL_MINUS, PLAIN
+            )
+        else:
+            minus, minus_slope = _margin_side(z, other_shift, other_steepness, other_inverse, other_exponent, margin)
+        if label.dtype.is_floating():
+            y = _number(label, known)
+            return y * plus + (1.0 - y) * minus, y * plus_slope + (1.0 - y) * minus_slope
+        else:
+            return tl.where(label > 0, plus, minus), tl.where(label > 0, plus_slope, minus_slope)
+
+
+@triton.jit
+def _inside(rows, columns, samples, classes, EVEN: tl.constexpr):
+    """Which pairs of a tile exist: all of them if the table is EVEN, without looking."""
+    if EVEN:
+        return tl.full((rows.shape[0], columns.shape[1]), True, tl.int1)
+    else:
+        return (rows < samples) & (columns < classes)
+
+
+@triton.jit(do_not_specialize=["samples", "height"])
+def evaluate(
+    logits, targets, mask, positive, negative, sample, label, smoothing, scale, margin, factor, gradient, values,
+    totals, counts, samples, classes, stride, targets_stride, mask_stride, gradient_stride, height,
+    FOCAL_PLUS: tl.constexpr, FOCAL_MINUS: tl.constexpr, PLAIN: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Evaluate the term for one tile of ``height`` samples and ``COLUMNS`` classes, ``ROWS`` samples at a time.
+
+    Args:
+        logits: (B, C) of any floating-point type; rows are ``stride`` apart.
+        targets: (B, C) labels; rows are ``targets_stride`` apart.
+        mask: (B, C) uint8, 0 where the label is unknown; or None. Rows are ``mask_stride`` apart.
+        positive: shift, slope, divisor and exponent of the positive side.
+        negative: those of the negative side.
+        sample: (B,) weights of samples, or None.
+        label: (C,) weights of classes, or None.
+        smoothing: α, β and μ that make weights of the products, or None.
+        scale: a plain factor.
+        margin: of ASL, or None.
+        factor: multiplies the derivative.
+        gradient: (B, C), written; or None. It may be the logits. Rows are ``gradient_stride`` apart.
+        values: (B, C) float32, contiguous, written; or None.
+        totals: (T,) float32, written: the sum of each tile.
+        counts: (T,) int32, written: the number of known pairs of each tile; or None.
+        samples: B.
+        classes: C.
+        height: samples of a tile, a multiple of ``ROWS``.
+        FOCAL_PLUS: whether a positive's exponent is not 0.
+        FOCAL_MINUS: whether a negative's is not.
+        PLAIN: whether the focal factor takes the plain logit.
+        EVEN: whether ``ROWS`` divides B and ``COLUMNS`` divides C.
+    """
+    # From the last tile to the first: what a pass before has read last is still in the cache.
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    across = tl.cdiv(classes, COLUMNS)
+    top = tile // across * height
+    columns = (tile % across * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    plus = _side_of_classes(positive, -1.0, columns, columns < classes)
+    minus = _side_of_classes(negative, 1.0, columns, columns < classes)
+    of_class = _of_classes(label, columns, columns < classes)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    count = tl.zeros((ROWS, COLUMNS), tl.int32)
+    for start in range(top, min(top + height, samples), ROWS):
+        rows = (start + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+        inside = _inside(rows, columns, samples, classes, EVEN)
+        z = tl.load(logits + rows * stride + columns, mask=inside, other=0.0).to(tl.float32)
+        y, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
+        weight = _weights(_of_classes(sample, rows, rows < samples), of_class, smoothing, scale)
+        value, derivative = _pair(z, y, known, weight, plus, minus, margin, FOCAL_PLUS, FOCAL_MINUS, PLAIN)
+        value = tl.where(known, value, 0.0)
+        total += value
+        if counts is not None:
+            count += known.to(tl.int32)
+        if gradient is not None:
+            derivative = tl.where(known, derivative * factor, 0.0).to(gradient.dtype.element_ty)
+            tl.store(gradient + rows * gradient_stride + columns, derivative, mask=inside)
+        if values is not None:
+            tl.store(values + rows * classes + columns, value, mask=inside)
+    tl.store(totals + tile, tl.sum(total))
+    if counts is not None:
+        tl.store(counts + tile, tl.sum(count))
+
+
+@triton.jit(do_not_specialize=["samples", "height"])
+def probability_sums(
+    logits, targets, mask, sums, samples, classes, stride, targets_stride, mask_stride, height,
+    EVEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) of each class over the samples of one tile.
+
+    Args:
+        logits: as in :func:`evaluate`, and likewise ``targets``, ``mask``, ``samples``, ``classes``, the strides,
+            ``height``, ``EVEN``, ``ROWS`` and ``COLUMNS``.
+        sums: (D, 4, C) float32, written, where D is the number of tiles that lie below each other.
+    """
+    across = tl.cdiv(classes, COLUMNS)
+    down = tl.program_id(0) // across
+    columns = (tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    positive_sum = tl.zeros((ROWS, COLUMNS), tl.float32)
+    positives = tl.zeros((ROWS, COLUMNS), tl.float32)
+    negative_sum = tl.zeros((ROWS, COLUMNS), tl.float32)
+    negatives = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(down * height, min(down * height + height, samples), ROWS):
+        rows = (start + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+        inside = _inside(rows, columns, samples, classes, EVEN)
+        z = tl.load(logits + rows * stride + columns, mask=inside, other=0.0).to(tl.float32)
+        label, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
+        p = tl.where(known, _sigmoid(z * _LOG2_E), 0.0)  # whatever an unknown pair's logit is
+        y = _number(label, known)
+        rest = tl.where(known, 1.0 - y, 0.0)
+        positive_sum += p * y
+        positives += y
+        negative_sum += p * rest
+        negatives += rest
+    place = sums + down.to(tl.int64) * 4 * classes + columns
+    tl.store(place, tl.sum(positive_sum, 0, keep_dims=True), mask=columns < classes)
+    tl.store(place + classes, tl.sum(positives, 0, keep_dims=True), mask=columns < classes)
+    tl.store(place + 2 * classes, tl.sum(negative_sum, 0, keep_dims=True), mask=columns < classes)
+    tl.store(place + 3 * classes, tl.sum(negatives, 0, keep_dims=True), mask=columns < classes)
+
+
+@triton.jit(do_not_specialize=["samples", "pieces"])
+def row_sums(
+    targets, mask, factors, sums, samples, classes, targets_stride, mask_stride, pieces,
+    KINDS: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Σ_k y_ik u_mk over the known labels of ``ROWS`` samples and ``pieces`` times ``COLUMNS`` classes.
+
+    Args:
+        targets: as in :func:`evaluate`, and likewise ``mask``, ``samples``, ``classes``, the strides and ``EVEN``.
+        factors: (M, C) float32, contiguous: the values u.
+        sums: (S, B, M) float32, written, where S is the number of tiles that lie beside each other.
+        pieces: how often a program takes ``COLUMNS`` classes.
+        KINDS: M.
+    """
+    across = tl.cdiv(tl.cdiv(classes, COLUMNS), pieces)
+    beside = tl.program_id(0) % across
+    rows = (tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    for kind in tl.static_range(KINDS):
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for piece in range(beside * pieces, min(beside * pieces + pieces, tl.cdiv(classes, COLUMNS))):
+            columns = (piece * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+            inside = _inside(rows, columns, samples, classes, EVEN)
+            label, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
+            u = tl.load(factors + kind * classes + columns, mask=columns < classes, other=0.0)
+            total += _number(label, known) * u
+        place = sums + (beside.to(tl.int64) * samples + rows) * KINDS + kind
+        tl.store(place, tl.sum(total, 1, keep_dims=True), mask=rows < samples)
+
+
+@triton.jit(do_not_specialize=["first"])
+def scatter(bounds, columns, entries, block, first, classes, WIDTH: tl.constexpr):
+    """Write the entries of one sparse sample to its row of a block of zeros.
+
+    Args:
+        bounds: (B + 1,) where each sample's entries begin.
+        columns: (E,) classes of the entries.
+        entries: (E,) labels.
+        block: (b, C), contiguous, written.
+        first: the sample of the block's first row.
+        classes: C.
+    """
+    row = tl.program_id(0)
+    stop = tl.load(bounds + first + row + 1)
+    for start in range(tl.load(bounds + first + row), stop, WIDTH):
+        index = start + tl.arange(0, WIDTH)
+        inside = index < stop
+        column = tl.load(columns + index, mask=inside, other=0)
+        label = tl.load(entries + index, mask=inside, other=0)
+        tl.store(block + row.to(tl.int64) * classes + column, label, mask=inside)
+
+
+@triton.jit
+def scale(gradient, factor, length, WIDTH: tl.constexpr):
+    """Multiply a contiguous table by a number on the device; where that is 1, nothing is read or written."""
+    by = tl.load(factor).to(tl.float32)
+    if by != 1.0:
+        for piece in range(tl.program_id(0), tl.cdiv(length, WIDTH), tl.num_programs(0)):
+            index = tl.to_tensor(piece).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
+            inside = index < length
+            product = tl.load(gradient + index, mask=inside, other=0.0).to(tl.float32) * by
+            tl.store(gradient + index, product.to(gradient.dtype.element_ty), mask=inside)
