@@ -11,7 +11,6 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from jsonargparse import auto_cli
 from torch import nn
 
 from benchmarks.photos import configuration
+from benchmarks.timing import interleaved
 from tailwise import LabelStats
 from tailwise.config import TrainConfig, resolve
 from tailwise.data.augment import prepare
@@ -167,17 +167,6 @@ def probe_run(photos: Path, weights: Path, folder: Path, repeats: int) -> None:
     print(f"\nresident memory at the end: {psutil.Process().memory_info().rss / 2**20:.0f} MiB")
 
 
-def interleaved(one: Callable[[], Any], other: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
-    """Median seconds of both, and the median over pairs of how many times faster the other is."""
-    pairs = []
-    for repeat in range(repeats + 1):
-        times = [_seconds(one), _seconds(other)]
-        if repeat:
-            pairs.append(times)
-    first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return first, second, statistics.median(a / b for a, b in pairs)
-
-
 class StepTimer(pl.Callback):
     """Seconds from the end of one step to the end of the next."""
 
@@ -193,12 +182,6 @@ class StepTimer(pl.Callback):
     def median(self) -> float:
         ends = self.ends[WARMUP_STEPS:]
         return statistics.median(after - before for before, after in itertools.pairwise(ends))
-
-
-def _seconds(function: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
