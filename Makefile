@@ -25,6 +25,7 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.input_pipeline $(PHOTOS)
 	$(BIN)/python -m benchmarks.training_speed $(PHOTOS) $(WEIGHTS)
+	$(BIN)/python -m benchmarks.average_precision
 
 clean:
 	rm -rf $(VENV) build dist demo-run
