@@ -28,9 +28,9 @@ def side_by_side(functions: Mapping[str, Callable[[], Any]], repeats: int, warmu
     times: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(warmup + repeats):
         for name, function in functions.items():
-            seconds = _seconds(function)
+            taken = seconds(function)
             if repeat >= warmup:
-                times[name].append(seconds)
+                times[name].append(taken)
     first = next(iter(times.values()))
     return {
         name: Timing(statistics.median(own), statistics.median(a / b for a, b in zip(own, first, strict=True)))
@@ -66,7 +66,8 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def seconds(function: Callable[[], Any]) -> float:
+    """How long one call takes."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started

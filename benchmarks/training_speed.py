@@ -12,7 +12,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from jsonargparse import auto_cli
 from torch import nn
 
 from benchmarks.photos import configuration
+from benchmarks.timing import side_by_side
 from tailwise import LabelStats
 from tailwise.config import TrainConfig, resolve
 from tailwise.data.augment import prepare
@@ -95,8 +96,9 @@ def feature_extraction(shared: TrainConfig, repeats: int, batch_size: int = 64) 
             with torch.inference_mode():
                 return ours(images)
 
-        theirs_s, ours_s, ratio = interleaved(call_plain, call_ours, repeats)
-        print(f"| {precision} | {batch_size / theirs_s:.0f} | {batch_size / ours_s:.0f} | {ratio:.2f} |", flush=True)
+        times = side_by_side({"ours": call_ours, "theirs": call_plain}, repeats)
+        theirs, mine = (batch_size / times[name].seconds for name in ("theirs", "ours"))
+        print(f"| {precision} | {theirs:.0f} | {mine:.0f} | {times['theirs'].ratio:.2f} |", flush=True)
 
 
 def fine_tuning_step(shared: TrainConfig, steps: int, repeats: int) -> None:
@@ -187,23 +189,6 @@ def probe_run(photos: Path, weights: Path, folder: Path, repeats: int) -> None:
             seconds.append(time.perf_counter() - started)
         print(f"| {sampler} | {statistics.median(seconds):.1f} |", flush=True)
     print(f"\nresident memory at the end: {psutil.Process().memory_info().rss / 2**20:.0f} MiB")
-
-
-def interleaved(one: Callable[[], Any], other: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
-    """Median seconds of both, and the median over pairs of how many times faster the other is."""
-    pairs = []
-    for repeat in range(repeats + 1):
-        times = [_seconds(one), _seconds(other)]
-        if repeat:
-            pairs.append(times)
-    first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return first, second, statistics.median(a / b for a, b in pairs)
-
-
-def _seconds(function: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

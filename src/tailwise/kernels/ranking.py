@@ -1,10 +1,12 @@
-"""Average precision of many weightings of the same ranking."""
+"""Average precision: scores placed among those of the positives, and many weightings of the same ranking."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from tailwise.kernels.compiling import compiled
+
+_STRETCH = 512
 
 
 @compiled()
@@ -42,3 +44,41 @@ def weighted_precision(order, ends, positive, weights, result):
             has_tied = False
     for b in range(num_columns):
         result[b] = area[b] / hits[b] if hits[b] > 0 else np.nan
+
+
+@compiled()
+def count_by_placing(scores, known, table, starts, counts):
+    """Count, for each positive of each class, the known scores that are at least its own and below the next one's.
+
+    Of positives with equal scores, the last one counts. Scores below the lowest positive take one comparison, the
+    others a binary search, in which all of a stretch take each step together, so that it becomes vector instructions.
+
+    Args:
+        scores: (C, n) real numbers, none of them NaN.
+        known: (C, n) bool: the others are left out.
+        table: (P,) scores of the positives, rising in each class.
+        starts: (C + 1,) where each class begins in the table, and the last one ends.
+        counts: (P,) int64, added to.
+    """
+    place, kept = np.empty(_STRETCH, np.uint32), np.empty(_STRETCH, scores.dtype)
+    for c in range(scores.shape[0]):
+        positives, count = table[starts[c] : starts[c + 1]], counts[starts[c] : starts[c + 1]]
+        if len(positives) == 0:
+            continue
+        for start in range(0, scores.shape[1], _STRETCH):
+            row, is_known = scores[c, start : start + _STRETCH], known[c, start : start + _STRETCH]
+            num_kept = 0
+            for i in range(len(row)):
+                kept[num_kept] = row[i]
+                num_kept += is_known[i] & (row[i] >= positives[0])
+            values = kept[:num_kept]
+            place[:] = 0
+            left = np.uint32(len(positives))
+            while left > 1:
+                half = np.uint32(left >> 1)
+                for i in range(len(values)):
+                    ahead = np.uint32(place[i] + half)
+                    place[i] = ahead if positives[ahead] <= values[i] else place[i]
+                left = np.uint32(left - half)
+            for i in range(len(values)):
+                count[place[i]] += 1

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tailwise.metrics.average_precision import sorted_rows
 from tailwise.metrics.inputs import as_tensor, scores_and_targets
 from tailwise.shapes import Float, Int
 
@@ -124,7 +123,7 @@ def _binned_error(
     known = targets >= 0
     num_known = known.sum(dim=1, keepdim=True)
     # Unknown labels lie above all others, where they raise no rank.
-    ordered = sorted_rows(probabilities.masked_fill(~known, 2.0))
+    ordered = _sorted_rows(probabilities.masked_fill(~known, 2.0))
     # Br/n is at least b where at least ⌈bn/B⌉ probabilities are lower: above the one of this rank, counted from 1.
     ranks = -(-torch.arange(1, num_bins, device=known.device) * num_known // num_bins)
     edges = ordered.gather(1, (ranks - 1).clamp(min=0))
@@ -133,6 +132,14 @@ def _binned_error(
     gaps = torch.zeros(len(bins), num_bins + 1, dtype=torch.float64, device=bins.device)
     gaps.scatter_add_(1, bins, (targets == 1).double() - probabilities)
     return gaps[:, :num_bins].abs().sum(dim=1) / num_known.squeeze(1)
+
+
+def _sorted_rows(values: Float[Tensor, "C N"]) -> Float[Tensor, "C N"]:
+    """Each row in rising order."""
+    if values.device.type == "cpu":
+        # numpy sorts bare values with vector instructions, several times faster than torch's sort with indices.
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))
+    return values.sort(dim=1).values
 
 
 def _fit_class(z: NDArray[np.float64], positive: NDArray[np.bool_], method: CalibrationMethod) -> tuple[float, float]:

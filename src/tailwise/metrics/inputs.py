@@ -14,13 +14,14 @@ from tailwise.shapes import Int, Num
 
 
 def scores_and_targets(
-    scores: Tensor | NDArray[Any], targets: Tensor | NDArray[Any]
+    scores: Tensor | NDArray[Any], targets: Tensor | NDArray[Any], first_class: int = 0
 ) -> tuple[Num[Tensor, "N K"], Int[Tensor, "N K"]]:
     """Bring scores and targets to one form, on the device of the scores.
 
     Args:
         scores: (N, K) real numbers, higher means more likely; half precision becomes float32, which changes no value.
         targets: (N, K) entries 1, 0, or unknown (-1, and NaN in floating point).
+        first_class: the class of column 0, which errors count from.
 
     Returns:
         The scores in a dtype that can be compared everywhere, and the targets as int8 with -1 for unknown.
@@ -41,8 +42,20 @@ def scores_and_targets(
         missing = s.isnan()
         if missing.any():
             row, column = missing.nonzero()[0].tolist()
-            raise ValueError(f"the score of class {column} in row {row} is NaN; scores must be numbers to be ranked")
-    return s, _hard_labels(t).to(s.device)
+            raise unusable_score(row, first_class + column)
+    return s, _hard_labels(t, first_class).to(s.device)
+
+
+def unusable_score(row: int, column: int) -> ValueError:
+    """The error of a score that is NaN."""
+    return ValueError(f"the score of class {column} in row {row} is NaN; scores must be numbers to be ranked")
+
+
+def unusable_target(row: int, column: int, value: object) -> ValueError:
+    """The error of a target that is no label."""
+    return ValueError(
+        f"the target of class {column} in row {row} is {value}; targets must be 1, 0 or unknown (-1 or NaN)"
+    )
 
 
 def as_tensor(values: Tensor | NDArray[Any]) -> Tensor:
@@ -55,14 +68,13 @@ def as_tensor(values: Tensor | NDArray[Any]) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _hard_labels(targets: Tensor) -> Int[Tensor, "N K"]:
+def _hard_labels(targets: Tensor, first_class: int) -> Int[Tensor, "N K"]:
     if targets.is_floating_point():
         targets = targets.nan_to_num(nan=UNKNOWN)
-    wrong = (targets != 1) & (targets != 0) & (targets != UNKNOWN)
+    wrong = (targets != 1) & (targets != 0)
+    if targets.dtype.is_signed:
+        wrong &= targets != UNKNOWN  # unsigned numbers would be equal to it modulo 256
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"the target of class {column} in row {row} is {targets[row, column].item()}; "
-            "targets must be 1, 0 or unknown (-1 or NaN)"
-        )
+        raise unusable_target(row, first_class + column, targets[row, column].item())
     return targets.to(torch.int8)
