@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from tailwise.data.colours import adjust, saturate, turn_hue
 from tailwise.data.draws import Augmentation, Draws, draw
 from tailwise.errors import InputError
 from tailwise.kernels.augmentation import vary
+from tailwise.kernels.threads import share
 from tailwise.shapes import Float, Int, UInt8, UInt32
 
 __all__ = ["Augmentation", "augment", "prepare"]
@@ -110,7 +110,8 @@ def _for_each(count: int, work: Callable[[int], None]) -> None:
     An image stays in its core's cache from the first operation to the last, and threads with an image each need not
     wait for one another, as torch's own threads do, which share every short operation.
     """
-    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    before, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    threads = max(1, min(before, count))
 
     def do(start: int, step: int) -> None:
         with torch.inference_mode(inference):  # which a thread does not inherit
@@ -119,21 +120,13 @@ def _for_each(count: int, work: Callable[[int], None]) -> None:
 
     torch.set_num_threads(1)  # which a new thread does inherit
     try:
-        _share(min(threads, count), do)
+        with ThreadPoolExecutor(max(threads - 1, 1), "images") as pool:
+            others = [pool.submit(do, start, threads) for start in range(1, threads)]
+            do(0, threads)
+        for other in others:
+            other.result()
     finally:
-        torch.set_num_threads(threads)
-
-
-def _share(threads: int, work: Callable[[int, int], None]) -> None:
-    """Call ``work(start, step)`` in each of some threads, this one among them; together they see to every image."""
-    if threads < 2:
-        work(0, 1)
-        return
-    with ThreadPoolExecutor(threads - 1, "images") as pool:
-        others = [pool.submit(work, start, threads) for start in range(1, threads)]
-        work(0, threads)
-    for other in others:
-        other.result()
+        torch.set_num_threads(before)
 
 
 def _channels_last(count: int, size: int, device: torch.device) -> Float[Tensor, "{count} 3 {size} {size}"]:
@@ -195,8 +188,9 @@ def _varied_on_cpu(
     )
     across, down = _centres(draws, size)
     result = _channels_last(len(images), size, images.device)
-    work = partial(
+    share(
         vary,
+        len(images),
         images.contiguous().numpy(),
         torch.stack(colours, dim=1).numpy(),
         rounds.long().numpy(),
@@ -207,7 +201,6 @@ def _varied_on_cpu(
         shift.flatten().numpy(),
         result.permute(0, 2, 3, 1).numpy(),
     )
-    _share(min(torch.get_num_threads(), len(images)), work)
     return result
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tailwise.kernels import term as loops
+from tailwise.kernels.threads import share
 from tailwise.losses.implementation import Backend, Evaluated, known_in_advance
 from tailwise.losses.targets import is_sparse, to_kind
 from tailwise.losses.term import Coefficients, Side
@@ -30,9 +28,7 @@ class Native(Backend):
         self, targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None, values: Float[Tensor, "M C"]
     ) -> Float[Tensor, "B M"]:
         result = np.empty((targets.shape[0], len(values)), np.float32)
-        _in_threads(
-            loops.row_sums, -(-targets.numel() // _TILE_ELEMENTS), *_labels(targets, mask), _array(values), result
-        )
+        share(loops.row_sums, -(-targets.numel() // _TILE_ELEMENTS), *_labels(targets, mask), _array(values), result)
         return torch.from_numpy(result)
 
     def probability_sums(
@@ -41,7 +37,7 @@ class Native(Backend):
         bits, shift = _bits(logits)
         result = np.empty((4, targets.shape[1]), np.float32)
         pieces = -(-targets.shape[1] // loops.WIDTH)
-        _in_threads(loops.probability_sums, pieces, bits, shift, *_labels(targets, mask), result)
+        share(loops.probability_sums, pieces, bits, shift, *_labels(targets, mask), result)
         return torch.from_numpy(result)
 
     def evaluate(
@@ -64,7 +60,7 @@ class Native(Backend):
         height = max(1, _TILE_ELEMENTS // loops.WIDTH)
         tiles = -(-samples // height) * -(-classes // loops.WIDTH)
         totals, known = np.empty(tiles, np.float64), np.empty(tiles, np.int64)
-        _in_threads(
+        share(
             loops.evaluate,
             tiles,
             bits,
@@ -131,20 +127,3 @@ def _sides(positive: Side, negative: Side, classes: int) -> NDArray[np.float32]:
 
 def _array(values: Tensor) -> NDArray[np.float32]:
     return values.detach().float().contiguous().numpy()
-
-
-def _in_threads(function: Callable[..., None], parts: int, *arguments: Any) -> None:
-    """Call a loop with every part of its work, on as many threads as there are parts, at most those of torch."""
-    workers = min(torch.get_num_threads(), parts)
-    if workers <= 1:
-        function(*arguments, 0, 1)
-        return
-    futures = [_pool(workers - 1).submit(function, *arguments, index, workers) for index in range(1, workers)]
-    function(*arguments, 0, workers)
-    for future in futures:
-        future.result()
-
-
-@cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="tailwise-term")

@@ -1,0 +1,35 @@
+"""Calling a compiled loop in several threads: it runs without Python's lock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+
+
+def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
+    """Call ``loop(*arguments, start, step)`` in several threads, this one among them, until every part is seen to.
+
+    There are as many threads as parts, but no more than torch uses.
+    """
+    threads = min(torch.get_num_threads(), parts)
+    if threads < 2:
+        loop(*arguments, 0, 1)
+        return
+    others = [_pool(threads - 1).submit(loop, *arguments, start, threads) for start in range(1, threads)]
+    loop(*arguments, 0, threads)
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "tailwise")
+
+
+# The threads do not come along into a forked process: it makes its own.
+os.register_at_fork(after_in_child=_pool.cache_clear)
