@@ -76,8 +76,8 @@ class Backend(ABC):
             out: where the derivatives may be written, of the type of the logits; it may be the logits themselves.
         """
 
-    def scale_(self, gradient: Float[Tensor, "B C"], factor: Float[Tensor, "..."]) -> Float[Tensor, "B C"]:
-        """Multiply derivatives in place by a number, or by (B, C) numbers, and return them."""
+    def scale_(self, gradient: Float[Tensor, "..."], factor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Multiply derivatives in place by a number, or by as many numbers, and return them."""
         # Looking at a number is free on a CPU; on another device it would wait for all work before it.
         is_one = factor.ndim == 0 and factor.device.type == "cpu" and bool(factor == 1)
         return gradient if is_one else gradient.mul_(factor)

@@ -125,6 +125,7 @@ class Head:
         self.bias = None if bias is None else bias.detach()
         self.targets, self.mask, self.loss, self.split = targets, mask, loss, split
         self.first = 0 if split is None else split.first
+        self.backend = choose(loss.impl, self.features.to(self.dtype))
         self.chunks = LabelChunks(targets, mask, range(self.first, self.first + len(weight)), size)
 
     def attached(self, sgd: ChunkedSGD | None) -> Tensor:
@@ -142,7 +143,7 @@ class Head:
         """Value, and the gradients of features, weight and bias that are wanted."""
         with torch.autocast(self.features.device.type, enabled=False):
             inputs = self.features.to(self.dtype)
-            backend = choose(self.loss.impl, inputs)
+            backend = self.backend
             needs_slopes = any(wanted) or sgd is not None
             whole = self.divisor()
             # In float16 what is divided by the number of pairs would lose its digits: it is divided afterwards.
@@ -317,12 +318,9 @@ class _Attached(torch.autograd.Function):
                 raise RuntimeError("a head that has been updated in the forward pass has one backward pass only")
             ctx.gradients = ctx.head.run(ctx.wanted, None)[1]
         gradients, ctx.gradients = ctx.gradients, None
-        # Looking at a number is free on a CPU; on another device it would wait for all work before it.
-        if not (upstream.device.type == "cpu" and upstream == 1):
-            for gradient in gradients:
-                if gradient is not None:
-                    gradient.mul_(upstream)
-        return *gradients, None, None, None
+        backend = ctx.head.backend
+        scaled = [None if gradient is None else backend.scale_(gradient, upstream) for gradient in gradients]
+        return *scaled, None, None, None
 
 
 def _of_classes(side: Side, classes: slice) -> Side:

@@ -24,7 +24,7 @@ def dense_rows(targets: Shaped[Tensor, "B C"], rows: slice) -> Shaped[Tensor, "b
     start, stop, _ = rows.indices(targets.shape[0])
     first, last = int(bounds[start]), int(bounds[stop])
     block = torch.zeros(stop - start, targets.shape[1], dtype=values.dtype, device=values.device)
-    owner = torch.repeat_interleave(bounds[start : stop + 1].diff())
+    owner = torch.repeat_interleave(bounds[start : stop + 1].diff(), output_size=last - first)
     block[owner, columns[first:last]] = values[first:last]
     return block
 
@@ -33,9 +33,14 @@ def sparse_row_sums(targets: Shaped[Tensor, "B C"], values: Float[Tensor, "M C"]
     """Σ_k y_ik u_mk over the known labels of each sample, from the entries of CSR targets alone."""
     entries = targets.values().to(values.dtype)
     entries = torch.where(entries > 0, entries, 0)  # what is unknown, −1 or NaN, adds nothing
-    owner = torch.repeat_interleave(targets.crow_indices().diff())
+    owner = _owners(targets)
     sums = values.new_zeros(len(values), targets.shape[0])
     return sums.index_add_(1, owner, values[:, targets.col_indices()] * entries).T
+
+
+def _owners(targets: Tensor) -> Tensor:
+    """The sample of every entry of CSR targets."""
+    return torch.repeat_interleave(targets.crow_indices().diff(), output_size=targets.values().numel())
 
 
 class LabelChunks:
@@ -59,7 +64,7 @@ class LabelChunks:
         self._is_sparse = is_sparse(targets)
         if self._is_sparse:
             self._columns, order = torch.sort(targets.col_indices(), stable=True)
-            self._owner = torch.repeat_interleave(targets.crow_indices().diff())[order]
+            self._owner = _owners(targets)[order]
             self._values = targets.values()[order]
             edges = torch.tensor([*starts, classes.stop], device=self._columns.device)
             bounds = torch.searchsorted(self._columns, edges).tolist()
