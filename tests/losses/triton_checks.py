@@ -33,6 +33,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """Give every program several samples, as large batches do; the interpreter is the faster for it too."""
+    monkeypatch.setattr(backend_module, "_PROGRAMS", 4)
+
+
 def stats_of(classes):
     return LabelStats([1 + (37 * k) % 500 for k in range(classes)], 800)
 
