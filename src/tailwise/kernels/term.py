@@ -2,8 +2,7 @@
 
 The formula is that of :mod:`tailwise.losses.term`, which explains it. A piece of a row is copied to the core's first
 cache with its labels and weights; value and derivative are then computed in one loop without branches, which the
-compiler turns into vector instructions. Exponential and logarithm are polynomials for the same reason: a call of the
-library's would end it.
+compiler turns into vector instructions.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from tailwise.kernels.compiling import compiled
+from tailwise.kernels.elementary import FAST_MATH, exp, log, log1p, logistic
 
 WIDTH = 256
 """Classes of a piece."""
@@ -22,95 +22,33 @@ _NEGATIVE = 4 * WIDTH
 _Z, _Y, _W, _VALUE, _DERIVATIVE = 8 * WIDTH, 9 * WIDTH, 10 * WIDTH, 11 * WIDTH, 12 * WIDTH
 _ROWS = 13
 
-_ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
-_LOWEST = np.float32(-87)
-_LOG2_E = np.float32(1.44269504088896341)
-_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_BIAS, _MANTISSA = np.int32(127), np.int32(23)
-# exp(r) = 1 + r + r² q(r) for |r| ≤ ln 2 / 2, and 2 artanh(s) = s (2 + s² q(s²)) for |s| ≤ 1/3: q interpolates at
-# Chebyshev's points, highest power first; both are exact to 2e-8.
-_EXP = tuple(np.float32(c) for c in (1.39336501e-03, 8.36317829e-03, 4.16664649e-02, 1.66665772e-01, 4.99999994e-01))
-_ARTANH = tuple(np.float32(c) for c in (2.68675486e-01, 2.82339557e-01, 4.00076706e-01, 6.66666404e-01))
+_ZERO, _HALF, _ONE = (np.float32(value) for value in (0, 0.5, 1))
 _HALF_AN_ULP, _LAST_BIT = np.uint32(0x7FFF), np.uint32(1)
 _SIXTEEN = np.uint32(16)
 
-_ROOT_HALF_BITS = np.int32(0x3F3504F3)
+# A logit that is no number must stay none.
+_compiled = compiled(fastmath=FAST_MATH)
+_inlined = compiled(fastmath=FAST_MATH, inline="always")
 
-# Sums may be taken in any order, and products joined to them; a logit that is no number must stay none.
-_compiled = compiled(fastmath={"reassoc", "contract", "nsz", "arcp"})
-_inlined = compiled(fastmath={"reassoc", "contract", "nsz", "arcp"}, inline="always")
-
-
-@_inlined
-def _exp(x):
-    """eˣ for x ≤ 0; 0 below −87, where it leaves the normal numbers."""
-    held = _LOWEST if x < _LOWEST else x
-    n = np.floor(held * _LOG2_E + _HALF)
-    r = (held - n * _LN2_HIGH) - n * _LN2_LOW
-    q = _EXP[0]
-    q = q * r + _EXP[1]
-    q = q * r + _EXP[2]
-    q = q * r + _EXP[3]
-    q = q * r + _EXP[4]
-    power = np.int32((np.int32(n) + _BIAS) << _MANTISSA).view(np.float32)
-    return _ZERO if x < _LOWEST else (q * r * r + r + _ONE) * power
-
-
-@_inlined
-def _twice_artanh(s):
-    """2 artanh(s) = log((1 + s) / (1 − s)) for |s| ≤ 1/3."""
-    square = s * s
-    q = _ARTANH[0]
-    q = q * square + _ARTANH[1]
-    q = q * square + _ARTANH[2]
-    q = q * square + _ARTANH[3]
-    return (q * square + _TWO) * s
-
-
-@_inlined
-def _log1p(t):
-    """log(1 + t) for −1/2 ≤ t ≤ 1."""
-    return _twice_artanh(t / (_TWO + t))
-
-
-@_inlined
-def _log(x):
-    """log x for normal numbers x > 0."""
-    bits = np.float32(x).view(np.int32)
-    exponent = np.int32((bits - _ROOT_HALF_BITS) >> _MANTISSA)
-    m = np.int32(bits - np.int32(exponent << _MANTISSA)).view(np.float32)
-    n = np.float32(exponent)
-    return n * _LN2_HIGH + (n * _LN2_LOW + _twice_artanh((m - _ONE) / (m + _ONE)))
-
-
-@_inlined
-def _logistic(a):
-    """log(1 + eᵃ), log σ(a), σ(a) and 1 − σ(a)."""
-    e = _exp(-abs(a))
-    # One division for e / (2 + e), which the logarithm takes, and 1 / (1 + e).
-    shared = _ONE / ((_TWO + e) * (_ONE + e))
-    tail, larger = _twice_artanh(e * (_ONE + e) * shared), (_TWO + e) * shared
-    smaller = e * larger
-    # Comparisons, not max and min, which would make 0 of what is no number.
-    above, below = (_ZERO if a < _ZERO else a), (_ZERO if a > _ZERO else a)
-    return above + tail, below - tail, (larger if a > _ZERO else smaller), (smaller if a > _ZERO else larger)
+NO_FOCAL, FOCAL, SQUARED_FOCAL = 0, 1, 2
+"""No focal factor, one with any exponents, or one with all exponents 2, which takes no power."""
 
 
 def _side_with(focal, plain):
-    """Make the function of one side, with or without a focal factor: a loop has no choice left to make."""
+    """Make the function of one side, by its kind of focal factor: a loop has no choice left to make."""
 
     @_inlined
     def one_side(z, sign, shift, slope, inverse_divisor, exponent):
         steepness = sign * slope
         a = steepness * (z - shift)
-        value, log_sigma, sigma, complement = _logistic(a)
+        value, log_sigma, sigma, complement = logistic(a)
         derivative = steepness * sigma
         if focal:
             focal_steepness = steepness
             if plain:
-                _, log_sigma, _, complement = _logistic(sign * z)
+                _, log_sigma, _, complement = logistic(sign * z)
                 focal_steepness = sign
-            factor = _exp(exponent * log_sigma)
+            factor = sigma * sigma if focal == SQUARED_FOCAL else exp(exponent * log_sigma)
             derivative = factor * (derivative + focal_steepness * exponent * complement * value)
             value = factor * value
         return value * inverse_divisor, derivative * inverse_divisor
@@ -121,11 +59,11 @@ def _side_with(focal, plain):
 @_inlined
 def _margin_side(z, shift, slope, inverse_divisor, exponent, margin):
     """Value and derivative of ASL's negative side: −p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(λ₁ (z − v)) − m, 0)."""
-    _, _, p, complement = _logistic(slope * (z - shift))
+    _, _, p, complement = logistic(slope * (z - shift))
     is_below = p <= margin  # False for what is no number
     shifted = _HALF if is_below else p - margin
-    complement_log = -(_log1p(-shifted) if shifted < _HALF else _log(_ONE - shifted))
-    power = _exp(exponent * _log(shifted))
+    complement_log = -(log1p(-shifted) if shifted < _HALF else log(_ONE - shifted))
+    power = exp(exponent * log(shifted))
     by_p = power * (exponent * complement_log / shifted + _ONE / (_ONE - shifted))
     value = power * complement_log * inverse_divisor
     derivative = by_p * p * complement * slope * inverse_divisor
@@ -235,7 +173,7 @@ def _add_probabilities(work, count):
     """Add the probabilities and labels of a piece to the four sums, which are the first rows."""
     for j in range(count):
         z, y = work[_Z + j], work[_Y + j]
-        e = _exp(-abs(z))
+        e = exp(-abs(z))
         p = (_ONE if z > _ZERO else e) / (_ONE + e)
         is_known = y >= _ZERO
         up, down = (y if is_known else _ZERO), (_ONE - y if is_known else _ZERO)
@@ -253,7 +191,7 @@ def _weigh(own, label, smoothing, scale, work, count):
         alpha, beta, mu = smoothing[0], smoothing[1], smoothing[2]
         for j in range(count):
             x = beta * (own * label[j] - mu)
-            e = _exp(-abs(x))
+            e = exp(-abs(x))
             work[_W + j] = scale * (alpha + (_ONE if x > _ZERO else e) / (_ONE + e))
     elif len(label):
         for j in range(count):
@@ -329,9 +267,10 @@ def _loops_with(focal, plain):
     return select_side, both_sides
 
 
-_select_side, _both_sides = _loops_with(False, False)
-_select_focal_side, _both_focal_sides = _loops_with(True, False)
-_select_plainly_focal_side, _both_plainly_focal_sides = _loops_with(True, True)
+_select_side, _both_sides = _loops_with(NO_FOCAL, False)
+_select_focal_side, _both_focal_sides = _loops_with(FOCAL, False)
+_select_squared_side, _both_squared_sides = _loops_with(SQUARED_FOCAL, False)
+_select_plainly_focal_side, _both_plainly_focal_sides = _loops_with(FOCAL, True)
 
 
 @_compiled
@@ -341,14 +280,18 @@ def _evaluate_piece(work, count, margin, focal, plain):
     if unknown > _ZERO:
         _leave_out_unknown(work, count)
     if margin > _ZERO or soft > _ZERO:
-        if not focal:
+        if focal == NO_FOCAL:
             _both_sides(work, count, margin)
+        elif focal == SQUARED_FOCAL:
+            _both_squared_sides(work, count, margin)
         elif plain:
             _both_plainly_focal_sides(work, count, margin)
         else:
             _both_focal_sides(work, count, margin)
-    elif not focal:
+    elif focal == NO_FOCAL:
         _select_side(work, count)
+    elif focal == SQUARED_FOCAL:
+        _select_squared_side(work, count)
     elif plain:
         _select_plainly_focal_side(work, count)
     else:
@@ -384,7 +327,7 @@ def evaluate(
         smoothing: (3,) α, β and μ that make weights of the products, or (0,).
         scale: a plain factor.
         margin: of ASL, 0 for none.
-        focal: whether any exponent is not 0.
+        focal: ``NO_FOCAL``, ``FOCAL``, or ``SQUARED_FOCAL``, which must not be plain.
         plain: whether the focal factor takes the plain logit.
         factor: multiplies the derivative.
         height: samples of a tile.

@@ -10,18 +10,28 @@ from typing import Any
 
 import torch
 
+_SHARES = 4
+
 
 def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
     """Call ``loop(*arguments, start, step)`` in several threads, this one among them, until every part is seen to.
 
-    There are as many threads as parts, but no more than torch uses.
+    There are as many threads as parts, but no more than torch uses. Each takes a share of the parts, and another when
+    it is done: torch's own threads keep a core busy for a while after their work, so that some get less of theirs.
     """
     threads = min(torch.get_num_threads(), parts)
     if threads < 2:
         loop(*arguments, 0, 1)
         return
-    others = [_pool(threads - 1).submit(loop, *arguments, start, threads) for start in range(1, threads)]
-    loop(*arguments, 0, threads)
+    shares = min(parts, _SHARES * threads)
+    starts = iter(range(shares))  # its next value is given out once, whoever asks
+
+    def work() -> None:
+        for start in starts:
+            loop(*arguments, start, shares)
+
+    others = [_pool(threads - 1).submit(work) for _ in range(1, threads)]
+    work()
     for other in others:
         other.result()
 

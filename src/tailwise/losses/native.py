@@ -13,7 +13,7 @@ from tailwise.kernels import term as loops
 from tailwise.kernels.threads import share
 from tailwise.losses.implementation import Backend, Evaluated, known_in_advance
 from tailwise.losses.targets import is_sparse, to_kind
-from tailwise.losses.term import Coefficients, Side
+from tailwise.losses.term import Coefficients, FocalOn, Side
 from tailwise.shapes import Bool, Float, Shaped
 
 _TILE_ELEMENTS = 1 << 15
@@ -72,7 +72,7 @@ class Native(Backend):
             _NONE if weight.smoothing is None else np.array(weight.smoothing, np.float32),
             np.float32(scale),
             np.float32(margin),
-            any(isinstance(side.exponent, Tensor) or side.exponent != 0 for side in (positive, negative)),
+            _focal_kind(positive, negative, focal_on),
             focal_on == "plain",
             np.float32(factor),
             height,
@@ -123,6 +123,15 @@ def _sides(positive: Side, negative: Side, classes: int) -> NDArray[np.float32]:
         table[row] = value.numpy() if isinstance(value, Tensor) else value
     np.reciprocal(table[2::4], out=table[2::4])
     return table
+
+
+def _focal_kind(positive: Side, negative: Side, focal_on: FocalOn) -> int:
+    exponents = (positive.exponent, negative.exponent)
+    if any(isinstance(exponent, Tensor) for exponent in exponents):
+        return loops.FOCAL
+    if exponents == (2, 2) and focal_on == "regularized":
+        return loops.SQUARED_FOCAL
+    return loops.NO_FOCAL if exponents == (0, 0) else loops.FOCAL
 
 
 def _array(values: Tensor) -> NDArray[np.float32]:
