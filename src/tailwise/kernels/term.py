@@ -28,7 +28,6 @@ _SIXTEEN = np.uint32(16)
 
 # A logit that is no number must stay none.
 _compiled = compiled(fastmath=FAST_MATH)
-_inlined = compiled(fastmath=FAST_MATH, inline="always")
 
 NO_FOCAL, FOCAL, SQUARED_FOCAL = 0, 1, 2
 """No focal factor, one with any exponents, or one with all exponents 2, which takes no power."""
@@ -37,7 +36,7 @@ NO_FOCAL, FOCAL, SQUARED_FOCAL = 0, 1, 2
 def _side_with(focal, plain):
     """Make the function of one side, by its kind of focal factor: a loop has no choice left to make."""
 
-    @_inlined
+    @_compiled
     def one_side(z, sign, shift, slope, inverse_divisor, exponent):
         steepness = sign * slope
         a = steepness * (z - shift)
@@ -56,7 +55,7 @@ def _side_with(focal, plain):
     return one_side
 
 
-@_inlined
+@_compiled
 def _margin_side(z, shift, slope, inverse_divisor, exponent, margin):
     """Value and derivative of ASL's negative side: −p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(λ₁ (z − v)) − m, 0)."""
     _, _, p, complement = logistic(slope * (z - shift))
@@ -223,7 +222,7 @@ def _leave_out_unknown(work, count):
 
 
 def _loops_with(focal, plain):
-    """Make the loops over a piece whose labels are 0 or 1, and over one with soft labels or a margin."""
+    """Make the loop over a piece whose labels are 0 or 1, and those of both parts, y ℓ⁺ and (1 − y) ℓ⁻, of others."""
     one_side = _side_with(focal, plain)
 
     @_compiled
@@ -246,31 +245,62 @@ def _loops_with(focal, plain):
             work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
 
     @_compiled
-    def both_sides(work, count, margin):
+    def positive_share(work, count):
         for j in range(count):
-            z, y, weight = work[_Z + j], work[_Y + j], work[_W + j]
             shift, slope = work[_SHIFT + j], work[_SLOPE + j]
             inverse, exponent = work[_INVERSE_DIVISOR + j], work[_EXPONENT + j]
-            value, derivative = one_side(z, -_ONE, shift, slope, inverse, exponent)
-            work[_VALUE + j], work[_DERIVATIVE + j] = weight * y * value, weight * y * derivative
+            value, derivative = one_side(work[_Z + j], -_ONE, shift, slope, inverse, exponent)
+            weight = work[_W + j] * work[_Y + j]
+            work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
+
+    @_compiled
+    def add_negative_share(work, count):
         for j in range(count):
-            z, rest = work[_Z + j], work[_W + j] * (_ONE - work[_Y + j])
             shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
             inverse, exponent = work[_NEGATIVE + _INVERSE_DIVISOR + j], work[_NEGATIVE + _EXPONENT + j]
-            if margin > _ZERO:
-                value, derivative = _margin_side(z, shift, slope, inverse, exponent, margin)
-            else:
-                value, derivative = one_side(z, _ONE, shift, slope, inverse, exponent)
-            work[_VALUE + j] += rest * value
-            work[_DERIVATIVE + j] += rest * derivative
+            value, derivative = one_side(work[_Z + j], _ONE, shift, slope, inverse, exponent)
+            weight = work[_W + j] * (_ONE - work[_Y + j])
+            work[_VALUE + j] += weight * value
+            work[_DERIVATIVE + j] += weight * derivative
 
-    return select_side, both_sides
+    return select_side, positive_share, add_negative_share
 
 
-_select_side, _both_sides = _loops_with(NO_FOCAL, False)
-_select_focal_side, _both_focal_sides = _loops_with(FOCAL, False)
-_select_squared_side, _both_squared_sides = _loops_with(SQUARED_FOCAL, False)
-_select_plainly_focal_side, _both_plainly_focal_sides = _loops_with(FOCAL, True)
+_select_side, _positive_share, _add_negative_share = _loops_with(NO_FOCAL, False)
+_select_focal_side, _positive_focal_share, _add_negative_focal_share = _loops_with(FOCAL, False)
+_select_squared_side, _, _ = _loops_with(SQUARED_FOCAL, False)
+_select_plain_side, _positive_plain_share, _add_negative_plain_share = _loops_with(FOCAL, True)
+
+
+@_compiled
+def _add_margin_share(work, count, margin):
+    """Add the part (1 − y) ℓ⁻ of ASL to value and derivative of a piece."""
+    for j in range(count):
+        shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
+        inverse, exponent = work[_NEGATIVE + _INVERSE_DIVISOR + j], work[_NEGATIVE + _EXPONENT + j]
+        value, derivative = _margin_side(work[_Z + j], shift, slope, inverse, exponent, margin)
+        weight = work[_W + j] * (_ONE - work[_Y + j])
+        work[_VALUE + j] += weight * value
+        work[_DERIVATIVE + j] += weight * derivative
+
+
+@_compiled
+def _both_sides(work, count, margin, focal, plain):
+    """Value and derivative of a piece with soft labels, or with a margin: both sides of each."""
+    if focal == NO_FOCAL:
+        _positive_share(work, count)
+    elif plain:
+        _positive_plain_share(work, count)
+    else:
+        _positive_focal_share(work, count)
+    if margin > _ZERO:
+        _add_margin_share(work, count, margin)
+    elif focal == NO_FOCAL:
+        _add_negative_share(work, count)
+    elif plain:
+        _add_negative_plain_share(work, count)
+    else:
+        _add_negative_focal_share(work, count)
 
 
 @_compiled
@@ -280,20 +310,13 @@ def _evaluate_piece(work, count, margin, focal, plain):
     if unknown > _ZERO:
         _leave_out_unknown(work, count)
     if margin > _ZERO or soft > _ZERO:
-        if focal == NO_FOCAL:
-            _both_sides(work, count, margin)
-        elif focal == SQUARED_FOCAL:
-            _both_squared_sides(work, count, margin)
-        elif plain:
-            _both_plainly_focal_sides(work, count, margin)
-        else:
-            _both_focal_sides(work, count, margin)
+        _both_sides(work, count, margin, focal, plain)
     elif focal == NO_FOCAL:
         _select_side(work, count)
     elif focal == SQUARED_FOCAL:
         _select_squared_side(work, count)
     elif plain:
-        _select_plainly_focal_side(work, count)
+        _select_plain_side(work, count)
     else:
         _select_focal_side(work, count)
     return unknown
