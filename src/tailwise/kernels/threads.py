@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -31,7 +31,10 @@ def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
             loop(*arguments, start, shares)
 
     others = [_pool(threads - 1).submit(work) for _ in range(1, threads)]
-    work()
+    try:
+        work()
+    finally:
+        wait(others)
     for other in others:
         other.result()
 
