@@ -43,7 +43,8 @@ def predictions(folder: Path) -> pd.DataFrame:
 def test_file_trains_as_the_loss_it_describes_and_is_recorded_whole(tiny: Tiny, tmp_path: Path, file: str) -> None:
     train(tiny(mode="probe", loss=file, output=str(tmp_path / "file")))
     train(tiny(mode="probe", loss="db-focal", recipe="voc-mlt", output=str(tmp_path / "name")))
-    pd.testing.assert_frame_equal(predictions(tmp_path / "file"), predictions(tmp_path / "name"))
+    # Exponents of 2 by class are powers, and one number 2 is a square: they differ by rounding.
+    pd.testing.assert_frame_equal(predictions(tmp_path / "file"), predictions(tmp_path / "name"), atol=1e-5)
     (tmp_path / file).unlink()
     recorded = load(tmp_path / "file" / "config.yaml")
     assert (recorded.loss, recorded.loss_options) == ("formula", yaml.safe_load(DB_FOCAL))

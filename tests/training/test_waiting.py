@@ -12,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailwise.config import TrainConfig
+from tailwise.losses import implementation
+from tailwise.losses.eager import Eager
 from tailwise.training import datamodule
 from tailwise.training.datamodule import TrainData
 from tailwise.training.run import train
@@ -133,8 +135,12 @@ def test_reads_are_noticed(read: Callable[[torch.Tensor], object]) -> None:
 )
 @pytest.mark.parametrize("mode", ["finetune", "probe"])
 def test_nothing_is_read_but_the_losses_now_and_then(
-    tiny: Tiny, reads: Reads, mode: str, loss: str, precision: str
+    tiny: Tiny, reads: Reads, monkeypatch: pytest.MonkeyPatch, mode: str, loss: str, precision: str
 ) -> None:
+    # Losses and curves as another device computes them: the loops of a CPU, and the look at a factor of 1, read its own
+    # memory.
+    monkeypatch.setattr(implementation, "_automatic", lambda *_: "eager")
+    monkeypatch.setattr(Eager, "scale_", lambda _self, gradient, factor: gradient.mul_(factor))
     config = tiny(mode=mode, loss=loss, precision=precision, sampler="uniform", optim={"epochs": 2})
     train(config)
     steps_per_epoch = 6
