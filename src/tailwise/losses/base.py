@@ -156,7 +156,10 @@ class MultiLabelLoss(nn.Module):
         if self.guidance is not None:
             sums = self.share_sums(backend.probability_sums(logits, targets, mask))
             positive, negative = self.guidance(sums, positive, negative)
-        weight = self.weigh(backend, targets, mask)
+        return self.coefficients(positive, negative, self.weigh(backend, targets, mask))
+
+    def coefficients(self, positive: Side, negative: Side, weight: PairWeight) -> Coefficients:
+        """All that the term takes, given the sides and weights of a batch."""
         return Coefficients(positive, negative, weight, self.scale, self.margin, self.focal_on)
 
     def _reduced(

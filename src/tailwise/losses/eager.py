@@ -29,9 +29,7 @@ class Eager(Backend):
     ) -> Float[Tensor, "B M"]:
         """See :class:`tailwise.losses.implementation.Backend`."""
         blocks = []
-        for rows in _blocks(targets):
-            block = dense_rows(targets, rows)
-            known = known_pairs(block, None if mask is None else mask[rows])
+        for _, block, known in _blocks(targets, mask):
             blocks.append(known_positives(block, known, values.dtype) @ values.T)
         return torch.cat(blocks)
 
@@ -40,9 +38,7 @@ class Eager(Backend):
     ) -> Float[Tensor, "4 C"]:
         """See :class:`tailwise.losses.implementation.Backend`."""
         sums = None
-        for rows in _blocks(targets):
-            block = dense_rows(targets, rows)
-            known = known_pairs(block, None if mask is None else mask[rows])
+        for rows, block, known in _blocks(targets, mask):
             p = torch.sigmoid(in_full_precision(logits[rows].detach()))
             y = known_positives(block, known, p.dtype)
             not_y = known_positives(1 - block.to(p.dtype), known, p.dtype)
@@ -69,9 +65,7 @@ class Eager(Backend):
         slopes = (torch.empty_like(z) if out is None else out) if gradient else None
         table = torch.empty(z.shape, dtype=full, device=z.device) if values else None
         totals, counts = [], []
-        for rows in _blocks(targets):
-            block = dense_rows(targets, rows)
-            known = known_pairs(block, None if mask is None else mask[rows])
+        for rows, block, known in _blocks(targets, mask):
             value, slope = term(in_full_precision(z[rows]), block, known, of_samples(coefficients, rows))
             totals.append(value.sum())
             if known is not None:
@@ -91,12 +85,14 @@ def in_full_precision(z: Tensor) -> Tensor:
     return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
 
 
-def _blocks(targets: Tensor) -> Iterator[slice]:
-    """Slices of samples; at least one, and one only where a program is traced."""
+def _blocks(targets: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Samples, their labels, and which are known; at least one block, and one only where a program is traced."""
     samples, classes = targets.shape
     step = samples
     if not torch.compiler.is_compiling():
         step = _BLOCK_ELEMENTS.get(targets.device.type, _BLOCK_ELEMENTS_ELSEWHERE) // max(classes, 1)
     step = max(step, 1)
     for start in range(0, max(samples, 1), step):
-        yield slice(start, start + step)
+        rows = slice(start, start + step)
+        block = dense_rows(targets, rows)
+        yield rows, block, known_pairs(block, None if mask is None else mask[rows])

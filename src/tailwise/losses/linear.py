@@ -122,10 +122,11 @@ class Head:
         self.dtype = torch.get_autocast_dtype(device) if autocast else plain
         self.tensors = (features, weight, bias)
         self.features, self.weight = features.detach(), weight.detach()
+        self.inputs = self.features.to(self.dtype)
         self.bias = None if bias is None else bias.detach()
         self.targets, self.mask, self.loss, self.split = targets, mask, loss, split
         self.first = 0 if split is None else split.first
-        self.backend = choose(loss.impl, self.features.to(self.dtype))
+        self.backend = choose(loss.impl, self.inputs)
         self.chunks = LabelChunks(targets, mask, range(self.first, self.first + len(weight)), size)
 
     def attached(self, sgd: ChunkedSGD | None) -> Tensor:
@@ -142,8 +143,7 @@ class Head:
     def run(self, wanted: tuple[bool, bool, bool], sgd: ChunkedSGD | None) -> tuple[Tensor, Gradients]:
         """Value, and the gradients of features, weight and bias that are wanted."""
         with torch.autocast(self.features.device.type, enabled=False):
-            inputs = self.features.to(self.dtype)
-            backend = self.backend
+            inputs, backend = self.inputs, self.backend
             needs_slopes = any(wanted) or sgd is not None
             whole = self.divisor()
             # In float16 what is divided by the number of pairs would lose its digits: it is divided afterwards.
@@ -231,8 +231,7 @@ class Head:
         def coefficients(classes: slice, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Coefficients:
             label = None if pair_weight.label is None else pair_weight.label[classes]
             positive, negative = sides(classes, logits, labels, mask)
-            weight = pair_weight._replace(label=label)
-            return Coefficients(positive, negative, weight, loss.scale, loss.margin, loss.focal_on)
+            return loss.coefficients(positive, negative, pair_weight._replace(label=label))
 
         return coefficients
 

@@ -66,7 +66,7 @@ def sharded_linear_loss(
     loss.check_first_batch(targets)
     everything: Tensor = _GatherRows.apply(features, group)
     labels = _gather_labels(targets, group)
-    known = None if mask is None else _gather(mask, group)
+    known = None if mask is None else _gather(mask, group)[0]
     size = chunk or default_chunk(len(everything))
     return Head(everything, weight, bias, labels, known, loss, size, ClassSplit(first, group)).attached(sgd)
 
@@ -87,11 +87,11 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        lengths = _lengths(rows, group)
+        whole, lengths = _gather(rows, group)
         rank = dist.get_rank(group)
-        ctx.own, ctx.processes = slice(sum(lengths[:rank]), sum(lengths[: rank + 1])), len(lengths)
-        return _gather(rows, group)
+        ctx.group, ctx.processes = group, len(lengths)
+        ctx.own = slice(sum(lengths[:rank]), sum(lengths[: rank + 1]))
+        return whole
 
     @staticmethod
     @once_differentiable
@@ -108,8 +108,8 @@ def _lengths(rows: Tensor, group: dist.ProcessGroup | None) -> list[int]:
     return [int(length) for length in lengths]
 
 
-def _gather(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Rows of all processes, one after the other; processes may have different numbers."""
+def _gather(rows: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, list[int]]:
+    """Rows of all processes, one after the other, and how many each has."""
     lengths = _lengths(rows, group)
     carried = rows.view(torch.uint8) if rows.dtype == torch.bool else rows
     padded = carried.new_zeros(max(lengths), *rows.shape[1:])
@@ -117,14 +117,14 @@ def _gather(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     parts = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(parts, padded, group=group)
     whole = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
-    return whole.view(torch.bool) if rows.dtype == torch.bool else whole
+    return (whole.view(torch.bool) if rows.dtype == torch.bool else whole), lengths
 
 
 def _gather_labels(targets: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     if not is_sparse(targets):
-        return _gather(targets, group)
-    per_row = _gather(targets.crow_indices().diff(), group)
+        return _gather(targets, group)[0]
+    per_row, _ = _gather(targets.crow_indices().diff(), group)
     bounds = torch.cat([per_row.new_zeros(1), per_row.cumsum(0)])
-    columns, values = _gather(targets.col_indices(), group), _gather(targets.values(), group)
+    columns, values = (_gather(part, group)[0] for part in (targets.col_indices(), targets.values()))
     shape = (len(per_row), targets.shape[1])
     return torch.sparse_csr_tensor(bounds, columns, values, shape, check_invariants=False)
