@@ -84,7 +84,7 @@ def test_numba_agrees_for_all_types(variant, dtype, stats):
     agree(*pair, dtype)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 257), (300, 5), (130, 1031), (0, 4)])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 513), (300, 5), (130, 1031), (0, 4)])
 @pytest.mark.parametrize("name", ["db-focal", "pg", "asl", "cb-focal", "pg-auto"])
 @pytest.mark.parametrize("kind", ["uint8", "soft with unknown", "sparse"])
 def test_numba_agrees_for_odd_shapes(name, shape, kind):

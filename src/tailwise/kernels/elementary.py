@@ -23,10 +23,10 @@ _ROOT_HALF_BITS = np.int32(0x3F3504F3)
 
 # Sums may be taken in any order, and products joined to them; a number that is none must stay so.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
-_compiled = compiled(fastmath=FAST_MATH)
+_inlined = compiled(fastmath=FAST_MATH, forceinline=True)
 
 
-@_compiled
+@_inlined
 def exp(x):
     """eˣ for x ≤ 0; 0 below −87, where it leaves the normal numbers."""
     held = _LOWEST if x < _LOWEST else x
@@ -41,7 +41,7 @@ def exp(x):
     return _ZERO if x < _LOWEST else (q * r * r + r + _ONE) * power
 
 
-@_compiled
+@_inlined
 def _twice_artanh(s):
     """2 artanh(s) = log((1 + s) / (1 − s)) for |s| ≤ 1/3."""
     square = s * s
@@ -52,13 +52,13 @@ def _twice_artanh(s):
     return (q * square + _TWO) * s
 
 
-@_compiled
+@_inlined
 def log1p(t):
     """log(1 + t) for −1/2 ≤ t ≤ 1."""
     return _twice_artanh(t / (_TWO + t))
 
 
-@_compiled
+@_inlined
 def log(x):
     """log x for normal numbers x > 0."""
     bits = np.float32(x).view(np.int32)
@@ -68,7 +68,7 @@ def log(x):
     return n * _LN2_HIGH + (n * _LN2_LOW + _twice_artanh((m - _ONE) / (m + _ONE)))
 
 
-@_compiled
+@_inlined
 def logistic(a):
     """log(1 + eᵃ), log σ(a), σ(a) and 1 − σ(a)."""
     e = exp(-abs(a))

@@ -12,7 +12,7 @@ import numpy as np
 from tailwise.kernels.compiling import compiled
 from tailwise.kernels.elementary import FAST_MATH, exp, log, log1p, logistic
 
-WIDTH = 256
+WIDTH = 512
 """Classes of a piece."""
 
 # Rows of a workspace: one array, so that the compiler knows by their distance that they do not overlap. What a loop
@@ -28,6 +28,7 @@ _SIXTEEN = np.uint32(16)
 
 # A logit that is no number must stay none.
 _compiled = compiled(fastmath=FAST_MATH)
+_inlined = compiled(fastmath=FAST_MATH, forceinline=True)
 
 NO_FOCAL, FOCAL, SQUARED_FOCAL = 0, 1, 2
 """No focal factor, one with any exponents, or one with all exponents 2, which takes no power."""
@@ -36,7 +37,7 @@ NO_FOCAL, FOCAL, SQUARED_FOCAL = 0, 1, 2
 def _side_with(focal, plain):
     """Make the function of one side, by its kind of focal factor: a loop has no choice left to make."""
 
-    @_compiled
+    @_inlined
     def one_side(z, sign, shift, slope, inverse_divisor, exponent):
         steepness = sign * slope
         a = steepness * (z - shift)
@@ -55,7 +56,7 @@ def _side_with(focal, plain):
     return one_side
 
 
-@_compiled
+@_inlined
 def _margin_side(z, shift, slope, inverse_divisor, exponent, margin):
     """Value and derivative of ASL's negative side: −p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(λ₁ (z − v)) − m, 0)."""
     _, _, p, complement = logistic(slope * (z - shift))
@@ -126,20 +127,44 @@ def row_sums(dense, bounds, columns, entries, mask, values, result, start, step)
         start: the first sample.
         step: from one sample to the next.
     """
-    num_classes = values.shape[1]
-    work = np.empty(_ROWS * WIDTH, np.float32)
     for i in range(start, len(result), step):
         for m in range(len(values)):
-            result[i, m] = _ZERO
-        for first in range(0, num_classes, WIDTH):
-            count = min(WIDTH, num_classes - first)
-            _read_labels(dense, bounds, columns, entries, mask, i, first, count, work)
-            for m in range(len(values)):
-                total = _ZERO
-                for j in range(count):
-                    y = work[_Y + j]
-                    total += (y if y > _ZERO else _ZERO) * values[m, first + j]
-                result[i, m] += total
+            if len(bounds):
+                first, last = bounds[i], bounds[i + 1]
+                known = mask[i] if len(mask) else mask[:0, 0]
+                result[i, m] = _sparse_row_sum(columns[first:last], entries[first:last], known, values[m])
+            elif len(mask):
+                result[i, m] = _masked_row_sum(dense[i], mask[i], values[m])
+            else:
+                result[i, m] = _row_sum(dense[i], values[m])
+
+
+@_compiled
+def _row_sum(labels, values):
+    total = _ZERO
+    for j in range(len(labels)):
+        y = np.float32(labels[j])
+        total += (y if y > _ZERO else _ZERO) * values[j]  # neither −1 nor what is no number is above 0
+    return total
+
+
+@_compiled
+def _masked_row_sum(labels, is_known, values):
+    total = _ZERO
+    for j in range(len(labels)):
+        y = np.float32(labels[j])
+        total += (y if is_known[j] and y > _ZERO else _ZERO) * values[j]
+    return total
+
+
+@_compiled
+def _sparse_row_sum(columns, entries, is_known, values):
+    total = _ZERO
+    for k in range(len(columns)):
+        y, j = np.float32(entries[k]), columns[k]
+        if y > _ZERO and (len(is_known) == 0 or is_known[j]):
+            total += y * values[j]
+    return total
 
 
 @_compiled

@@ -17,6 +17,7 @@ from tailwise.losses.term import Coefficients, FocalOn, Side
 from tailwise.shapes import Bool, Float, Shaped
 
 _TILE_ELEMENTS = 1 << 15
+_SUM_ELEMENTS = 1 << 19  # which take as long as those of a tile
 _NONE, _NO_TABLE = np.empty(0, np.float32), np.empty((0, 0), np.float32)
 _NO_BOUNDS, _NO_MASK = np.empty(0, np.int64), np.empty((0, 0), np.bool_)
 
@@ -28,7 +29,7 @@ class Native(Backend):
         self, targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None, values: Float[Tensor, "M C"]
     ) -> Float[Tensor, "B M"]:
         result = np.empty((targets.shape[0], len(values)), np.float32)
-        share(loops.row_sums, -(-targets.numel() // _TILE_ELEMENTS), *_labels(targets, mask), _array(values), result)
+        share(loops.row_sums, -(-targets.numel() // _SUM_ELEMENTS), *_labels(targets, mask), _array(values), result)
         return torch.from_numpy(result)
 
     def probability_sums(

@@ -1,0 +1,83 @@
+"""Work shared among threads: every part once, errors after the last thread, forked processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from tailwise.kernels import threads
+
+
+@pytest.fixture(params=["openmp", "pool"])
+def runs_on(request, monkeypatch) -> Iterator[str]:
+    if request.param == "pool":
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
+    elif threads._openmp() is None:
+        pytest.skip("torch's threads are not OpenMP's on this system")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("parts", [0, 1, 2, 3, 7, 100])
+@pytest.mark.usefixtures("runs_on")
+def test_every_part_is_seen_to_once(parts):
+    seen = np.zeros(parts, int)
+
+    def loop(table, start, step):
+        for part in range(start, len(table), step):
+            table[part] += 1
+
+    threads.share(loop, parts, seen)
+    np.testing.assert_array_equal(seen, 1)
+
+
+@pytest.mark.usefixtures("runs_on")
+def test_several_threads_take_part():
+    together = threading.Barrier(3)
+
+    def loop(start, step):
+        if start < 3:
+            together.wait(timeout=30)  # nobody passes alone
+
+    threads.share(loop, 12)
+    assert not together.broken
+
+
+@pytest.mark.usefixtures("runs_on")
+def test_an_error_is_raised_when_all_threads_are_done():
+    together, done = threading.Barrier(3), []
+
+    def loop(start, step):
+        if start < 3:
+            together.wait(timeout=30)
+        if start == 1:
+            raise ValueError("part 1 is bad")
+        done.append(start)
+
+    with pytest.raises(ValueError, match="part 1 is bad"):
+        threads.share(loop, 12)
+    assert sorted(done) == [0, *range(2, 12)]
+
+
+@pytest.mark.usefixtures("runs_on")
+def test_a_forked_process_makes_threads_of_its_own():
+    def loop(start, step):
+        pass
+
+    threads.share(loop, 12)  # now there are threads, which do not come along
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # rather than wait for ever
+        try:
+            threads.share(loop, 12)
+        finally:
+            os._exit(7 if threads._pool.cache_info().currsize == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -1,0 +1,43 @@
+"""Loops over a piece become vector instructions: a call or branch that is left in one makes it four times as slow."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+numba = pytest.importorskip("numba", reason="the loops are Numba's")
+
+from tailwise.kernels import term  # noqa: E402 - it needs Numba
+
+FLOATS, FLOAT, INTEGER = numba.float32[::1], numba.float32, numba.int64
+ON_A_PIECE = (FLOATS, INTEGER)
+LOOPS = {
+    "_select_side": ON_A_PIECE,
+    "_select_focal_side": ON_A_PIECE,
+    "_select_squared_side": ON_A_PIECE,
+    "_select_plain_side": ON_A_PIECE,
+    "_positive_share": ON_A_PIECE,
+    "_positive_focal_share": ON_A_PIECE,
+    "_positive_plain_share": ON_A_PIECE,
+    "_add_negative_share": ON_A_PIECE,
+    "_add_negative_focal_share": ON_A_PIECE,
+    "_add_negative_plain_share": ON_A_PIECE,
+    "_add_margin_share": (*ON_A_PIECE, FLOAT),
+    "_add_probabilities": ON_A_PIECE,
+    "_leave_out_unknown": ON_A_PIECE,
+    "_unlike": ON_A_PIECE,
+    "_finish": (*ON_A_PIECE, FLOAT),
+    "_row_sum": (numba.int8[::1], FLOATS),
+    "_masked_row_sum": (numba.int8[::1], numba.boolean[::1], FLOATS),
+}
+ARITHMETIC = re.compile(r"= f(?:add|sub|mul|div|cmp)\b[^\n]*<\d+ x float>")
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_becomes_vector_instructions(name):
+    loop = getattr(term, name)
+    options = {key: loop.targetoptions[key] for key in ("nogil", "error_model", "fastmath")}
+    anew = numba.njit(LOOPS[name], **options)(loop.py_func)  # of what was kept from before there is no text
+    (text,) = anew.inspect_llvm().values()
+    assert ARITHMETIC.search(text), f"{name} computes one class at a time"
