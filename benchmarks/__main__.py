@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ def print_all(photos: Path | None = None, weights: Path | None = None) -> None:
     modules: list[tuple[str, ...]] = [("losses",), ("linear",), ("average_precision",)]
     if torch.cuda.is_available():
         modules.append(("gpu_losses",))
+    if importlib.util.find_spec("triton"):
+        modules.append(("gpu_instructions",))
     if photos is not None:
         modules.append(("input_pipeline", str(photos)))
         if weights is not None:

@@ -8,7 +8,6 @@ torchmetrics takes the exact way (``thresholds=None``). Prints Markdown tables o
 from __future__ import annotations
 
 import functools
-import platform
 import statistics
 import tempfile
 import tracemalloc
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 from torchmetrics.functional.classification import multilabel_average_precision
 
-from benchmarks.timing import seconds
+from benchmarks.timing import machine, seconds
 from tailwise.metrics import average_precision, placing
 
 
@@ -47,12 +46,7 @@ def compare(
         repeats: interleaved repeats, after one round of ours that compiles.
         peer_repeats: in so many of them, scikit-learn and torchmetrics take part, which take twenty times as long.
     """
-    print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"NumPy {np.__version__}, torch {torch.__version__}, Numba {numba.__version__}, "
-        f"scikit-learn {sklearn.__version__}, torchmetrics {torchmetrics.__version__}; "
-        f"medians of {repeats} calls, of {peer_repeats} for the peers\n"
-    )
+    print(f"{machine(np, numba, sklearn, torchmetrics)}; medians of {repeats} calls, of {peer_repeats} for the peers\n")
     for rate in rates:
         targets = labels(samples, classes, rate)
         scores = np.random.default_rng(1).standard_normal((samples, classes), dtype=np.float32)

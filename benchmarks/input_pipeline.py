@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import math
-import platform
 import random
 import statistics
 import subprocess
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import PIL
-import psutil
 import torch
 import torchvision
 from jsonargparse import auto_cli
@@ -34,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
+from benchmarks.timing import machine
 from tailwise.data.augment import Augmentation
 from tailwise.data.cache import ImageCache, build_cache
 from tailwise.data.samplers import UniformSampler
@@ -56,11 +55,7 @@ def compare(photos: Path, size: int = 224, batch_size: int = 32, workers: int = 
     paths = image_paths(photos)
     for path in paths:
         path.read_bytes()  # from the disk, once for all
-    print(
-        f"{platform.machine()}, {psutil.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"Pillow {PIL.__version__}; {len(paths)} photographs, medians of {repeats}\n"
-    )
+    print(f"{machine(torchvision, PIL)}; {len(paths)} photographs, medians of {repeats}\n")
     contestants: dict[str, Callable[[], Iterable[float]]] = {
         f"Pillow and DataLoader, {workers} workers": partial(peer_epochs, paths, "pillow", size, batch_size, workers),
         f"uint8 tensors and DataLoader, {workers} workers": partial(

@@ -35,10 +35,7 @@ def compare(implementations: tuple[str, ...] = ("auto", "eager"), positives: flo
         positives: share of positive labels.
     """
     bandwidth = copy_bandwidth()
-    print(
-        f"{machine()}, timm {timm.__version__}, torchvision {torchvision.__version__}; "
-        f"a copy moves {bandwidth / 1e9:.1f} GB/s"
-    )
+    print(f"{machine(timm, torchvision)}; a copy moves {bandwidth / 1e9:.1f} GB/s")
     for dtype in (torch.float32, torch.bfloat16):
         for shape in SHAPES:
             table(shape, dtype, implementations, positives, bandwidth)

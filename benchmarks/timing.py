@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -53,12 +54,13 @@ def copy_bandwidth(elements: int = 1 << 26) -> float:
     return 8 * elements / timing.seconds
 
 
-def machine() -> str:
-    """Processor, threads and versions, for the head of a table."""
+def machine(*libraries: ModuleType) -> str:
+    """Processor, threads and versions, those of torch and of further libraries, for the head of a table."""
     names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    versions = [f"{library.__name__} {library.__version__}" for library in (torch, *libraries)]
     return (
         f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
+        f"Python {platform.python_version()}, {', '.join(versions)}"
     )
 
 

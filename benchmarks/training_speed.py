@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import platform
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ from jsonargparse import auto_cli
 from torch import nn
 
 from benchmarks.photos import configuration
-from benchmarks.timing import side_by_side
+from benchmarks.timing import machine, side_by_side
 from tailwise import LabelStats
 from tailwise.config import TrainConfig, resolve
 from tailwise.data.augment import prepare
@@ -58,10 +57,7 @@ def compare(
         repeats: interleaved repeats of each pair.
         part: the table to print: of features, of the fine-tuning step, or of the probe; or all.
     """
-    print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, timm {timm.__version__}, lightning {lightning.__version__}; medians of {repeats}\n"
-    )
+    print(f"{machine(timm, lightning)}; medians of {repeats}\n")
     with tempfile.TemporaryDirectory() as folder:
         shared = configuration(photos, weights, Path(folder), mode="finetune", precision="bf16", image_size=size)
         if part in ("all", "features"):

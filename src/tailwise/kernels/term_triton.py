@@ -22,52 +22,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_LOG2_E, _LN_2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
-
-# log₂(1 + t) = t q(t) for 0 ≤ t ≤ 1: q interpolates at Chebyshev's points, highest power first, and is exact to 4e-8.
-_Q = tl.constexpr(
-    (
-        *(0.00739540214, -0.0419450089, 0.111832074, -0.196238952, 0.275221212),
-        *(-0.35829907, 0.48067889, -0.721339513, 1.44269499),
-    )
+from tailwise.kernels.elementary_triton import (
+    LN_2,
+    LOG2_E,
+    log2,
+    log2_of_1_plus,
+    reciprocal,
+    sigmoid,
+    softplus_and_log_sigmoid,
 )
-
-
-@triton.jit
-def _reciprocal(x):
-    """1 / x for normal numbers x > 0 and for ∞, in two instructions where a division takes eight."""
-    root = tl.rsqrt(x)
-    return root * root
-
-
-@triton.jit
-def _log2_of_1_plus(t):
-    """log₂(1 + t) for 0 ≤ t ≤ 1, to full relative precision."""
-    q = t * _Q[0] + _Q[1]
-    for power in tl.static_range(2, 9):
-        q = q * t + _Q[power]
-    return q * t
-
-
-@triton.jit
-def _log2(x):
-    """log₂ x for normal numbers x > 0, with an absolute error of 1e-7: half the instructions of the library's."""
-    bits = x.to(tl.int32, bitcast=True)
-    mantissa = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
-    return ((bits >> 23) - 127).to(tl.float32) + _log2_of_1_plus(mantissa - 1.0)
-
-
-@triton.jit
-def _sigmoid(a):
-    """σ of an argument in units of ln 2; where the power overflows, the quotient is 0 as it should be."""
-    return _reciprocal(1.0 + tl.exp2(-a))
-
-
-@triton.jit
-def _softplus_and_log_sigmoid(a):
-    """sp and log σ, and their argument, in units of ln 2; no number where it is none."""
-    tail = _log2_of_1_plus(tl.exp2(-tl.abs(a)))
-    return tl.maximum(a, 0.0) + tail, tl.minimum(a, 0.0) - tail
 
 
 @triton.jit
@@ -81,15 +44,15 @@ def _one_side(z, sign, shift, steepness, inverse_divisor, exponent, FOCAL: tl.co
         inverse_divisor: ln 2 / λ₂.
         exponent: γ.
     """
-    value, log_sigmoid = _softplus_and_log_sigmoid(steepness * (z - shift))
+    value, log_sigmoid = softplus_and_log_sigmoid(steepness * (z - shift))
     derivative = steepness * tl.exp2(log_sigmoid)
     if FOCAL:
         if PLAIN:
-            complement_log, focal_log = _softplus_and_log_sigmoid(z * sign * _LOG2_E)
+            complement_log, focal_log = softplus_and_log_sigmoid(z * sign * LOG2_E)
             focal_steepness = sign
         else:
             complement_log, focal_log = value, log_sigmoid
-            focal_steepness = steepness * _LN_2
+            focal_steepness = steepness * LN_2
         focal = tl.exp2(exponent * focal_log)
         # 1 − σ = 2^−sp: exact also where σ rounds to 1.
         derivative = focal * (derivative + focal_steepness * (exponent * tl.exp2(-complement_log) * value))
@@ -104,16 +67,16 @@ def _margin_side(z, shift, steepness, inverse_divisor, exponent, margin):
     The arguments are those of :func:`_one_side`, and m.
     """
     a = steepness * (z - shift)
-    p, complement = _sigmoid(a), _sigmoid(-a)
+    p, complement = sigmoid(a), sigmoid(-a)
     is_below = p <= margin  # False for what is no number
     shifted = tl.where(is_below, 0.5, p - margin)
     rest = tl.where(is_below, 0.5, complement + margin)
     # log(1 − p_m) = −log(1 + p_m / (1 − p_m)), which keeps its digits where p_m is small.
-    inverse_rest = _reciprocal(rest)
-    complement_log = tl.where(shifted > 0.5, -_log2(rest), _log2_of_1_plus(shifted * inverse_rest))
-    power = tl.exp2(exponent * _log2(shifted)) * inverse_divisor
-    by_p = exponent * complement_log * _reciprocal(shifted) + inverse_rest * _LOG2_E
-    derivative = power * by_p * p * complement * steepness * _LN_2
+    inverse_rest = reciprocal(rest)
+    complement_log = tl.where(shifted > 0.5, -log2(rest), log2_of_1_plus(shifted * inverse_rest))
+    power = tl.exp2(exponent * log2(shifted)) * inverse_divisor
+    by_p = exponent * complement_log * reciprocal(shifted) + inverse_rest * LOG2_E
+    derivative = power * by_p * p * complement * steepness * LN_2
     return tl.where(is_below, 0.0, power * complement_log), tl.where(is_below, 0.0, derivative)
 
 
@@ -134,7 +97,7 @@ def _inverse(divisor):
     if divisor is None:
         return None
     else:
-        return 1.0 / divisor * _LN_2
+        return 1.0 / divisor * LN_2
 
 
 @triton.jit
@@ -142,7 +105,7 @@ def _side_of_classes(side, sign, columns, inside):
     """Shift, steepness, inverse divisor and exponent for the classes of a tile, as :func:`_one_side` takes them."""
     return (
         _of_classes(side[0], columns, inside),
-        _of_classes(side[1], columns, inside) * (sign * _LOG2_E),
+        _of_classes(side[1], columns, inside) * (sign * LOG2_E),
         _inverse(_of_classes(side[2], columns, inside)),
         _of_classes(side[3], columns, inside),
     )
@@ -193,7 +156,7 @@ def _weights(sample, label, smoothing, scale):
     if sample is None and label is None:
         return scale
     else:
-        slope = scale if smoothing is None else smoothing[1] * _LOG2_E
+        slope = scale if smoothing is None else smoothing[1] * LOG2_E
         if sample is None:
             product = label * slope
         elif label is None:
@@ -203,7 +166,7 @@ def _weights(sample, label, smoothing, scale):
         if smoothing is None:
             return product
         else:
-            return scale * smoothing[0] + scale * _sigmoid(product - slope * smoothing[2])
+            return scale * smoothing[0] + scale * sigmoid(product - slope * smoothing[2])
 
 
 @triton.jit
@@ -337,7 +300,7 @@ def probability_sums(
         inside = _inside(rows, columns, samples, classes, EVEN)
         z = tl.load(logits + rows * stride + columns, mask=inside, other=0.0).to(tl.float32)
         label, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
-        p = tl.where(known, _sigmoid(z * _LOG2_E), 0.0)  # whatever an unknown pair's logit is
+        p = tl.where(known, sigmoid(z * LOG2_E), 0.0)  # whatever an unknown pair's logit is
         y = _number(label, known)
         rest = tl.where(known, 1.0 - y, 0.0)
         positive_sum += p * y
