@@ -8,7 +8,7 @@ import pytest
 
 numba = pytest.importorskip("numba", reason="the loops are Numba's")
 
-from tailwise.kernels import term  # noqa: E402 - it needs Numba
+from tailwise.kernels import sums, term  # noqa: E402 - they need Numba
 
 FLOATS, FLOAT, INTEGER = numba.float32[::1], numba.float32, numba.int64
 ON_A_PIECE = (FLOATS, INTEGER)
@@ -36,8 +36,9 @@ ARITHMETIC = re.compile(r"= f(?:add|sub|mul|div|cmp)\b[^\n]*<\d+ x float>")
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_becomes_vector_instructions(name):
-    loop = getattr(term, name)
+    loop = getattr(term, name, None) or getattr(sums, name)
     options = {key: loop.targetoptions[key] for key in ("nogil", "error_model", "fastmath")}
     anew = numba.njit(LOOPS[name], **options)(loop.py_func)  # of what was kept from before there is no text
     (text,) = anew.inspect_llvm().values()
     assert ARITHMETIC.search(text), f"{name} computes one class at a time"
+    assert "masked.gather" not in text, f"{name} reads one class at a time"

@@ -11,18 +11,17 @@ import numpy as np
 
 from tailwise.kernels.compiling import compiled
 from tailwise.kernels.elementary import FAST_MATH, exp, log, log1p, logistic
+from tailwise.kernels.pieces import WIDTH, Y, Z, read, read_labels
 
-WIDTH = 512
-"""Classes of a piece."""
-
-# Rows of a workspace: one array, so that the compiler knows by their distance that they do not overlap. What a loop
-# selects from it reads first: a choice between two numbers is an instruction, a choice between two places a branch.
-_SHIFT, _SLOPE, _INVERSE_DIVISOR, _EXPONENT = 0, WIDTH, 2 * WIDTH, 3 * WIDTH
-_NEGATIVE = 4 * WIDTH
-_Z, _Y, _W, _VALUE, _DERIVATIVE = 8 * WIDTH, 9 * WIDTH, 10 * WIDTH, 11 * WIDTH, 12 * WIDTH
+# Further rows of the workspace. What a loop selects from it reads first: a choice between two numbers is an
+# instruction, a choice between two places a branch.
+_W, _VALUE, _DERIVATIVE = 2 * WIDTH, 3 * WIDTH, 4 * WIDTH
+_SIDES = 5 * WIDTH
+_SHIFT, _SLOPE, _INVERSE_DIVISOR, _EXPONENT = _SIDES, _SIDES + WIDTH, _SIDES + 2 * WIDTH, _SIDES + 3 * WIDTH
+_NEGATIVE = 4 * WIDTH  # so far behind the positive side's rows
 _ROWS = 13
 
-_ZERO, _HALF, _ONE = (np.float32(value) for value in (0, 0.5, 1))
+_ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
 _HALF_AN_ULP, _LAST_BIT = np.uint32(0x7FFF), np.uint32(1)
 _SIXTEEN = np.uint32(16)
 
@@ -48,8 +47,9 @@ def _side_with(focal, plain):
             if plain:
                 _, log_sigma, _, complement = logistic(sign * z)
                 focal_steepness = sign
-            factor = sigma * sigma if focal == SQUARED_FOCAL else exp(exponent * log_sigma)
-            derivative = factor * (derivative + focal_steepness * exponent * complement * value)
+            gamma = _TWO if focal == SQUARED_FOCAL else exponent
+            factor = sigma * sigma if focal == SQUARED_FOCAL else exp(gamma * log_sigma)
+            derivative = factor * (derivative + focal_steepness * gamma * complement * value)
             value = factor * value
         return value * inverse_divisor, derivative * inverse_divisor
 
@@ -71,13 +71,6 @@ def _margin_side(z, shift, slope, inverse_divisor, exponent, margin):
 
 
 @_compiled
-def _read(bits, shift, work):
-    """Copy a piece of a row of float32 (shift 0) or bfloat16 (shift 16) numbers, given by their bits."""
-    for j in range(len(bits)):
-        work[_Z + j] = np.uint32(np.uint32(bits[j]) << shift).view(np.float32)
-
-
-@_compiled
 def _write(work, shift, bits):
     """Write a piece of a row as float32, or rounded to bfloat16, to the nearest and to even."""
     if shift:
@@ -87,125 +80,6 @@ def _write(work, shift, bits):
     else:
         for j in range(len(bits)):
             bits[j] = np.float32(work[_DERIVATIVE + j]).view(np.uint32)
-
-
-@_compiled
-def _read_labels(dense, bounds, columns, entries, mask, i, start, count, work):
-    """Copy a piece of a row of labels, dense or sparse; unknown ones become −1."""
-    if len(bounds):
-        for j in range(count):
-            work[_Y + j] = _ZERO
-        first, last = bounds[i], bounds[i + 1]
-        k = first + np.searchsorted(columns[first:last], start)
-        while k < last and columns[k] < start + count:
-            work[_Y + columns[k] - start] = entries[k] if entries[k] >= 0 else -_ONE
-            k += 1
-    else:
-        row = dense[i, start : start + count]
-        for j in range(len(row)):
-            y = np.float32(row[j])
-            work[_Y + j] = y if y >= _ZERO else -_ONE  # what is no number is unknown too
-    if len(mask):
-        is_known = mask[i, start : start + count]
-        for j in range(len(is_known)):
-            y = work[_Y + j]
-            work[_Y + j] = y if is_known[j] else -_ONE
-
-
-@_compiled
-def row_sums(dense, bounds, columns, entries, mask, values, result, start, step):
-    """Σ_k y_ik u_mk over known labels, for every ``step``-th sample from ``start`` on.
-
-    Args:
-        dense: (B, C) int8 or float32 labels; (0, 0) if they are sparse.
-        bounds: (B + 1,) where each sample's entries begin; (0,) if labels are dense.
-        columns: (E,) classes of the entries, rising within a sample.
-        entries: (E,) int8 or float32 labels.
-        mask: (B, C) bool; (0, 0) for none.
-        values: (M, C) float32.
-        result: (B, M) float32, written.
-        start: the first sample.
-        step: from one sample to the next.
-    """
-    for i in range(start, len(result), step):
-        for m in range(len(values)):
-            if len(bounds):
-                first, last = bounds[i], bounds[i + 1]
-                known = mask[i] if len(mask) else mask[:0, 0]
-                result[i, m] = _sparse_row_sum(columns[first:last], entries[first:last], known, values[m])
-            elif len(mask):
-                result[i, m] = _masked_row_sum(dense[i], mask[i], values[m])
-            else:
-                result[i, m] = _row_sum(dense[i], values[m])
-
-
-@_compiled
-def _row_sum(labels, values):
-    total = _ZERO
-    for j in range(len(labels)):
-        y = np.float32(labels[j])
-        total += (y if y > _ZERO else _ZERO) * values[j]  # neither −1 nor what is no number is above 0
-    return total
-
-
-@_compiled
-def _masked_row_sum(labels, is_known, values):
-    total = _ZERO
-    for j in range(len(labels)):
-        y = np.float32(labels[j])
-        total += (y if is_known[j] and y > _ZERO else _ZERO) * values[j]
-    return total
-
-
-@_compiled
-def _sparse_row_sum(columns, entries, is_known, values):
-    total = _ZERO
-    for k in range(len(columns)):
-        y, j = np.float32(entries[k]), columns[k]
-        if y > _ZERO and (len(is_known) == 0 or is_known[j]):
-            total += y * values[j]
-    return total
-
-
-@_compiled
-def probability_sums(logits, shift, dense, bounds, columns, entries, mask, result, start, step):
-    """Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) of each class, for every ``step``-th piece of classes from ``start`` on.
-
-    Args:
-        logits: (B, C) bits of the logits: uint32 of float32, or uint16 of bfloat16.
-        shift: 0, or 16 for bfloat16.
-        dense: as in :func:`row_sums`, and likewise ``bounds``, ``columns``, ``entries`` and ``mask``.
-        result: (4, C) float32, written.
-        start: the first piece.
-        step: from one piece to the next.
-    """
-    num_samples, num_classes = logits.shape
-    work = np.empty(_ROWS * WIDTH, np.float32)
-    for first in range(start * WIDTH, num_classes, step * WIDTH):
-        count = min(WIDTH, num_classes - first)
-        work[: 4 * WIDTH] = _ZERO
-        for i in range(num_samples):
-            _read(logits[i, first : first + count], shift, work)
-            _read_labels(dense, bounds, columns, entries, mask, i, first, count, work)
-            _add_probabilities(work, count)
-        for m in range(4):
-            result[m, first : first + count] = work[m * WIDTH : m * WIDTH + count]
-
-
-@_compiled
-def _add_probabilities(work, count):
-    """Add the probabilities and labels of a piece to the four sums, which are the first rows."""
-    for j in range(count):
-        z, y = work[_Z + j], work[_Y + j]
-        e = exp(-abs(z))
-        p = (_ONE if z > _ZERO else e) / (_ONE + e)
-        is_known = y >= _ZERO
-        up, down = (y if is_known else _ZERO), (_ONE - y if is_known else _ZERO)
-        p = p if is_known else _ZERO  # whatever an unknown pair's logit is
-        work[j] += p * up
-        work[WIDTH + j] += up
-        work[2 * WIDTH + j] += p * down
-        work[3 * WIDTH + j] += down
 
 
 @_compiled
@@ -230,7 +104,7 @@ def _unlike(work, count):
     """Number of unknown and of soft labels of a piece."""
     unknown, soft = _ZERO, _ZERO
     for j in range(count):
-        y = work[_Y + j]
+        y = work[Y + j]
         unknown += _ONE if y < _ZERO else _ZERO
         soft += _ONE if y * (_ONE - y) > _ZERO else _ZERO
     return unknown, soft
@@ -240,9 +114,9 @@ def _unlike(work, count):
 def _leave_out_unknown(work, count):
     """Make the weights of unknown pairs 0; their logits too, whatever they are."""
     for j in range(count):
-        z, y, w = work[_Z + j], work[_Y + j], work[_W + j]
+        z, y, w = work[Z + j], work[Y + j], work[_W + j]
         is_known = y >= _ZERO
-        work[_Z + j], work[_Y + j] = (z if is_known else _ZERO), (y if is_known else _ZERO)
+        work[Z + j], work[Y + j] = (z if is_known else _ZERO), (y if is_known else _ZERO)
         work[_W + j] = w if is_known else _ZERO
 
 
@@ -253,18 +127,16 @@ def _loops_with(focal, plain):
     @_compiled
     def select_side(work, count):
         for j in range(count):
-            up = work[_Y + j] > _ZERO
-            shift, other_shift = work[_SHIFT + j], work[_NEGATIVE + _SHIFT + j]
-            slope, other_slope = work[_SLOPE + j], work[_NEGATIVE + _SLOPE + j]
-            inverse, other_inverse = work[_INVERSE_DIVISOR + j], work[_NEGATIVE + _INVERSE_DIVISOR + j]
-            exponent, other_exponent = work[_EXPONENT + j], work[_NEGATIVE + _EXPONENT + j]
+            # Products, which are exact: of a choice between numbers in memory the compiler makes one between places.
+            y = work[Y + j]
+            rest = _ONE - y
             value, derivative = one_side(
-                work[_Z + j],
-                -_ONE if up else _ONE,
-                shift if up else other_shift,
-                slope if up else other_slope,
-                inverse if up else other_inverse,
-                exponent if up else other_exponent,
+                work[Z + j],
+                rest - y,
+                y * work[_SHIFT + j] + rest * work[_NEGATIVE + _SHIFT + j],
+                y * work[_SLOPE + j] + rest * work[_NEGATIVE + _SLOPE + j],
+                y * work[_INVERSE_DIVISOR + j] + rest * work[_NEGATIVE + _INVERSE_DIVISOR + j],
+                y * work[_EXPONENT + j] + rest * work[_NEGATIVE + _EXPONENT + j],
             )
             weight = work[_W + j]
             work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
@@ -274,8 +146,8 @@ def _loops_with(focal, plain):
         for j in range(count):
             shift, slope = work[_SHIFT + j], work[_SLOPE + j]
             inverse, exponent = work[_INVERSE_DIVISOR + j], work[_EXPONENT + j]
-            value, derivative = one_side(work[_Z + j], -_ONE, shift, slope, inverse, exponent)
-            weight = work[_W + j] * work[_Y + j]
+            value, derivative = one_side(work[Z + j], -_ONE, shift, slope, inverse, exponent)
+            weight = work[_W + j] * work[Y + j]
             work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
 
     @_compiled
@@ -283,8 +155,8 @@ def _loops_with(focal, plain):
         for j in range(count):
             shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
             inverse, exponent = work[_NEGATIVE + _INVERSE_DIVISOR + j], work[_NEGATIVE + _EXPONENT + j]
-            value, derivative = one_side(work[_Z + j], _ONE, shift, slope, inverse, exponent)
-            weight = work[_W + j] * (_ONE - work[_Y + j])
+            value, derivative = one_side(work[Z + j], _ONE, shift, slope, inverse, exponent)
+            weight = work[_W + j] * (_ONE - work[Y + j])
             work[_VALUE + j] += weight * value
             work[_DERIVATIVE + j] += weight * derivative
 
@@ -303,8 +175,8 @@ def _add_margin_share(work, count, margin):
     for j in range(count):
         shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
         inverse, exponent = work[_NEGATIVE + _INVERSE_DIVISOR + j], work[_NEGATIVE + _EXPONENT + j]
-        value, derivative = _margin_side(work[_Z + j], shift, slope, inverse, exponent, margin)
-        weight = work[_W + j] * (_ONE - work[_Y + j])
+        value, derivative = _margin_side(work[Z + j], shift, slope, inverse, exponent, margin)
+        weight = work[_W + j] * (_ONE - work[Y + j])
         work[_VALUE + j] += weight * value
         work[_DERIVATIVE + j] += weight * derivative
 
@@ -367,8 +239,9 @@ def evaluate(
     A tile has ``height`` samples and ``WIDTH`` classes; tiles are counted along the classes first.
 
     Args:
-        logits: as in :func:`probability_sums`, and likewise ``shift``.
-        dense: as in :func:`row_sums`, and likewise ``bounds``, ``columns``, ``entries`` and ``mask``.
+        logits: as in :func:`tailwise.kernels.sums.probability_sums`, and likewise ``shift``.
+        dense: as in :func:`tailwise.kernels.sums.row_sums`, and likewise ``bounds``, ``columns``, ``entries`` and
+            ``mask``.
         sides: (8, C) float32: shift, slope, inverse divisor and exponent of positives, then of negatives.
         sample: (B,) float32 weights of samples, or (0,).
         label: (C,) float32 weights of classes, or (0,).
@@ -393,12 +266,13 @@ def evaluate(
         top, first = (tile // across) * height, (tile % across) * WIDTH
         bottom, count = min(top + height, num_samples), min(WIDTH, num_classes - first)
         for m in range(8):
-            work[m * WIDTH : m * WIDTH + count] = sides[m, first : first + count]
+            row = _SIDES + m * WIDTH
+            work[row : row + count] = sides[m, first : first + count]
         weights = label[first : first + count] if len(label) else label
         total, unknown = 0.0, 0
         for i in range(top, bottom):
-            _read(logits[i, first : first + count], shift, work)
-            _read_labels(dense, bounds, columns, entries, mask, i, first, count, work)
+            read(logits[i, first : first + count], shift, work)
+            read_labels(dense, bounds, columns, entries, mask, i, first, count, work)
             _weigh(sample[i] if len(sample) else _ONE, weights, smoothing, scale, work, count)
             unknown += np.int64(_evaluate_piece(work, count, margin, focal, plain))
             total += _finish(work, count, factor)

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tailwise.kernels import sums
 from tailwise.kernels import term as loops
+from tailwise.kernels.pieces import WIDTH
 from tailwise.kernels.threads import share
 from tailwise.losses.implementation import Backend, Evaluated, known_in_advance
 from tailwise.losses.targets import is_sparse, to_kind
@@ -29,7 +31,7 @@ class Native(Backend):
         self, targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None, values: Float[Tensor, "M C"]
     ) -> Float[Tensor, "B M"]:
         result = np.empty((targets.shape[0], len(values)), np.float32)
-        share(loops.row_sums, -(-targets.numel() // _SUM_ELEMENTS), *_labels(targets, mask), _array(values), result)
+        share(sums.row_sums, -(-targets.numel() // _SUM_ELEMENTS), *_labels(targets, mask), _array(values), result)
         return torch.from_numpy(result)
 
     def probability_sums(
@@ -37,8 +39,8 @@ class Native(Backend):
     ) -> Float[Tensor, "4 C"]:
         bits, shift = _bits(logits)
         result = np.empty((4, targets.shape[1]), np.float32)
-        pieces = -(-targets.shape[1] // loops.WIDTH)
-        share(loops.probability_sums, pieces, bits, shift, *_labels(targets, mask), result)
+        pieces = -(-targets.shape[1] // WIDTH)
+        share(sums.probability_sums, pieces, bits, shift, *_labels(targets, mask), result)
         return torch.from_numpy(result)
 
     def evaluate(
@@ -58,8 +60,8 @@ class Native(Backend):
         bits, shift = _bits(logits)
         slopes = _gradient_buffer(logits, out) if gradient else None
         table = np.empty((samples, classes), np.float32) if values else _NO_TABLE
-        height = max(1, _TILE_ELEMENTS // loops.WIDTH)
-        tiles = -(-samples // height) * -(-classes // loops.WIDTH)
+        height = max(1, _TILE_ELEMENTS // WIDTH)
+        tiles = -(-samples // height) * -(-classes // WIDTH)
         totals, known = np.empty(tiles, np.float64), np.empty(tiles, np.int64)
         share(
             loops.evaluate,

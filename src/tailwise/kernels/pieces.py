@@ -1,0 +1,63 @@
+"""Pieces of rows, copied to a workspace in the core's first cache, where loops become vector instructions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tailwise.kernels.compiling import compiled
+from tailwise.kernels.elementary import FAST_MATH
+
+WIDTH = 512
+"""Classes of a piece."""
+
+# Rows of a workspace: one array, so that the compiler knows by their distance that they do not overlap.
+Z, Y = 0, WIDTH
+"""Where the logits and the labels of a piece are; a loop has further rows behind them."""
+
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+_compiled = compiled(fastmath=FAST_MATH)
+_inlined = compiled(fastmath=FAST_MATH, forceinline=True)
+
+
+@_compiled
+def read(bits, shift, work):
+    """Copy a piece of a row of float32 (shift 0) or bfloat16 (shift 16) numbers, given by their bits."""
+    for j in range(len(bits)):
+        work[Z + j] = np.uint32(np.uint32(bits[j]) << shift).view(np.float32)
+
+
+@_inlined
+def read_labels(dense, bounds, columns, entries, mask, i, start, count, work):
+    """Copy a piece of a row of labels, dense or sparse; unknown ones become −1."""
+    if len(bounds):
+        first, last = bounds[i], bounds[i + 1]
+        _read_sparse(columns[first:last], entries[first:last], start, count, work)
+    else:
+        _read_dense(dense[i, start : start + count], work)
+    if len(mask):
+        _read_mask(mask[i, start : start + count], work)
+
+
+@_compiled
+def _read_sparse(columns, entries, start, count, work):
+    for j in range(count):
+        work[Y + j] = _ZERO
+    k = np.searchsorted(columns, start)
+    while k < len(columns) and columns[k] < start + count:
+        work[Y + columns[k] - start] = entries[k] if entries[k] >= 0 else -_ONE
+        k += 1
+
+
+@_compiled
+def _read_dense(labels, work):
+    for j in range(len(labels)):
+        y = np.float32(labels[j])
+        work[Y + j] = y if y >= _ZERO else -_ONE  # what is no number is unknown too
+
+
+@_compiled
+def _read_mask(is_known, work):
+    for j in range(len(is_known)):
+        y = work[Y + j]
+        work[Y + j] = y if is_known[j] else -_ONE
