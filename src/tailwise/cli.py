@@ -6,12 +6,11 @@ Only what a command needs is imported, when it runs, so that help and errors com
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +22,7 @@ from rich.console import Console
 from tailwise import __version__
 from tailwise.errors import InputError
 from tailwise.options import add_options, from_namespace
+from tailwise.spelling import near
 
 _EXIT_INPUT_ERROR = 2
 _EXIT_INTERRUPTED = 130
@@ -131,7 +131,7 @@ def _overview(given: str) -> None:
         commands.add_subcommand(name, ArgumentParser(exit_on_error=False), help=command.summary)
     if given.startswith("-"):
         parser.parse_args([given])
-    raise InputError(f"no command {given!r}{_near(given, _COMMANDS)}; there are {', '.join(_COMMANDS)}")
+    raise InputError(f"no command {given!r}{near(given, _COMMANDS)}; there are {', '.join(_COMMANDS)}")
 
 
 def _explain(message: str, options: Sequence[str]) -> str:
@@ -144,12 +144,7 @@ def _explain(message: str, options: Sequence[str]) -> str:
     plain = " ".join(message.split())
     for pattern, replacement in _PLAINER:
         plain = re.sub(pattern, replacement, plain)
-    return plain + (_near(name, options) if name else "")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.7)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+    return plain + (near(name, options) if name else "")
 
 
 @contextmanager

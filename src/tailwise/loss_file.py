@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from tailwise.errors import InputError
+from tailwise.spelling import near
 
 FORMULA = "formula"
 """Name of the loss that has the parameters of such a file."""
@@ -41,8 +41,7 @@ def read_loss_file(path: str) -> dict[str, Any]:
     known = option_names(FORMULA)
     for key in content:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known)
-            hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+            hint = near(str(key), known)
             raise InputError(f"--loss {path} has the key {key!r}{hint}; there are {', '.join(known)}")
     _refuse_text_for_numbers(content, path)
     return dict(content)

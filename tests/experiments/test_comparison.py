@@ -173,7 +173,7 @@ class TestResults:
     def test_failed_methods_are_rows_with_their_reason(self, finished, results):
         methods = by_name(results)
         assert methods["broken"]["failed"]["run"] == "runs/broken/seed0"
-        assert "unknown loss 'pgg', did you mean 'pg'" in methods["broken"]["failed"]["reason"]
+        assert "unknown loss 'pgg' (did you mean 'pg'" in methods["broken"]["failed"]["reason"]
         assert "lower optim.lr" in methods["nan"]["failed"]["reason"]
         assert methods["nan"]["test"] is None
         assert methods["nan"]["validation"] is None

@@ -224,7 +224,7 @@ def test_gradients_are_drawn_for_the_losses_that_are_named(
     assert cli(f"{line} --figure pg-2 --losses [bce,db-focal] --figure_formats [png]")[0] == 0
     assert [curve.get_label() for curve in drawn[0].axes[0].lines] == ["BCE", "DB-Focal"]
     code, _, err = cli(f"{line} --figure pg-2 --losses [bcee]")
-    assert (code, "--losses: unknown loss 'bcee', did you mean 'bce'" in err) == (2, True)
+    assert (code, "--losses: unknown loss 'bcee' (did you mean 'bce'" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

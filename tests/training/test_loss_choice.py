@@ -76,7 +76,7 @@ def test_options_win_over_the_file(tiny: Tiny, file: str) -> None:
     [
         (
             "neg_slop: 2",
-            r"mine.yaml has the key 'neg_slop' \(did you mean neg_slope or .*; there are weight",
+            r"mine.yaml has the key 'neg_slop' \(did you mean 'neg_slope'\?\); there are weight",
         ),
         ("- 1", "mine.yaml must be a mapping"),
         ("", "mine.yaml must be a mapping"),

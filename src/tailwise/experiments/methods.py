@@ -14,9 +14,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from tailwise.config import SamplerName, TrainConfig
-from tailwise.data.sources.text import near
 from tailwise.errors import InputError
 from tailwise.experiments.runs import Run, execute, unfinished
+from tailwise.spelling import near
 from tailwise.training.outputs import METRICS_FILE
 from tailwise.training.run import train
 

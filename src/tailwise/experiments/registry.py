@@ -9,11 +9,12 @@ from typing import Any, cast, get_args
 import yaml  # type: ignore[import-untyped]
 
 from tailwise.config import SamplerName, TrainConfig
-from tailwise.data.sources.text import near, read_text
+from tailwise.data.sources.text import read_text
 from tailwise.errors import InputError
 from tailwise.experiments.methods import NESTED, Method
 from tailwise.losses.custom import is_dotted_path
 from tailwise.options import add_options, from_namespace
+from tailwise.spelling import near
 
 # A method may change how a run trains: not which images it trains and is tested on, nor how classes are grouped.
 _METHOD_OPTIONS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
@@ -11,6 +10,7 @@ from tailwise.losses import named
 from tailwise.losses.base import MultiLabelLoss
 from tailwise.losses.formula import FormulaLoss
 from tailwise.losses.steered import ProbabilitySteeredLoss
+from tailwise.spelling import near
 
 RecipeName: TypeAlias = Literal["voc-mlt", "coco-mlt"]
 
@@ -104,7 +104,7 @@ def create(name: str, stats: LabelStats, recipe: RecipeName | None = None, **opt
     for option in options:
         if option not in known:
             raise ValueError(
-                f"loss {name!r} has no option {option!r}{_near(option, known)}; it takes {', '.join(known)}"
+                f"loss {name!r} has no option {option!r}{near(option, known)}; it takes {', '.join(known)}"
             )
     published = RECIPES[recipe].get(name, {}) if recipe is not None else {}
     return loss_class(stats, **(published | options))
@@ -112,10 +112,5 @@ def create(name: str, stats: LabelStats, recipe: RecipeName | None = None, **opt
 
 def _loss_class(name: str) -> type[MultiLabelLoss]:
     if name not in _LOSSES:
-        raise ValueError(f"unknown loss {name!r}{_near(name, available())}; there are {', '.join(available())}")
+        raise ValueError(f"unknown loss {name!r}{near(name, available())}; there are {', '.join(available())}")
     return _LOSSES[name]
-
-
-def _near(given: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(given.lower(), known)
-    return f", did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from tailwise.errors import InputError
 from tailwise.models.config import ModelConfig
+from tailwise.spelling import near
 
 _OWN_OPTIONS = {
     "checkpoint_path",
@@ -119,8 +119,7 @@ def _check_name(name: str) -> None:
     if ":" in name:
         return
     if not timm.is_model(base):
-        near = difflib.get_close_matches(base, timm.list_models(), n=5)
-        hint = f"; near names: {', '.join(near)}" if near else ""
+        hint = near(base, timm.list_models())
         raise InputError(f"--model.backbone {name}: timm {timm.__version__} has no model {base!r}{hint}")
     tagged = timm.list_models(f"{base}.*", pretrained=True)
     if tag and name not in tagged:

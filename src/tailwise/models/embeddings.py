@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tailwise.data.sources.text import near, read_text
+from tailwise.data.sources.text import read_text
 from tailwise.errors import InputError
 from tailwise.models.config import ModelConfig
 from tailwise.shapes import Float
+from tailwise.spelling import near
 
 Vector: TypeAlias = NDArray[np.float64]
 

@@ -11,10 +11,10 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.data.sources.text import near
 from tailwise.data.targets import Targets
 from tailwise.errors import InputError, OnError
 from tailwise.labels import LabelStats
+from tailwise.spelling import near
 
 SPLIT_JOINER = "+"
 """Stands between the names of several splits that are taken together."""

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.sources.labeled import LabeledImages
-from tailwise.data.sources.text import near, read_text
+from tailwise.data.sources.text import read_text
 from tailwise.data.targets import from_indices
 from tailwise.errors import InputError, OnError
+from tailwise.spelling import near
 
 IMAGE_KEYS = ("image", "file_name", "filename", "image_path", "path", "image_id")
 """What a column or key of image references may be called; the first that is there counts."""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.data.sources.text import near, read_text
+from tailwise.data.sources.text import read_text
 from tailwise.data.targets import Targets, classes_by_row, rows_by_class
 from tailwise.errors import InputError
+from tailwise.spelling import near
 
 if TYPE_CHECKING:
     from tailwise.data.sources.labeled import LabeledImages

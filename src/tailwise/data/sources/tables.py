@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.data.sources.rows import IMAGE_KEYS, Problems, Row, assemble, class_list
-from tailwise.data.sources.text import near, read_text
+from tailwise.data.sources.text import read_text
 from tailwise.errors import InputError, OnError
 from tailwise.labels import UNKNOWN
+from tailwise.spelling import near
 
 # Tables with holes are often written in floating point, so "1.0" means what "1" means.
 _CELL_VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN}

@@ -1,9 +1,7 @@
-"""Text of label files, and suggestions for names that are probably misspelt."""
+"""Text of label files."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 
 from tailwise.errors import InputError
@@ -31,10 +29,3 @@ def read_text(path: Path) -> str:
         raise InputError(
             f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8 text; save the file as UTF-8"
         ) from error
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """A question after a name that is probably misspelt, or nothing."""
-    by_folded = {candidate.casefold(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
-    return f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
