@@ -81,3 +81,23 @@ def test_a_forked_process_makes_threads_of_its_own():
         finally:
             os._exit(7 if threads._pool.cache_info().currsize == 1 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.usefixtures("runs_on")
+def test_several_callers_at_once():
+    tables = np.zeros((4, 30), int)
+
+    def loop(table, start, step):
+        for part in range(start, len(table), step):
+            table[part] += 1
+
+    def call(table):
+        for _ in range(50):
+            threads.share(loop, len(table), table)
+
+    callers = [threading.Thread(target=call, args=(table,), daemon=True) for table in tables]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=60)
+    np.testing.assert_array_equal(tables, 50)

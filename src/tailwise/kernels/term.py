@@ -13,8 +13,7 @@ from tailwise.kernels.compiling import compiled
 from tailwise.kernels.elementary import FAST_MATH, exp, log, log1p, logistic
 from tailwise.kernels.pieces import WIDTH, Y, Z, read, read_labels
 
-# Further rows of the workspace. What a loop selects from it reads first: a choice between two numbers is an
-# instruction, a choice between two places a branch.
+# Further rows of the workspace.
 _W, _VALUE, _DERIVATIVE = 2 * WIDTH, 3 * WIDTH, 4 * WIDTH
 _SIDES = 5 * WIDTH
 _SHIFT, _SLOPE, _INVERSE_DIVISOR, _EXPONENT = _SIDES, _SIDES + WIDTH, _SIDES + 2 * WIDTH, _SIDES + 3 * WIDTH
