@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numba
+
+_SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -21,7 +28,10 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
         try:
             result: Callable[..., Any] = compile_it(cache=True)(function)
         except RuntimeError:  # nowhere to keep compiled code: each process compiles
-            result = compile_it()(function)
+            return compile_it()(function)
+        # Numba looks at the file of a function alone, and would keep what another file has put into its loops.
+        with suppress(AttributeError):
+            result._cache._cache_file._source_stamp = _SOURCES  # type: ignore[attr-defined]
         return result
 
     return decorate
