@@ -62,7 +62,8 @@ class _Attached(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradient = ctx.again().gradient if ctx.gradient is None else ctx.gradient
         ctx.gradient = None
-        return ctx.scale(gradient, upstream * ctx.rest), None, None, None, None, None
+        factor = upstream if isinstance(ctx.rest, float) and ctx.rest == 1 else upstream * ctx.rest
+        return ctx.scale(gradient, factor), None, None, None, None, None
 
 
 class _Traced(torch.autograd.Function):

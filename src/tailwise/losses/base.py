@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal, TypeAlias, get_args
 
@@ -29,6 +30,7 @@ from tailwise.losses.weights import Weighting
 from tailwise.shapes import Bool, Float, Shaped
 
 EAGER = Eager()
+_NOTHING = nullcontext()
 
 Reduction: TypeAlias = Literal["mean", "sum", "batchmean", "none"]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
@@ -118,8 +120,9 @@ class MultiLabelLoss(nn.Module):
         """
         self._check_shapes(logits, targets, mask)
         self.check_first_batch(targets)
+        device = logits.device.type
         # Autocast would run the small products of weights and statistics in half precision.
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING:
             with torch.no_grad():
                 backend = EAGER if torch.compiler.is_compiling() else choose(self.impl, logits)
                 coefficients = self._coefficients(backend, logits, targets, mask)

@@ -79,7 +79,7 @@ class Backend(ABC):
     def scale_(self, gradient: Float[Tensor, "..."], factor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Multiply derivatives in place by a number, or by as many numbers, and return them."""
         # Looking at a number is free on a CPU; on another device it would wait for all work before it.
-        is_one = factor.ndim == 0 and factor.device.type == "cpu" and bool(factor == 1)
+        is_one = factor.ndim == 0 and factor.device.type == "cpu" and factor.item() == 1
         return gradient if is_one else gradient.mul_(factor)
 
 

@@ -121,7 +121,7 @@ def _labels(targets: Tensor, mask: Tensor | None) -> tuple[NDArray[Any], ...]:
 
 
 def _sides(positive: Side, negative: Side, classes: int) -> NDArray[np.float32]:
-    table: NDArray[np.float32] = torch.empty(8, classes).numpy()
+    table = np.empty((8, classes), np.float32)
     for row, value in enumerate((*positive, *negative)):
         table[row] = value.numpy() if isinstance(value, Tensor) else value
     np.reciprocal(table[2::4], out=table[2::4])
