@@ -31,7 +31,7 @@ LOOPS = {
     "_row_sum": (numba.int8[::1], FLOATS),
     "_masked_row_sum": (numba.int8[::1], numba.boolean[::1], FLOATS),
 }
-ARITHMETIC = re.compile(r"= f(?:add|sub|mul|div|cmp)\b[^\n]*<\d+ x float>")
+ARITHMETIC = re.compile(r"= f(?:add|sub|mul|div|cmp)\b[^\n]*<(?:vscale x )?\d+ x float>")
 
 
 @pytest.mark.parametrize("name", LOOPS)

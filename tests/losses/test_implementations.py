@@ -98,6 +98,27 @@ def test_numba_agrees_for_odd_shapes(name, shape, kind):
     agree(*pair, torch.float32)
 
 
+@pytest.mark.parametrize("impl", ["numba", "eager"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_counts_stand_for_1(impl, sparse, stats):
+    """Only the first batch is checked; what comes later must not be weighed by how often it was counted."""
+    logits, (targets, _) = logits_of((16, 9), torch.float32), labels("int64", (16, 9))
+    targets = targets.clamp(min=0)
+    counted = 3 * targets
+    if sparse:
+        targets, counted = targets.to_sparse_csr(), counted.to_sparse_csr()
+    loss = create("focal", stats, impl=impl, validate=False)
+    expected = value_and_gradient(loss, logits, targets, None)
+    agree(value_and_gradient(loss, logits, counted, None), expected, torch.float32)
+
+
+def test_sums_of_sparse_samples_without_a_mask():
+    targets, _ = labels("sparse", (16, 9))
+    values = torch.rand(2, 9, generator=torch.Generator().manual_seed(5))
+    expected = targets.to_dense().clamp(min=0).float() @ values.T
+    torch.testing.assert_close(implementation.choose("numba", values).row_sums(targets, None, values), expected)
+
+
 @pytest.mark.parametrize("transpose", [False, True])
 def test_layouts_other_than_rows(transpose, stats):
     logits, (targets, _) = logits_of((32, 18), torch.float32)[::2, ::2], labels("uint8", (32, 18))

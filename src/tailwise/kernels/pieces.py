@@ -39,21 +39,26 @@ def read_labels(dense, bounds, columns, entries, mask, i, start, count, work):
         _read_mask(mask[i, start : start + count], work)
 
 
+@_inlined
+def _label(y):
+    """A label of at most 1, for counts stand for 1, or −1 where it is unknown: below 0, or no number."""
+    return (_ONE if y > _ONE else y) if y >= _ZERO else -_ONE
+
+
 @_compiled
 def _read_sparse(columns, entries, start, count, work):
     for j in range(count):
         work[Y + j] = _ZERO
     k = np.searchsorted(columns, start)
     while k < len(columns) and columns[k] < start + count:
-        work[Y + columns[k] - start] = entries[k] if entries[k] >= 0 else -_ONE
+        work[Y + columns[k] - start] = _label(np.float32(entries[k]))
         k += 1
 
 
 @_compiled
 def _read_dense(labels, work):
     for j in range(len(labels)):
-        y = np.float32(labels[j])
-        work[Y + j] = y if y >= _ZERO else -_ONE  # what is no number is unknown too
+        work[Y + j] = _label(np.float32(labels[j]))
 
 
 @_compiled

@@ -34,8 +34,7 @@ def row_sums(dense, bounds, columns, entries, mask, values, result, start, step)
         for m in range(len(values)):
             if len(bounds):
                 first, last = bounds[i], bounds[i + 1]
-                known = mask[i] if len(mask) else mask[:0, 0]
-                result[i, m] = _sparse_row_sum(columns[first:last], entries[first:last], known, values[m])
+                result[i, m] = _sparse_row_sum(columns[first:last], entries[first:last], mask, i, values[m])
             elif len(mask):
                 result[i, m] = _masked_row_sum(dense[i], mask[i], values[m])
             else:
@@ -61,11 +60,11 @@ def _masked_row_sum(labels, is_known, values):
 
 
 @_compiled
-def _sparse_row_sum(columns, entries, is_known, values):
+def _sparse_row_sum(columns, entries, mask, i, values):
     total = _ZERO
     for k in range(len(columns)):
         y, j = np.float32(entries[k]), columns[k]
-        if y > _ZERO and (len(is_known) == 0 or is_known[j]):
+        if y > _ZERO and j < len(values) and (len(mask) == 0 or mask[i, j]):
             total += y * values[j]
     return total
 

@@ -126,7 +126,7 @@ def _loops_with(focal, plain):
     @_compiled
     def select_side(work, count):
         for j in range(count):
-            # Products, which are exact: of a choice between numbers in memory the compiler makes one between places.
+            # Products, exact if finite: of a choice between numbers in memory the compiler makes one between places.
             y = work[Y + j]
             rest = _ONE - y
             value, derivative = one_side(

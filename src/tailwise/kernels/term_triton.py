@@ -237,8 +237,7 @@ def evaluate(
         values: (B, C) float32, contiguous, written; or None.
         totals: (T,) float32, written: the sum of each tile.
         counts: (T,) int32, written: the number of known pairs of each tile; or None.
-        samples: B.
-        classes: C.
+        samples: B, and likewise ``classes``: C.
         height: samples of a tile, a multiple of ``ROWS``.
         FOCAL_PLUS: whether a positive's exponent is not 0.
         FOCAL_MINUS: whether a negative's is not.

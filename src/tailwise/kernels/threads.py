@@ -19,14 +19,14 @@ _PROCESS = os.getpid()
 def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
     """Call ``loop(*arguments, start, step)`` in several threads, this one among them, until every part is seen to.
 
-    There are as many threads as parts, but no more than torch uses. Each takes a share of the parts, and another when
-    it is done, so that a thread that is kept from its core costs little.
+    There are as many threads as torch uses. Each takes a share of the parts, and another when it is done, so that a
+    thread that is kept from its core costs little.
 
     Raises:
         Exception: what the loop raised, in whichever thread.
     """
-    threads = min(torch.get_num_threads(), parts)
-    if threads < 2:
+    threads = torch.get_num_threads()
+    if min(threads, parts) < 2:
         loop(*arguments, 0, 1)
         return
     shares = min(parts, _SHARES * threads)
@@ -43,8 +43,9 @@ def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
     # OpenMP's threads do not come along into a forked process, and are not made anew there.
     start_openmp = _openmp() if os.getpid() == _PROCESS else None
     if start_openmp is None:
-        _in_pool(work, threads)
+        _in_pool(work, min(threads, parts))
     else:
+        # All of them: those that a smaller team leaves out would end, and be made anew by torch's next operation.
         start_openmp(work, threads)
     if errors:
         raise errors[0]
@@ -76,5 +77,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "tailwise")
 
 
-# Its threads do not come along either; but these are made anew.
-os.register_at_fork(after_in_child=_pool.cache_clear)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    # The pool's threads do not come along either; but these are made anew.
+    os.register_at_fork(after_in_child=_pool.cache_clear)

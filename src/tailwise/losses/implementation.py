@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+import tailwise.kernels.threads  # noqa: F401 - before a process forks, so that the new one knows that it is another
 from tailwise.losses.term import Coefficients
 from tailwise.shapes import Bool, Float, Shaped
 
