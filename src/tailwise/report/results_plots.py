@@ -57,28 +57,7 @@ def class_precision(
         has_curves: whether the page shows the curves of a class that is chosen.
     """
     names = [results.stats.class_names[k] for k in order]
-    intervals = len(order) <= _MOST_INTERVALS
-    traces = []
-    for place, method in enumerate(methods):
-        assert method.test is not None
-        values = _in_order(method.test["AP"], order)
-        trace: dict[str, Any] = {
-            "type": "scatter",
-            "mode": "markers",
-            "name": plot_text(method.name),
-            "meta": {"method": place},
-            "x": list(range(1, len(order) + 1)),
-            "y": [None if value is None else round(value, 3) for value in values],
-            "text": [plot_text(name) for name in names],
-            "customdata": [int(k) for k in order],
-            "marker": {**method_style(place), "size": 8 if intervals else 4},
-            "hovertemplate": f"%{{text}}: %{{y:.1f}} ({plot_text(method.name)})<extra></extra>",
-        }
-        if intervals and "AP_low" in method.test:
-            trace["error_y"] = _error_bars(
-                values, _in_order(method.test["AP_low"], order), _in_order(method.test["AP_high"], order)
-            )
-        traces.append(trace)
+    traces = [_precision_trace(place, method, names, order) for place, method in enumerate(methods)]
     named = len(order) <= _MOST_NAMED_CLASSES
     layout = {
         "hovermode": "closest",
@@ -108,6 +87,31 @@ def class_precision(
         height=330 + 5 * tick_length(names) if named else 400,
         min_width=24 * len(order) + 60 if named else 0,
     )
+
+
+def _precision_trace(
+    place: int, method: MethodResults, names: Sequence[str], order: NDArray[np.intp]
+) -> dict[str, Any]:
+    assert method.test is not None
+    intervals = len(order) <= _MOST_INTERVALS
+    values = _in_order(method.test["AP"], order)
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": plot_text(method.name),
+        "meta": {"method": place},
+        "x": list(range(1, len(order) + 1)),
+        "y": [None if value is None else round(value, 3) for value in values],
+        "text": [plot_text(name) for name in names],
+        "customdata": [int(k) for k in order],
+        "marker": {**method_style(place), "size": 8 if intervals else 4},
+        "hovertemplate": f"%{{text}}: %{{y:.1f}} ({plot_text(method.name)})<extra></extra>",
+    }
+    if intervals and "AP_low" in method.test:
+        trace["error_y"] = _error_bars(
+            values, _in_order(method.test["AP_low"], order), _in_order(method.test["AP_high"], order)
+        )
+    return trace
 
 
 def gains(results: Results, methods: Sequence[MethodResults]) -> PagePlot | None:

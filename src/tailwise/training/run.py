@@ -265,17 +265,9 @@ def fit(
     epochs, milestones = config.optim.epochs, config.optim.milestones
     assert epochs is not None
     assert milestones is not None
-    targets = task.train.split.targets
     is_short = config.mode == "probe" and config.batch_size <= _LARGEST_BATCH_FOR_ONE_THREAD
     with contained(), threads(1 if is_short else None):
-        data = TrainData(
-            task.train.table,
-            targets,
-            create_sampler(config, targets),
-            batch_size=config.batch_size,
-            transform=task.train_inputs,
-            num_workers=config.num_workers,
-        )
+        data = _train_data(config, task)
         steps_per_epoch = len(data.batches())
         module = MultiLabelModule(
             task.model.train(),
@@ -308,6 +300,18 @@ def fit(
                 f"{config.image_size}: lower one of them, or train with precision bf16"
             ) from error
     return epochs * steps_per_epoch
+
+
+def _train_data(config: TrainConfig, task: Task) -> TrainData:
+    targets = task.train.split.targets
+    return TrainData(
+        task.train.table,
+        targets,
+        create_sampler(config, targets),
+        batch_size=config.batch_size,
+        transform=task.train_inputs,
+        num_workers=config.num_workers,
+    )
 
 
 def _claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
