@@ -42,6 +42,13 @@ def exp(x):
 
 
 @_inlined
+def sigmoid(x):
+    """σ(x); no number where x is none."""
+    e = exp(-abs(x))
+    return (_ONE if x > _ZERO else e) / (_ONE + e)
+
+
+@_inlined
 def _twice_artanh(s):
     """2 artanh(s) = log((1 + s) / (1 − s)) for |s| ≤ 1/3."""
     square = s * s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tailwise.kernels.compiling import compiled
-from tailwise.kernels.elementary import FAST_MATH, exp
+from tailwise.kernels.elementary import FAST_MATH, sigmoid
 from tailwise.kernels.pieces import WIDTH, Y, Z, read, read_labels
 
 _SUMS = 2 * WIDTH  # four rows, behind the logits and labels
@@ -100,11 +100,9 @@ def _add_probabilities(work, count):
     """Add the probabilities and labels of a piece to the four sums."""
     for j in range(count):
         z, y = work[Z + j], work[Y + j]
-        e = exp(-abs(z))
-        p = (_ONE if z > _ZERO else e) / (_ONE + e)
         is_known = y >= _ZERO
         up, down = (y if is_known else _ZERO), (_ONE - y if is_known else _ZERO)
-        p = p if is_known else _ZERO  # whatever an unknown pair's logit is
+        p = sigmoid(z) if is_known else _ZERO  # whatever an unknown pair's logit is
         work[_SUMS + j] += p * up
         work[_SUMS + WIDTH + j] += up
         work[_SUMS + 2 * WIDTH + j] += p * down

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from tailwise.kernels.compiling import compiled
-from tailwise.kernels.elementary import FAST_MATH, exp, log, log1p, logistic
+from tailwise.kernels.elementary import FAST_MATH, exp, log, log1p, logistic, sigmoid
 from tailwise.kernels.pieces import WIDTH, Y, Z, read, read_labels
 
 # Further rows of the workspace.
@@ -87,9 +87,7 @@ def _weigh(own, label, smoothing, scale, work, count):
     if len(smoothing):
         alpha, beta, mu = smoothing[0], smoothing[1], smoothing[2]
         for j in range(count):
-            x = beta * (own * label[j] - mu)
-            e = exp(-abs(x))
-            work[_W + j] = scale * (alpha + (_ONE if x > _ZERO else e) / (_ONE + e))
+            work[_W + j] = scale * (alpha + sigmoid(beta * (own * label[j] - mu)))
     elif len(label):
         for j in range(count):
             work[_W + j] = scale * own * label[j]
@@ -117,6 +115,22 @@ def _leave_out_unknown(work, count):
         is_known = y >= _ZERO
         work[Z + j], work[Y + j] = (z if is_known else _ZERO), (y if is_known else _ZERO)
         work[_W + j] = w if is_known else _ZERO
+
+
+def _negative_loop_with(negative_side):
+    """Make the loop that adds the part (1 − y) ℓ⁻ to value and derivative of a piece."""
+
+    @_compiled
+    def add_negative_share(work, count, margin):
+        for j in range(count):
+            shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
+            inverse, exponent = work[_NEGATIVE + _INVERSE_DIVISOR + j], work[_NEGATIVE + _EXPONENT + j]
+            value, derivative = negative_side(work[Z + j], shift, slope, inverse, exponent, margin)
+            weight = work[_W + j] * (_ONE - work[Y + j])
+            work[_VALUE + j] += weight * value
+            work[_DERIVATIVE + j] += weight * derivative
+
+    return add_negative_share
 
 
 def _loops_with(focal, plain):
@@ -149,17 +163,11 @@ def _loops_with(focal, plain):
             weight = work[_W + j] * work[Y + j]
             work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
 
-    @_compiled
-    def add_negative_share(work, count):
-        for j in range(count):
-            shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
-            inverse, exponent = work[_NEGATIVE + _INVERSE_DIVISOR + j], work[_NEGATIVE + _EXPONENT + j]
-            value, derivative = one_side(work[Z + j], _ONE, shift, slope, inverse, exponent)
-            weight = work[_W + j] * (_ONE - work[Y + j])
-            work[_VALUE + j] += weight * value
-            work[_DERIVATIVE + j] += weight * derivative
+    @_inlined
+    def negative_side(z, shift, slope, inverse_divisor, exponent, _margin):
+        return one_side(z, _ONE, shift, slope, inverse_divisor, exponent)
 
-    return select_side, positive_share, add_negative_share
+    return select_side, positive_share, _negative_loop_with(negative_side)
 
 
 _select_side, _positive_share, _add_negative_share = _loops_with(NO_FOCAL, False)
@@ -168,16 +176,7 @@ _select_squared_side, _, _ = _loops_with(SQUARED_FOCAL, False)
 _select_plain_side, _positive_plain_share, _add_negative_plain_share = _loops_with(FOCAL, True)
 
 
-@_compiled
-def _add_margin_share(work, count, margin):
-    """Add the part (1 − y) ℓ⁻ of ASL to value and derivative of a piece."""
-    for j in range(count):
-        shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
-        inverse, exponent = work[_NEGATIVE + _INVERSE_DIVISOR + j], work[_NEGATIVE + _EXPONENT + j]
-        value, derivative = _margin_side(work[Z + j], shift, slope, inverse, exponent, margin)
-        weight = work[_W + j] * (_ONE - work[Y + j])
-        work[_VALUE + j] += weight * value
-        work[_DERIVATIVE + j] += weight * derivative
+_add_margin_share = _negative_loop_with(_margin_side)
 
 
 @_compiled
@@ -192,11 +191,11 @@ def _both_sides(work, count, margin, focal, plain):
     if margin > _ZERO:
         _add_margin_share(work, count, margin)
     elif focal == NO_FOCAL:
-        _add_negative_share(work, count)
+        _add_negative_share(work, count, margin)
     elif plain:
-        _add_negative_plain_share(work, count)
+        _add_negative_plain_share(work, count, margin)
     else:
-        _add_negative_focal_share(work, count)
+        _add_negative_focal_share(work, count, margin)
 
 
 @_compiled
