@@ -1,25 +1,73 @@
-"""Compiled code is kept, and is not used once a file that went into it has changed."""
+"""Compiled code is kept, computes the same bits when read again, and is not used once its sources have changed."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-pytest.importorskip("numba", reason="the loops are Numba's")
+numba = pytest.importorskip("numba", reason="the loops are Numba's")
 
-import tailwise.kernels
+import tailwise.kernels  # noqa: E402 - they need Numba
+from tailwise.data.augment import augment  # noqa: E402
+from tailwise.kernels import augmentation, sums, term  # noqa: E402
+from tailwise.labels import LabelStats  # noqa: E402
+from tailwise.losses import available, create  # noqa: E402
 
-PROGRAM = """
+SUM = """
 import numpy as np
-from tailwise.kernels.elementary import exp
+from tailwise.kernels.sums import row_sums
 
-print(float(exp(np.float32(0))), sum(exp.stats.cache_hits.values()))
+none = np.empty(0, np.int64)
+labels, values, result = np.ones((1, 3), np.int8), np.ones((1, 3), np.float32), np.empty((1, 1), np.float32)
+row_sums(labels, none, none, labels[0], np.empty((0, 0), np.bool_), values, result, 0, 1)
+print(result[0, 0], sum(row_sums.stats.cache_hits.values()))
 """
+DIGESTS = """
+import hashlib
+
+import torch
+from tailwise.data.augment import augment
+from tailwise.kernels import augmentation, sums, term
+from tailwise.labels import LabelStats
+from tailwise.losses import available, create
+
+generator = torch.Generator().manual_seed(0)
+hard = (torch.rand(64, 83, generator=generator) < 0.2).to(torch.int8)
+hard[:2] = torch.tensor([[0], [1]])
+soft = hard * 0.9 + 0.05
+stats = LabelStats.from_targets(hard)
+for name in available():
+    if name == "formula":
+        continue
+    for dtype in (torch.float32, torch.bfloat16):
+        for targets in (hard, soft):
+            logits = torch.randn(64, 83, generator=torch.Generator().manual_seed(1)).mul(3).to(dtype).requires_grad_()
+            loss = create(name, stats, impl="numba")(logits, targets)
+            loss.backward()
+            digest = hashlib.sha256(logits.grad.view(torch.uint8).numpy().tobytes()).hexdigest()
+            print(name, dtype, targets.dtype, loss.item().hex(), digest)
+images = torch.randint(0, 256, (8, 3, 40, 40), dtype=torch.uint8, generator=generator)
+varied = augment(images, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), seed=0, epoch=1, positions=torch.arange(8))
+print(hashlib.sha256(varied.numpy().tobytes()).hexdigest())
+entries = (term.evaluate, sums.probability_sums, sums.row_sums, augmentation.vary)
+print([sum(entry.stats.cache_hits.values()) for entry in entries], [len(entry.signatures) for entry in entries])
+"""
+
+
+def output_of(program: str, kept: Path, *path: Path) -> list[str]:
+    """What a program prints that keeps compiled code in a folder of its own."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(kept)}
+    if path:
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
 
 
 def test_a_change_in_another_file_counts(tmp_path):
@@ -29,16 +77,31 @@ def test_a_change_in_another_file_counts(tmp_path):
     shutil.copytree(
         Path(tailwise.kernels.__path__[0]), package / "kernels", ignore=shutil.ignore_patterns("__pycache__")
     )
-
-    def run() -> list[float]:
-        environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
-        )
-        return [float(word) for word in done.stdout.split()]
-
-    assert run() == [1, 0]
-    assert run() == [1, 1]  # what was kept
-    with (package / "kernels" / "sums.py").open("a") as file:
+    kept = tmp_path / "kept"
+    assert output_of(SUM, kept, tmp_path) == ["3.0 0"]
+    assert output_of(SUM, kept, tmp_path) == ["3.0 1"]  # what was kept
+    with (package / "kernels" / "elementary.py").open("a") as file:
         file.write("# another file than that of the function\n")
-    assert run() == [1, 0]
+    assert output_of(SUM, kept, tmp_path) == ["3.0 0"]
+
+
+def test_what_was_kept_computes_the_same_bits(tmp_path):
+    *compiled, hits = output_of(DIGESTS, tmp_path)
+    *kept, later_hits = output_of(DIGESTS, tmp_path)
+    assert len(compiled) == 4 * (len(available()) - 1) + 1
+    assert hits != later_hits
+    assert kept == compiled
+
+
+@pytest.mark.parametrize("entry", [term.evaluate, sums.probability_sums, sums.row_sums, augmentation.vary])
+def test_what_a_compiled_function_calls_is_part_of_it(entry):
+    targets = torch.eye(4, 10)
+    create("pg", LabelStats(targets.sum(0).int().clamp(1).numpy(), 100), impl="numba")(torch.zeros(4, 10), targets)
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    augment(images, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), seed=0, epoch=0, positions=torch.arange(1))
+    options = {key: entry.targetoptions[key] for key in ("nogil", "error_model", "fastmath")}
+    anew = numba.njit(entry.signatures[0], **options)(entry.py_func)  # of what was kept there is no text
+    (text,) = anew.inspect_llvm().values()
+    names = re.findall(r"^define [^@\n]*@(\S*tailwise\S*)", text, re.MULTILINE)
+    assert any(entry.__name__ in name for name in names)
+    assert [name for name in names if entry.__name__ not in name] == []

@@ -37,8 +37,8 @@ ARITHMETIC = re.compile(r"= f(?:add|sub|mul|div|cmp)\b[^\n]*<(?:vscale x )?\d+ x
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_becomes_vector_instructions(name):
     loop = getattr(term, name, None) or getattr(sums, name)
-    options = {key: loop.targetoptions[key] for key in ("nogil", "error_model", "fastmath")}
-    anew = numba.njit(LOOPS[name], **options)(loop.py_func)  # of what was kept from before there is no text
+    options = {key: loop.targetoptions[key] for key in ("error_model", "fastmath")}
+    anew = numba.njit(LOOPS[name], **options)(loop.py_func)
     (text,) = anew.inspect_llvm().values()
     assert ARITHMETIC.search(text), f"{name} computes one class at a time"
     assert "masked.gather" not in text, f"{name} reads one class at a time"

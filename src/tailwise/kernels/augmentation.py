@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailwise.kernels.compiling import compiled
+from tailwise.kernels.compiling import compiled, inlined
 
 _ZERO, _HALF, _MOST, _TINY = (np.float32(value) for value in (0, 0.5, 255, 1e-12))
 # No value is infinite or no number, so that operations may be put in any order.
-_compiled = compiled(fastmath=True)
+_inlined = inlined(fastmath=True)
 
 
-@_compiled
+@compiled(fastmath=True)
 def vary(images, colours, rounds, channels, down, up, mix, left, right, weight, scale, shift, result, start, step):
     """Vary every ``step``-th image of a batch from ``start`` on; other threads may do the others meanwhile.
 
@@ -70,13 +70,13 @@ def vary(images, colours, rounds, channels, down, up, mix, left, right, weight, 
             _mix(above[r], above[g], above[b], below[r], below[g], below[b], mix[n, i], scale, shift, result[n, i])
 
 
-@_compiled
+@_inlined
 def _read(row, first, width, offset, gain, plane):
     for x in range(width):
         plane[x] = min(max((np.float32(np.int32(row[first + x])) + offset) * gain, _ZERO), _MOST)
 
 
-@_compiled
+@_inlined
 def _change(red, green, blue, width, colours, rounds):
     if colours[2] != 1:
         _saturate(red, green, blue, width, colours[2])
@@ -91,7 +91,7 @@ def _change(red, green, blue, width, colours, rounds):
                 plane[x] = min(max(plane[x] * colours[4], _ZERO), _MOST)
 
 
-@_compiled
+@_inlined
 def _saturate(red, green, blue, width, factor):
     for x in range(width):
         r, g, b = red[x], green[x], blue[x]
@@ -103,7 +103,7 @@ def _saturate(red, green, blue, width, factor):
         blue[x] = (b - value) * scale + value
 
 
-@_compiled
+@_inlined
 def _turn_hue(red, green, blue, width, sixths):
     amount = sixths - _HALF
     for x in range(width):
@@ -116,14 +116,14 @@ def _turn_hue(red, green, blue, width, sixths):
         blue[x] = min(max(b - r + middle - (step if r > g else -step), least), value)
 
 
-@_compiled
+@_inlined
 def _squash(plane, first, left, right, weight, result):
     for j in range(len(result)):
         a, b = plane[left[j] - first], plane[right[j] - first]
         result[j] = a + weight[j] * (b - a)
 
 
-@_compiled
+@_inlined
 def _mix(red, green, blue, red_below, green_below, blue_below, weight, scale, shift, result):
     for j in range(len(result)):
         result[j, 0] = (red[j] + weight * (red_below[j] - red[j])) * scale[0] - shift[0]

@@ -1,4 +1,10 @@
-"""Compiling a loop with Numba, and keeping what was compiled."""
+"""Compiling loops with Numba, and keeping what was compiled.
+
+All that a compiled function calls becomes part of it. Otherwise the process that compiles holds a called function
+twice, by itself and as part of its caller, the second time optimised once more, and runs the first of them; a process
+that reads what was kept has the second alone. With sums in any order the two need not agree in the last bit, and
+neither would a run and its repetition.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +23,7 @@ _SOURCES = hashlib.sha256(
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a function to be compiled at its first call, and to run without Python's lock.
+    """Decorate a function that Python calls: compiled at its first call, it runs without Python's lock.
 
     Args:
         options: further ones of :func:`numba.njit`.
@@ -34,4 +40,16 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
             result._cache._cache_file._source_stamp = _SOURCES  # type: ignore[attr-defined]
         return result
 
+    return decorate
+
+
+def inlined(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a function that compiled ones call: it becomes part of each of them.
+
+    Args:
+        options: further ones of :func:`numba.njit`.
+    """
+    decorate: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+        error_model="numpy", forceinline=True, **options
+    )
     return decorate

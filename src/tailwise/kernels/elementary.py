@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailwise.kernels.compiling import compiled
+from tailwise.kernels.compiling import inlined
 
 _ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
 _LOWEST = np.float32(-87)
@@ -23,7 +23,7 @@ _ROOT_HALF_BITS = np.int32(0x3F3504F3)
 
 # Sums may be taken in any order, and products joined to them; a number that is none must stay so.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
-_inlined = compiled(fastmath=FAST_MATH, forceinline=True)
+_inlined = inlined(fastmath=FAST_MATH)
 
 
 @_inlined

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailwise.kernels.compiling import compiled
+from tailwise.kernels.compiling import inlined
 from tailwise.kernels.elementary import FAST_MATH
 
 WIDTH = 512
@@ -16,11 +16,10 @@ Z, Y = 0, WIDTH
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
-_compiled = compiled(fastmath=FAST_MATH)
-_inlined = compiled(fastmath=FAST_MATH, forceinline=True)
+_inlined = inlined(fastmath=FAST_MATH)
 
 
-@_compiled
+@_inlined
 def read(bits, shift, work):
     """Copy a piece of a row of float32 (shift 0) or bfloat16 (shift 16) numbers, given by their bits."""
     for j in range(len(bits)):
@@ -45,7 +44,7 @@ def _label(y):
     return (_ONE if y > _ONE else y) if y >= _ZERO else -_ONE
 
 
-@_compiled
+@_inlined
 def _read_sparse(columns, entries, start, count, work):
     for j in range(count):
         work[Y + j] = _ZERO
@@ -55,13 +54,13 @@ def _read_sparse(columns, entries, start, count, work):
         k += 1
 
 
-@_compiled
+@_inlined
 def _read_dense(labels, work):
     for j in range(len(labels)):
         work[Y + j] = _label(np.float32(labels[j]))
 
 
-@_compiled
+@_inlined
 def _read_mask(is_known, work):
     for j in range(len(is_known)):
         y = work[Y + j]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailwise.kernels.compiling import compiled
+from tailwise.kernels.compiling import compiled, inlined
 from tailwise.kernels.elementary import FAST_MATH, sigmoid
 from tailwise.kernels.pieces import WIDTH, Y, Z, read, read_labels
 
@@ -13,6 +13,7 @@ _SUMS = 2 * WIDTH  # four rows, behind the logits and labels
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 _compiled = compiled(fastmath=FAST_MATH)
+_inlined = inlined(fastmath=FAST_MATH)
 
 
 @_compiled
@@ -41,7 +42,7 @@ def row_sums(dense, bounds, columns, entries, mask, values, result, start, step)
                 result[i, m] = _row_sum(dense[i], values[m])
 
 
-@_compiled
+@_inlined
 def _row_sum(labels, values):
     total = _ZERO
     for j in range(len(labels)):
@@ -50,7 +51,7 @@ def _row_sum(labels, values):
     return total
 
 
-@_compiled
+@_inlined
 def _masked_row_sum(labels, is_known, values):
     total = _ZERO
     for j in range(len(labels)):
@@ -59,7 +60,7 @@ def _masked_row_sum(labels, is_known, values):
     return total
 
 
-@_compiled
+@_inlined
 def _sparse_row_sum(columns, entries, mask, i, values):
     total = _ZERO
     for k in range(len(columns)):
@@ -95,7 +96,7 @@ def probability_sums(logits, shift, dense, bounds, columns, entries, mask, resul
             result[m, first : first + count] = work[row : row + count]
 
 
-@_compiled
+@_inlined
 def _add_probabilities(work, count):
     """Add the probabilities and labels of a piece to the four sums."""
     for j in range(count):

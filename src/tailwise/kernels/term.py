@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailwise.kernels.compiling import compiled
+from tailwise.kernels.compiling import compiled, inlined
 from tailwise.kernels.elementary import FAST_MATH, exp, log, log1p, logistic, sigmoid
 from tailwise.kernels.pieces import WIDTH, Y, Z, read, read_labels
 
@@ -26,7 +26,7 @@ _SIXTEEN = np.uint32(16)
 
 # A logit that is no number must stay none.
 _compiled = compiled(fastmath=FAST_MATH)
-_inlined = compiled(fastmath=FAST_MATH, forceinline=True)
+_inlined = inlined(fastmath=FAST_MATH)
 
 NO_FOCAL, FOCAL, SQUARED_FOCAL = 0, 1, 2
 """No focal factor, one with any exponents, or one with all exponents 2, which takes no power."""
@@ -69,7 +69,7 @@ def _margin_side(z, shift, slope, inverse_divisor, exponent, margin):
     return (_ZERO if is_below else value), (_ZERO if is_below else derivative)
 
 
-@_compiled
+@_inlined
 def _write(work, shift, bits):
     """Write a piece of a row as float32, or rounded to bfloat16, to the nearest and to even."""
     if shift:
@@ -81,7 +81,7 @@ def _write(work, shift, bits):
             bits[j] = np.float32(work[_DERIVATIVE + j]).view(np.uint32)
 
 
-@_compiled
+@_inlined
 def _weigh(own, label, smoothing, scale, work, count):
     """Weights of a piece of a row, times the plain factor."""
     if len(smoothing):
@@ -96,7 +96,7 @@ def _weigh(own, label, smoothing, scale, work, count):
             work[_W + j] = scale * own
 
 
-@_compiled
+@_inlined
 def _unlike(work, count):
     """Number of unknown and of soft labels of a piece."""
     unknown, soft = _ZERO, _ZERO
@@ -107,7 +107,7 @@ def _unlike(work, count):
     return unknown, soft
 
 
-@_compiled
+@_inlined
 def _leave_out_unknown(work, count):
     """Make the weights of unknown pairs 0; their logits too, whatever they are."""
     for j in range(count):
@@ -120,7 +120,7 @@ def _leave_out_unknown(work, count):
 def _negative_loop_with(negative_side):
     """Make the loop that adds the part (1 − y) ℓ⁻ to value and derivative of a piece."""
 
-    @_compiled
+    @_inlined
     def add_negative_share(work, count, margin):
         for j in range(count):
             shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
@@ -137,7 +137,7 @@ def _loops_with(focal, plain):
     """Make the loop over a piece whose labels are 0 or 1, and those of both parts, y ℓ⁺ and (1 − y) ℓ⁻, of others."""
     one_side = _side_with(focal, plain)
 
-    @_compiled
+    @_inlined
     def select_side(work, count):
         for j in range(count):
             # Products, exact if finite: of a choice between numbers in memory the compiler makes one between places.
@@ -154,7 +154,7 @@ def _loops_with(focal, plain):
             weight = work[_W + j]
             work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
 
-    @_compiled
+    @_inlined
     def positive_share(work, count):
         for j in range(count):
             shift, slope = work[_SHIFT + j], work[_SLOPE + j]
@@ -179,7 +179,7 @@ _select_plain_side, _positive_plain_share, _add_negative_plain_share = _loops_wi
 _add_margin_share = _negative_loop_with(_margin_side)
 
 
-@_compiled
+@_inlined
 def _both_sides(work, count, margin, focal, plain):
     """Value and derivative of a piece with soft labels, or with a margin: both sides of each."""
     if focal == NO_FOCAL:
@@ -198,7 +198,7 @@ def _both_sides(work, count, margin, focal, plain):
         _add_negative_focal_share(work, count, margin)
 
 
-@_compiled
+@_inlined
 def _evaluate_piece(work, count, margin, focal, plain):
     """Value and derivative of a piece by the loop that its labels and its loss take."""
     unknown, soft = _unlike(work, count)
@@ -217,7 +217,7 @@ def _evaluate_piece(work, count, margin, focal, plain):
     return unknown
 
 
-@_compiled
+@_inlined
 def _finish(work, count, factor):
     """Sum of the values of a piece; its derivatives are multiplied by the factor."""
     total = _ZERO
