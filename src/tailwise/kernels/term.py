@@ -25,7 +25,6 @@ _HALF_AN_ULP, _LAST_BIT = np.uint32(0x7FFF), np.uint32(1)
 _SIXTEEN = np.uint32(16)
 
 # A logit that is no number must stay none.
-_compiled = compiled(fastmath=FAST_MATH)
 _inlined = inlined(fastmath=FAST_MATH)
 
 NO_FOCAL, FOCAL, SQUARED_FOCAL = 0, 1, 2
@@ -227,7 +226,7 @@ def _finish(work, count, factor):
     return total
 
 
-@_compiled
+@compiled(fastmath=FAST_MATH)
 def evaluate(
     logits, shift, dense, bounds, columns, entries, mask, sides, sample, label, smoothing, scale, margin, focal, plain,
     factor, height, gradient, values, totals, known, start, step,
