@@ -27,11 +27,11 @@ def sample(seed, num_images, num_classes, num_runs=1, levels=None):
 
 
 def sklearn_precision(scores, targets, weights):
-    """(K,) average precision by scikit-learn, of known rows with a weight; NaN without a positive among them."""
+    """(K,) average precision by scikit-learn, of known rows with a weight; NaN where these are of one kind."""
     result = np.full(targets.shape[1], np.nan)
     for k in range(targets.shape[1]):
         rows = (targets[:, k] >= 0) & (weights > 0)
-        if (targets[rows, k] == 1).any():
+        if set(targets[rows, k].tolist()) == {0, 1}:
             result[k] = average_precision_score(targets[rows, k], scores[rows, k], sample_weight=weights[rows])
     return result
 
@@ -44,6 +44,14 @@ def test_weighted_average_precision_is_that_of_scikit_learn(seed, num_images, le
     found = weighted_average_precision(scores, targets, weights)
     for b in (0, 255, 256, 299):
         np.testing.assert_allclose(found[b], sklearn_precision(scores, targets, weights[:, b]), rtol=1e-12)
+
+
+def test_draws_of_one_kind_score_nothing():
+    scores = np.array([[3.0], [2.0], [1.0], [0.0]])
+    targets = np.array([[1], [0], [1], [-1]])
+    weights = np.array([[1, 2, 0, 1, 0], [1, 0, 3, 0, 0], [1, 1, 0, 0, 0], [1, 5, 2, 0, 4]])
+    found = weighted_average_precision(scores, targets, weights)
+    np.testing.assert_allclose(found[:, 0], [(1 + 2 / 3) / 2, np.nan, np.nan, np.nan, np.nan], rtol=1e-12)
 
 
 def test_weights_are_repeated_rows():

@@ -19,10 +19,11 @@ ROWS = {"uneven": (range(13), range(13, 20)), "one_empty": (range(20), range(0))
 
 
 def samples() -> tuple[torch.Tensor, torch.Tensor]:
-    """The union of what the processes see, with ties, unknown labels and a class without positives."""
+    """The union of what the processes see, with ties, unknown labels, and classes of one kind."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randint(-4, 5, (20, 5), generator=generator).float()
     targets = torch.randint(-1, 2, (20, 5), generator=generator)
+    targets[:, 3] = targets[:, 3].abs() * 2 - 1
     targets[:, 4] = 0
     return logits, targets
 

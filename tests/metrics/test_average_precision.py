@@ -41,11 +41,11 @@ SHAPES = st.tuples(st.integers(0, 30), st.integers(1, 6))
 
 
 def reference(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """scikit-learn on the known labels of each class; NaN without a positive."""
+    """scikit-learn on the known labels of each class; NaN where they are of one kind, which it scores 0 or 1."""
     result = np.full(scores.shape[1], np.nan)
     for k in range(scores.shape[1]):
         known = np.isin(targets[:, k], (0, 1))
-        if (targets[known, k] == 1).any():
+        if set(targets[known, k].tolist()) == {0, 1}:
             # scikit-learn refuses infinite scores; average precision depends on their ranks alone.
             ranks = np.unique(scores[known, k], return_inverse=True)[1]
             result[k] = average_precision_score(targets[known, k], ranks)
@@ -130,6 +130,7 @@ def test_no_bit_depends_on_threads_blocks_layout_or_the_order_of_rows(way: str, 
 def test_a_gpu_is_given_a_few_classes_at_a_time() -> None:
     rng = np.random.default_rng(1)
     scores, targets = rng.integers(0, 9, (40, 7)).astype(np.float32), rng.integers(-1, 2, (40, 7))
+    targets[:, 2] = np.where(targets[:, 2] == 0, -1, targets[:, 2])
     for scores_at_once in (1, 40 * 3, 40 * 7):
         with mock.patch.object(on_device, "_SCORES_AT_ONCE", scores_at_once):
             assert_agrees("device", scores, targets)
@@ -200,6 +201,19 @@ def test_every_target_dtype(way: str, target_dtype: torch.dtype) -> None:
     scores = torch.tensor([[0.9], [0.8], [0.7], [0.6]])
     targets = torch.tensor([[0], [1], [0], [1]]).to(target_dtype)
     assert compute(way, scores, targets).item() == 0.5
+
+
+@pytest.mark.parametrize(
+    "targets", [[[1], [1], [1]], [[1], [-1], [1]], [[-1], [1], [-1]], [[0], [-1], [0]], [[-1]] * 3]
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_known_labels_of_one_kind_have_no_average_precision(way: str, targets: list[list[int]]) -> None:
+    """Beside classes with both kinds, which keep theirs: all scores would rank the others without a mistake."""
+    scores = np.array([[0.1, 0.1, 0.1], [0.9, 0.9, 0.9], [0.5, 0.5, 0.5]])
+    both = np.array([[1], [0], [0]])
+    result = compute(way, scores, np.concatenate([both, np.array(targets), 1 - both], axis=1))
+    assert result[[0, 2]].tolist() == [pytest.approx(1 / 3), 1.0]
+    assert result[1].isnan()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -286,8 +300,7 @@ def test_the_small_cases() -> None:
     assert average_precision(np.zeros((0, 3)), np.zeros((0, 3))).isnan().all()
     assert average_precision(np.zeros((3, 0)), np.zeros((3, 0))).shape == (0,)
     one_row = average_precision(np.array([[0.1, 0.2, 0.3]]), np.array([[1, 0, -1]]))
-    assert one_row[0].item() == 1.0
-    assert one_row[1:].isnan().all()
+    assert one_row.isnan().all()
     all_tied = average_precision(np.zeros((10, 1)), np.arange(10)[:, None] < 3)
     assert all_tied.item() == pytest.approx(0.3, abs=1e-15)
 
@@ -365,7 +378,7 @@ def test_the_functions_need_torch_and_numpy_only() -> None:
     program = (
         "import sys\nfor name in ('torchmetrics', 'jaxtyping', 'numba'): sys.modules[name] = None\n"
         "import tailwise.metrics as m, numpy as np\n"
-        "assert m.average_precision(np.ones((1, 1)), np.ones((1, 1))).item() == 1\n"
+        "assert m.average_precision(np.eye(2), np.eye(2)).tolist() == [1, 1]\n"
         "assert (m.average_precision(np.eye(1100), np.eye(1100)) == 1).all()\n"
         "assert not {'sklearn', 'scipy', 'lightning'} & set(sys.modules)\n"
         "try:\n    m.MultilabelAP\nexcept ImportError as error:\n    assert 'tailwise[train]' in str(error), error\n"

@@ -3,8 +3,8 @@
 Each replicate draws as many images as there are, with replacement, and as many seeds: the same for all methods, so
 that what methods have in common falls out of their differences (Efron and Tibshirani, "An Introduction to the
 Bootstrap", 1993, chapters 8 and 13). Average precision is computed again for every replicate, exactly, with the number
-of times that an image was drawn as its weight. A class without a positive among the drawn images is left out of the
-mean of that replicate, for all methods alike.
+of times that an image was drawn as its weight. A class without a positive or without a known negative among the drawn
+images is left out of the mean of that replicate, for all methods alike.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def weighted_average_precision(
         weights: (N, B) whole numbers, not negative.
 
     Returns:
-        (B, K) values in (0, 1]; NaN where no positive has a weight.
+        (B, K) values in (0, 1]; NaN where no positive or no negative has a weight.
 
     Raises:
         ValueError: shapes disagree, or a score is not finite.

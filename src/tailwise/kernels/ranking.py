@@ -21,7 +21,7 @@ def weighted_precision(order, ends, positive, weights, result):
         ends: (n,) bool: whether the next score differs.
         positive: (n,) bool: labels in that order.
         weights: (N, B) whole weights of the rows.
-        result: (B,) float64, written: NaN where no positive has a weight.
+        result: (B,) float64, written: NaN where no positive or no negative has a weight.
     """
     num_columns = weights.shape[1]
     ranked, hits = np.zeros(num_columns, np.int64), np.zeros(num_columns, np.int64)
@@ -43,7 +43,8 @@ def weighted_precision(order, ends, positive, weights, result):
                 tied[b] = 0
             has_tied = False
     for b in range(num_columns):
-        result[b] = area[b] / hits[b] if hits[b] > 0 else np.nan
+        # What was ranked and is no hit is a negative; without one, nothing could be ranked wrongly.
+        result[b] = area[b] / hits[b] if 0 < hits[b] < ranked[b] else np.nan
 
 
 @compiled()

@@ -42,7 +42,8 @@ def average_precision(scores: Tensor | NDArray[Any], targets: Targets) -> Float[
             a matrix of :mod:`scipy.sparse`: what is not stored is 0.
 
     Returns:
-        (K,) float64 values in (0, 1], NaN for a class without a positive.
+        (K,) float64 values in (0, 1]; NaN for a class without a positive, and for one without a known negative, which
+        any scores would rank without a mistake.
 
     Raises:
         ValueError: the shapes disagree, a score is NaN, or a target is none of 1, 0 and unknown.

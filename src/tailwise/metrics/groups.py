@@ -19,8 +19,8 @@ def group_means(values: Tensor | NDArray[Any], groups: Mapping[str, Any]) -> dic
     """Mean of per-class values over all classes and over each group, leaving NaN out.
 
     With :func:`~tailwise.metrics.average_precision` these are the mAP of long-tailed benchmarks: a class without a
-    positive in the test set has no average precision and counts neither as 0 nor as 1. Say how many there are
-    (:func:`left_out`) beside the mean.
+    positive or without a known negative in the test set has no average precision and counts neither as 0 nor as 1. Say
+    how many there are (:func:`left_out`) beside the mean.
 
     Args:
         values: (K,) one value per class, NaN where it is undefined.

@@ -67,8 +67,8 @@ class MultilabelAP(Metric):
         """Average precision of everything seen since the last reset, by all processes.
 
         Returns:
-            ``"total"`` and one entry per group: float64 means that leave out classes without a positive, NaN where
-            none is left; ``"per_class"``: (K,) float64, NaN for a class without a positive.
+            ``"total"`` and one entry per group: float64 means that leave out classes without a positive or without a
+            known negative, NaN where none is left; ``"per_class"``: (K,) float64, NaN for those classes.
         """
         per_class = average_precision(dim_zero_cat(self.logits), dim_zero_cat(self.targets))
         means = {

@@ -17,7 +17,7 @@ _SCORES_AT_ONCE = 1 << 22
 
 
 def average_precision_on_device(scores: Tensor, targets: Targets) -> Float[Tensor, " K"]:
-    """Average precision of each class, NaN for a class without a positive, on the device of the scores.
+    """Average precision of each class, NaN without a positive or a known negative, on the device of the scores.
 
     Beside the scores it needs some 50 bytes for each of four million of them, or of one class where that is more.
 
@@ -59,7 +59,9 @@ def _by_placing(scores: Num[Tensor, "C N"], labels: Int[Tensor, "C N"]) -> Float
     ranked = counts.flip(1).cumsum(1).flip(1)[:, 1:]
     hits = num_positive - torch.searchsorted(table, table)
     precision = (hits.double() / ranked).masked_fill(is_padding, 0)
-    return precision.sum(dim=1) / num_positive.squeeze(1)
+    # Without a positive this is 0 / 0; without a negative nothing could be ranked wrongly.
+    result = precision.sum(dim=1) / num_positive.squeeze(1)
+    return result.masked_fill((labels == 0).sum(dim=1) == 0, torch.nan)
 
 
 def _sparse_columns(targets: Any, device: torch.device) -> Callable[[slice], Num[Tensor, "N C"]]:

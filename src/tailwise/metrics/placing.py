@@ -35,7 +35,7 @@ _CACHE_LINE = 64
 
 
 def average_precision_of(scores: Matrix, labels: DenseLabels | SparseLabels) -> NDArray[np.float64]:
-    """Average precision of each class, NaN for a class without a positive.
+    """Average precision of each class, NaN for a class without a positive or without a known negative.
 
     Args:
         scores: (N, K) real numbers.
@@ -134,18 +134,18 @@ class _Ranking:
 
     def average_precision(self, columns: slice) -> NDArray[np.float64]:
         """Average precision of neighbouring classes, of as many at once as have room in the table."""
-        num_positive = np.zeros(columns.stop - columns.start, dtype=np.int64)
-        has_unknown = False
+        num_positive, num_unknown = np.zeros((2, columns.stop - columns.start), dtype=np.int64)
         for rows, part, here in self._blocks(columns):
             entries = self.labels.entries(rows, part)
-            has_unknown = has_unknown or not entries.positive.all()
-            num_positive[here] += np.bincount(entries.columns[entries.positive], minlength=part.stop - part.start)
+            for count, chosen in ((num_positive, entries.positive), (num_unknown, ~entries.positive)):
+                count[here] += np.bincount(entries.columns[chosen], minlength=part.stop - part.start)
         most = self.table_bytes // (self.dtype.itemsize + np.dtype(np.int64).itemsize)
         results = []
         for batch in batches(num_positive, most):
             together = slice(columns.start + batch.start, columns.start + batch.stop)
-            results.append(self._at_once(together, num_positive[batch], has_unknown))
-        return np.concatenate(results)
+            results.append(self._at_once(together, num_positive[batch], bool(num_unknown.any())))
+        num_negative = self.scores.shape[0] - num_positive - num_unknown
+        return np.where(num_negative > 0, np.concatenate(results), np.nan)
 
     def _at_once(self, columns: slice, num_positive: NDArray[np.int64], has_unknown: bool) -> NDArray[np.float64]:
         starts = np.concatenate([[0], np.cumsum(num_positive)])
