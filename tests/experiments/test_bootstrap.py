@@ -100,6 +100,57 @@ def test_draws_are_uniform_and_a_function_of_the_seed():
     assert not np.array_equal(other.images, again.images)
 
 
+def test_runs_are_drawn_with_replacement_in_every_replicate():
+    """Without it, what the seed changes would be missing from every interval."""
+    seeds = Resamples.draw(10, 4, 1000).seeds
+    assert seeds.min() == 0
+    assert seeds.max() == 3
+    distinct = np.array([len(set(row)) for row in seeds.tolist()])
+    # Of 4 draws of 4, all differ with probability 4!/4^4, and all are the same with 4/4^4: deviations are 9.2 and 3.9.
+    assert abs((distinct == 4).sum() - 1000 * 24 / 256) < 5 * 9.2
+    assert abs((distinct == 1).sum() - 1000 * 4 / 256) < 5 * 3.9
+    assert np.array_equal(Resamples.draw(10, 1, 5).seeds, np.zeros((5, 1)))
+
+
+def test_replicates_differ_and_runs_are_drawn_apart_from_images():
+    resamples = Resamples.draw(6, 6, 500, seed=3)
+    assert len({tuple(column) for column in resamples.images.T.tolist()}) > 250
+    counts = np.stack([np.bincount(row, minlength=6) for row in resamples.seeds])
+    assert (counts.sum(axis=1) == 6).all()
+    together = [np.corrcoef(counts[:, k], resamples.images[k])[0, 1] for k in range(6)]
+    assert np.abs(together).max() < 5 / 500**0.5
+    following = [np.corrcoef(resamples.images[k, 1:], resamples.images[k, :-1])[0, 1] for k in range(6)]
+    assert np.abs(following).max() < 5 / 500**0.5
+
+
+def test_a_draw_never_leaves_its_range_at_the_ends_of_a_block():
+    for replicates in (1, 255, 256, 257):
+        resamples = Resamples.draw(3, 2, replicates)
+        assert resamples.images.shape == (3, replicates)
+        assert resamples.seeds.shape == (replicates, 2)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    """Two runs that disagree: what the runs add must be in the interval, above what the images add."""
+    (good,), targets = sample(5, 400, 3)
+    bad = -good
+    groups = {"all": np.arange(3)}
+    resamples = Resamples.draw(400, 2, 200)
+    mixed = replicate([good, bad], targets, resamples, groups).groups["all"]
+    alone = replicate([good, good], targets, resamples, groups).groups["all"]
+    width, own = (np.subtract(*interval(values, 0.9)[::-1]) for values in (mixed, alone))
+    assert width > 2 * own
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95])
+def test_an_interval_is_between_quantiles_of_the_replicates(level):
+    values = np.random.default_rng(0).normal(size=501)
+    low, high = interval(values, level)
+    expected = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])
+    assert (low, high) == pytest.approx(expected)
+    assert ((values >= low) & (values <= high)).mean() == pytest.approx(level, abs=0.005)
+
+
 def test_interval_leaves_out_what_is_undefined():
     values = np.append(np.linspace(0, 1, 101), [np.nan, np.nan])
     assert interval(values, 0.9) == pytest.approx((0.05, 0.95))
@@ -112,7 +163,16 @@ def test_what_cannot_be_ranked_or_drawn_is_refused():
         weighted_average_precision(np.full_like(scores, np.inf), targets, np.ones((10, 1), int))
     with pytest.raises(ValueError, match=r"weights \(N, B\)"):
         weighted_average_precision(scores, targets, np.ones((9, 1), int))
-    with pytest.raises(ValueError, match="1 at least"):
-        Resamples.draw(10, 0, 5)
+    for numbers in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        with pytest.raises(ValueError, match="1 at least"):
+            Resamples.draw(*numbers)
+    assert Resamples.draw(1, 1, 1).images.tolist() == [[1]]
+    for shape in ((10,), (10, 2, 1)):
+        with pytest.raises(ValueError, match=r"weights \(N, B\)"):
+            weighted_average_precision(scores, targets, np.ones(shape, int))
+    with pytest.raises(ValueError, match=r"must be \(N, K\)"):
+        weighted_average_precision(scores[:, 0], targets[:, 0], np.ones((10, 1), int))
+    with pytest.raises(ValueError, match=r"must be \(N, K\)"):
+        weighted_average_precision(scores, targets[:, :1], np.ones((10, 1), int))
     with pytest.raises(ValueError, match="2 runs, and resamples of 1"):
         replicate([scores, scores], targets, Resamples.draw(10, 1, 5), {})

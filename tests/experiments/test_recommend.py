@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tailwise.experiments.recommend import listed, recommend
 
 GROUPS = ("total", "head", "medium", "tail")
@@ -141,3 +143,110 @@ def test_an_undefined_difference_tells_nothing_apart():
 
 def test_lists_read_as_sentences():
     assert [listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+
+
+@pytest.mark.parametrize("on", ["test", "validation"])
+@pytest.mark.parametrize(
+    ("interval", "told_apart"),
+    [
+        ((-2.0, -0.1), True),
+        ((-2.0, 0.0), False),
+        ((-2.0, 1.0), False),
+        ((0.0, 1.0), False),
+        ((0.1, 1.0), True),
+        ((0.0, 0.0), False),
+        ((None, None), False),
+        ((None, -1.0), False),
+        ((1.0, None), False),
+    ],
+)
+def test_an_interval_that_touches_zero_holds_it(on, interval, told_apart):
+    key = {"test": "from_best", "validation": "from_val"}[on]
+    scores = {} if on == "test" else {"validation": 45}
+    other = method("bce", **scores, **{key: (-1, *interval)})
+    best = {"test": "pg", "validation": "pg" if on == "validation" else None}
+    found = recommend(results(other, method("pg", **scores), **best))
+    assert found["methods"] == (["pg"] if told_apart else ["pg", "bce"])
+    assert ("It is better than every other method" in " ".join(found["text"])) == told_apart
+
+
+def test_only_the_total_decides():
+    other = method("bce", from_best=(-1, -2, -0.5))
+    other["test"]["against_best"]["tail"] = {"difference": 0, "low": -1, "high": 1}
+    assert recommend(results(other, method("pg"), test="pg"))["methods"] == ["pg"]
+
+
+def test_those_that_cannot_be_told_apart_stand_by_simplicity_then_name():
+    names = ["zebra", "pg", "aardvark", "focal", "bce@uniform", "db"]
+    found = recommend(results(*(method(name) for name in names), test="db"))
+    assert found["methods"] == ["db", "bce@uniform", "focal", "pg", "aardvark", "zebra"]
+    assert "Take db; bce@uniform is the simplest that is not ruled out." in found["text"]
+    assert "Between it and bce@uniform, focal, pg, aardvark and zebra there is no" in " ".join(found["text"])
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        ((2.5, 1.0, 4.0), "2.5 (1.0 to 4.0) above bce."),
+        ((-2.5, -4.0, 1.0), "2.5 (-1.0 to 4.0) below bce."),
+        ((0.0, -1.0, 2.0), "0.0 (-1.0 to 2.0) above bce."),
+    ],
+)
+def test_the_baseline_is_set_beside_what_is_taken(difference, said):
+    methods = (
+        method("bce", validation=40, from_val=(-5, -6, -4)),
+        method("pg", test=47, validation=45, from_baseline=difference),
+    )
+    found = recommend(results(*methods, test="pg", validation="pg", baseline="bce"))
+    assert found["text"][-1] == f"On split 'test', which chose nothing, pg has mAP 47.0 ± 0.4, {said}"
+
+
+def test_nothing_is_set_beside_itself():
+    methods = (method("bce", test=47, validation=45), method("pg", validation=40, from_val=(-5, -6, -4)))
+    for baseline in ("bce", None):
+        found = recommend(results(*methods, test="bce", validation="bce", baseline=baseline))
+        assert found["text"][-1] == "On split 'test', which chose nothing, bce has mAP 47.0 ± 0.4."
+
+
+def test_one_run_has_no_deviation():
+    only = method("bce", test=47, validation=45)
+    only["test"]["std"] = dict.fromkeys(GROUPS)
+    text = recommend(results(only, test="bce", validation="bce", seeds=(0,)))["text"]
+    assert "On split 'test', which chose nothing, bce has mAP 47.0." in text
+    assert text[-1].startswith("Each method has one seed only")
+    assert not any("one seed" in line for line in recommend(results(only, test="bce", validation="bce"))["text"])
+
+
+def test_the_best_on_the_test_is_named_only_where_another_was_taken():
+    above = method("db", test=49, validation=40, from_val=(-5, -6, -4))
+    taken = method("pg", test=47, validation=45, from_best=(-2, -3, 0))
+    text = recommend(results(above, taken, test="db", validation="pg"))["text"]
+    assert text[-1] == (
+        "The highest mAP there is that of db; pg is 2.0 (0.0 to 3.0) below it, "
+        "which is no difference that these data can show."
+    )
+    assert "Take pg." in text
+
+
+def test_searches_matter_where_folds_chose():
+    searched = method("pg", validation=45, chosen={})
+    said = "Options of pg were chosen on the same folds"
+    assert said in " ".join(recommend(results(searched, test="pg", validation="pg"))["text"])
+    assert said not in " ".join(recommend(results(searched, test="pg"))["text"])
+    unsearched = method("pg", validation=45)
+    assert said not in " ".join(recommend(results(unsearched, test="pg", validation="pg"))["text"])
+
+
+def test_several_that_failed_are_named():
+    failed = [method(name, failed={"run": "", "reason": ""}) for name in ("asl", "rw")]
+    for entry in failed:
+        entry["test"] = None
+    text = recommend(results(*failed, method("db"), test="db"))["text"]
+    assert text[-1] == "asl and rw failed and are not ranked."
+    assert not any("failed" in line for line in recommend(results(method("db"), test="db"))["text"])
+
+
+def test_the_level_is_that_of_the_intervals():
+    given = results(method("bce"), method("pg"), test="pg")
+    given["bootstrap"]["level"] = 0.9
+    assert "(the 90% intervals of the differences hold 0)" in " ".join(recommend(given)["text"])

@@ -15,6 +15,7 @@ from tailwise.errors import InputError
 from tailwise.options import add_options
 from tailwise.report.rerun import commands
 from tailwise.report.results import is_comparison, read_comparison, read_run
+from tailwise.report.results_tables import method_table
 from tests.report.folders import make_comparison, make_data, make_logits, make_run
 
 
@@ -53,6 +54,30 @@ def test_important_methods_come_first(comparison: tuple[Path, dict[str, Any]]) -
     assert found.stats.groups["tail"].tolist() == written["data"]["groups"]["tail"]
     (folder / "runs" / "pg" / "seed0" / "metrics.json").unlink()
     assert read_comparison(folder).methods[2].folders == (folder / "runs" / "pg" / "seed1",)
+
+
+def test_what_is_best_on_the_test_is_not_what_is_recommended(
+    comparison: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, results = comparison
+    assert results["best"]["test"] == "pg"
+    for methods, roles in (
+        (
+            ["db-focal", "bce"],
+            {"pg": "best on test", "db-focal": "recommended", "bce": "not told apart · baseline"},
+        ),
+        (["bce"], {"pg": "best on test", "db-focal": "", "bce": "recommended · baseline"}),
+        (
+            ["bce", "pg"],
+            {"pg": "not told apart · best on test", "db-focal": "", "bce": "recommended · baseline"},
+        ),
+        ([], {"pg": "best on test", "db-focal": "", "bce": "baseline"}),
+    ):
+        results["recommendation"]["methods"] = methods
+        (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+        table = method_table(read_comparison(folder))
+        assert {row[0][0]: row[0][1] for row in table.rows} == {**roles, "apaf": ""}
+        assert ("Not told apart" in table.note) == (len(methods) > 1)
 
 
 @pytest.mark.parametrize(
