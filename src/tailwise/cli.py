@@ -21,7 +21,7 @@ from rich.console import Console
 
 from tailwise import __version__
 from tailwise.errors import InputError
-from tailwise.options import add_options, from_namespace
+from tailwise.options import add_options, from_namespace, plain_arguments
 from tailwise.spelling import near
 
 _EXIT_INPUT_ERROR = 2
@@ -78,6 +78,7 @@ class _Command:
     going_on: str = ""
 
 
+_SPELLING = "Options may be written with dashes too, and those that are true or false without a value: --check-images."
 _SAME_COMMAND = "what is done is kept, and the same command goes on from there"
 _COMMANDS = {
     "demo": _Command("Compare BCE, DB-Focal and PG on embedded data, in about two minutes.", going_on=_SAME_COMMAND),
@@ -104,7 +105,9 @@ def _run(arguments: Sequence[str]) -> None:
         _overview(name)
         return
     module = import_module(f"tailwise.commands.{name}")
-    parser = ArgumentParser(prog=f"tailwise {name}", description=_COMMANDS[name].summary, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"tailwise {name}", description=_COMMANDS[name].summary, epilog=_SPELLING, exit_on_error=False
+    )
     add_options(
         parser,
         module.Options,
@@ -112,7 +115,7 @@ def _run(arguments: Sequence[str]) -> None:
         without=getattr(module, "NO_OPTIONS", ()),
     )
     try:
-        options = parser.parse_args(list(arguments[1:]))
+        options = parser.parse_args(plain_arguments(arguments[1:], module.Options))
     except ArgumentError as error:
         raise InputError(_explain(str(error), list(parser.get_defaults().keys()))) from error
     module.run(from_namespace(module.Options, options))
@@ -136,9 +139,9 @@ def _overview(given: str) -> None:
 
 def _explain(message: str, options: Sequence[str]) -> str:
     """Put a parser's message on one line, and offer the options near an unknown one."""
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message) or re.search(r"[Oo]ption '([\w.]+)'", message)
+    unknown = re.search(r"unrecognized arguments: --([\w.-]+)", message) or re.search(r"[Oo]ption '([\w.]+)'", message)
     group = re.search(r"Group '([\w.]+)'", message)
-    name = unknown.group(1) if unknown else ""
+    name = unknown.group(1).replace("-", "_") if unknown else ""
     if group and unknown:
         name = f"{group.group(1)}.{name}"
     plain = " ".join(message.split())
