@@ -13,9 +13,9 @@ from tailwise.losses import create
 from tailwise.losses.base import EAGER
 from tailwise.losses.steering import Steering, group_log_odds
 from tailwise.losses.term import Side
-from tests.losses.naive import sigmoid
+from tests.losses.conftest import COUNTS, NUM_SAMPLES
+from tests.losses.naive import Naive, pair_loss, sigmoid
 
-DECAY = 1 - 1 / 4
 OPTIONS = {"neg_scale": 1.5, "tolerance": 3.0, "max_slope": 7.0, "leveling": 1.5, "max_balance": 1.3, "window": 4.0}
 
 
@@ -32,8 +32,10 @@ def batches(number: int, scale: float = 2.0) -> list[tuple[torch.Tensor, torch.T
     return drawn
 
 
-def naive_factors(stats, seen) -> dict[str, list[float]]:
+def naive_factors(stats, seen, options=OPTIONS) -> dict[str, list[float]]:
     """λ₁⁻, λ₂⁻ and λ₂⁺ of each class after the batches, in Python floats."""
+    neg_scale, tolerance, max_slope, leveling, max_balance, window = options.values()
+    decay = 1 - 1 / window
     sums = [[0.0] * 4 for _ in range(stats.num_classes)]
     for logits, targets in seen:
         new = [[0.0] * 4 for _ in range(stats.num_classes)]
@@ -43,7 +45,7 @@ def naive_factors(stats, seen) -> dict[str, list[float]]:
                     new[k][0 if y else 2] += sigmoid(z)
                     new[k][1 if y else 3] += 1
         sums = [
-            [DECAY * old + (1 - DECAY) * add for old, add in zip(*pair, strict=True)]
+            [decay * old + (1 - decay) * add for old, add in zip(*pair, strict=True)]
             for pair in zip(sums, new, strict=True)
         ]
     factors: dict[str, list[float]] = {name: [0.0] * stats.num_classes for name in ("slope", "neg", "pos")}
@@ -51,8 +53,8 @@ def naive_factors(stats, seen) -> dict[str, list[float]]:
         up = [sums[k][0] / sums[k][1] for k in members if sums[k][1]]
         down = [sums[k][2] / sums[k][3] for k in members if sums[k][3]]
         high, low = (math.log(sum(side) / len(side) / (1 - sum(side) / len(side))) for side in (up, down))
-        slope = min(1.5 + 3 * max(high - low, 0), 7)
-        weight = min(max(math.exp(1.5 * (high + low) / 4), 1 / 1.3), 1.3)
+        slope = min(neg_scale + tolerance * max(high - low, 0), max_slope)
+        weight = min(max(math.exp(leveling * (high + low) / 4), 1 / max_balance), max_balance)
         for k in members:
             factors["slope"][k], factors["neg"][k], factors["pos"][k] = slope, slope / weight, weight
     return factors
@@ -83,6 +85,34 @@ def test_with_nothing_to_steer_it_is_db(recipe, stats, batch):
     scale = {"voc-mlt": 5.0, "coco-mlt": 2.0}[recipe]
     steered = create("pg-auto", stats, recipe=recipe, neg_scale=scale, tolerance=0.0, leveling=0.0, reduction="none")
     torch.testing.assert_close(steered(*batch), create("db", stats, recipe=recipe, reduction="none")(*batch))
+
+
+@pytest.mark.parametrize(("recipe", "mu"), [(None, 0.2), ("coco-mlt", 0.2), ("voc-mlt", 0.3)])
+def test_defaults_are_those_that_the_documentation_names(recipe, mu, stats):
+    """λ = 1, t = 2 up to 20, s = 1 up to 2, a window of 100, and α = .1, β = 10, κ = .05 of DB."""
+    options = {"neg_scale": 1, "tolerance": 2, "max_slope": 20, "leveling": 1, "max_balance": 2, "window": 100}
+    # By group: told apart beyond the bound of the slope; too high beyond the bound of the balance, and too low; free.
+    for head, medium, tail in [((6.5, -5.0), (5.0, 1.0), (1.0, -0.5)), ((6.5, -5.0), (-1.0, -5.0), (1.5, -0.5))]:
+        targets = (torch.arange(12)[:, None] + torch.arange(9)) % 3 == 0
+        highs, lows = (torch.tensor([head[s]] * 3 + [medium[s]] * 3 + [tail[s]] * 3).double() for s in (0, 1))
+        logits = torch.where(targets, highs, lows) + 0.1 * (torch.arange(12)[:, None] % 5 - 2)
+        loss = create("pg-auto", stats, recipe=recipe, reduction="none")
+        actual = loss(logits, targets)
+        factors = naive_factors(stats, [(logits, targets.int())], options)
+        naive = Naive(COUNTS, NUM_SAMPLES, logits.tolist(), targets.int().tolist())
+
+        def value(i, k, z, y, factors=factors, naive=naive):
+            slope, neg, pos = (factors[name][k] for name in ("slope", "neg", "pos"))
+            v = 0.05 / slope * math.log(NUM_SAMPLES / COUNTS[k] - 1)
+            return naive.rebalanced(i, k, 0.1, 10, mu) * pair_loss(z, y, up=(v, 1, pos, 0), down=(v, slope, neg, 0))
+
+        assert factors["slope"][0] == 20
+        assert factors["pos"][3] in (2, 1 / 2)
+        assert 1 < factors["slope"][6] < 20
+        assert 1 < factors["pos"][6] < 2
+        torch.testing.assert_close(actual, torch.tensor(naive.table(value)).double(), rtol=2e-5, atol=1e-8)
+        sums = EAGER.probability_sums(logits, targets, None)
+        torch.testing.assert_close(loss.guidance.running.double(), sums / 100, rtol=1e-6, atol=0)
 
 
 def test_evaluation_uses_what_was_seen_and_adds_nothing(stats):
