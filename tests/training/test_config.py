@@ -34,6 +34,82 @@ def test_defaults_are_the_recipe(sampler: Any, epochs: int, milestones: tuple[in
     assert (config.batch_size, config.image_size, config.loss) == (32, 224, "db-focal")
 
 
+# Option, and the value that the configuration of DB has: its paper, supplement and published configuration.
+RECIPE: dict[str, Any] = {
+    "loss": "db-focal",
+    "loss_options": {},
+    "recipe": None,
+    "mode": "finetune",
+    "sampler": "class-aware",
+    "samples_per_class": 3,
+    "epoch_reduce": 4.0,
+    "repeat_threshold": None,
+    "background_weight": 1.0,
+    "thresholds": [20, 100],
+    "difficult": "positive",
+    "separator": "|",
+    "on_error": "raise",
+    "split_seed": 0,
+    "image_size": 224,
+    "cache_size": None,
+    "batch_size": 32,
+    "precision": "fp32",
+    "seed": 0,
+    "train_split": "train",
+    "test_split": "test",
+    "val_split": None,
+    "val_folds": 0,
+    "val_fold": 0,
+    "threshold_objective": "f1",
+    "threshold_target": None,
+    "calibration": "platt",
+    "devices": 1,
+    "num_nodes": 1,
+    "optim.lr": 0.02,
+    "optim.momentum": 0.9,
+    "optim.weight_decay": 0.0001,
+    "optim.clip_norm": 35.0,
+    "optim.warmup_steps": 500,
+    "optim.warmup_ratio": pytest.approx(1 / 3, rel=1e-12),
+    "optim.decay": 0.1,
+    "model.backbone": "resnet50.tv_in1k",
+    "model.pretrained": True,
+    "model.weights": None,
+    "model.options": {},
+    "model.frozen_stages": 1,
+    "model.running_stats": True,
+    "model.neck_width": 256,
+    "model.dropout": 0.5,
+    "model.head": "linear",
+    "model.label_width": 300,
+    "model.graph_hidden": 256,
+    "model.graph_threshold": 0.4,
+    "model.graph_reweight": 0.25,
+    "augment.photometric": True,
+    "augment.brightness": 32.0,
+    "augment.contrast": [0.5, 1.5],
+    "augment.saturation": [0.5, 1.5],
+    "augment.hue": 18.0,
+    "augment.swap_channels": True,
+    "augment.min_crop": 0.8,
+    "augment.flip": 0.5,
+}
+
+
+@pytest.mark.parametrize("option", RECIPE)
+def test_every_number_of_the_recipe_is_the_default(option: str) -> None:
+    found = configuration.flatten(configuration.to_mapping(TrainConfig(data="digits", output="run")))
+    assert found[option] == RECIPE[option]
+    assert type(found[option]) is type(RECIPE[option]) or option == "optim.warmup_ratio"
+
+
+def test_the_neck_is_of_the_linear_head() -> None:
+    for head, neck in (("linear", "recipe"), ("gcn", "none")):
+        config = resolve(TrainConfig(data="digits", output="run", model=ModelConfig(head=head)))  # type: ignore[arg-type]
+        assert config.model.neck == neck
+        assert config.standardize_features is (head == "linear")
+
+
 def test_milestones_keep_their_place_in_another_number_of_epochs() -> None:
     config = resolve(TrainConfig(data="digits", output="run", optim=OptimConfig(epochs=16)))
     assert config.optim.milestones == (10, 14)
