@@ -14,16 +14,17 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from tailwise.metrics import Decisions, fit_calibration, fit_decisions, tune_thresholds
 
-NAMES = ("cat", "dog", "größte Katze", "unseen")
+NAMES = ("cat", "dog", "größte Katze", "unseen", "never denied")
 
 
 @pytest.fixture
 def fitted_on() -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels of four classes: two that can be told, one that cannot, one without a positive."""
+    """Logits and labels of five classes: two that can be told, one that cannot, two of one kind."""
     rng = np.random.default_rng(0)
-    y = (rng.random((500, 4)) < (0.4, 0.05, 0.01, 0)).astype(np.int8)
-    y[0] = (1, 1, 1, 0)
-    z = rng.normal(size=y.shape) + 3 * y * (1, 1, -1, 1) + 2
+    y = (rng.random((500, 5)) < (0.4, 0.05, 0.01, 0, 0.3)).astype(np.int8)
+    y[0] = (1, 1, 1, 0, 1)
+    z = rng.normal(size=y.shape) + 3 * y * (1, 1, -1, 1, 1) + 2
+    y[y[:, 4] == 0, 4] = -1
     y[rng.random(y.shape) < 0.1] = -1
     return z.astype(np.float32), y
 
@@ -49,13 +50,13 @@ def test_fitted_thresholds_decide(fitted_on: Any, objective: Any, target: float 
 def test_classes_without_a_useful_threshold_keep_the_default_and_are_named(fitted_on: Any) -> None:
     z, y = fitted_on
     by_f1 = fit_decisions(z, y, NAMES)
-    assert by_f1.untuned == ("größte Katze", "unseen")
-    assert by_f1.thresholds[2:].tolist() == [0, 0]
+    assert by_f1.untuned == ("größte Katze", "unseen", "never denied")
+    assert by_f1.thresholds[2:].tolist() == [0, 0, 0]
     # Its best F1 is to predict it for nearly every image.
     known = y[:, 2] >= 0
     best = z[known, 2] >= tune_thresholds(z, y)[2].item()
     assert f1_score(y[known, 2], best) < 0.1 < 0.9 < best.mean()
-    assert fit_decisions(z, y, NAMES, "precision", target=1.0).untuned[-2:] == ("größte Katze", "unseen")
+    assert fit_decisions(z, y, NAMES, "precision", target=1.0).untuned[-3:] == by_f1.untuned
     # Who wants a recall gets it, at whatever price.
     assert fit_decisions(z, y, NAMES, "recall", target=1.0).untuned == ("unseen",)
 
@@ -104,9 +105,9 @@ def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
 
 def test_names_and_objectives_are_checked(fitted_on: Any) -> None:
     z, y = fitted_on
-    with pytest.raises(ValueError, match="4 distinct names, got 3"):
+    with pytest.raises(ValueError, match="5 distinct names, got 3"):
         fit_decisions(z, y, NAMES[:3])
-    with pytest.raises(ValueError, match="4 distinct names"):
-        fit_decisions(z, y, ("a", "a", "b", "c"))
+    with pytest.raises(ValueError, match="5 distinct names"):
+        fit_decisions(z, y, ("a", "a", "b", "c", "d"))
     with pytest.raises(ValueError, match="needs a target"):
         fit_decisions(z, y, NAMES, "recall")

@@ -40,7 +40,7 @@ def cut_points(scores: np.ndarray, targets: np.ndarray) -> list[tuple[float, int
 def best_cut(scores: np.ndarray, targets: np.ndarray, objective: str, wanted: float) -> float | None:
     """The lowest score that the best threshold predicts, by trying them all in exact arithmetic."""
     num_positive = int((targets == 1).sum())
-    if not num_positive:
+    if not num_positive or (objective != "recall" and not (targets == 0).any()):
         return None
     cuts = cut_points(scores, targets)
     if objective == "f1":

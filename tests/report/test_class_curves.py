@@ -41,12 +41,14 @@ def test_unknown_labels_are_left_out_and_points_are_thinned(generator: np.random
     assert few.hits[0] == 1
     assert few.hits[-1] == (labels == 1).sum()
     assert set(zip(*few, strict=True)) <= set(zip(*all_points, strict=True))
-    assert not len(precision_recall(scores, np.minimum(labels, 0), most=20).hits)
+    for of_one_kind in (np.minimum(labels, 0), 2 * abs(labels) - 1):
+        assert not len(precision_recall(scores, of_one_kind, most=20).hits)
 
 
 def test_a_sweep_is_f1_at_every_threshold(generator: np.random.Generator) -> None:
     targets = generator.integers(-1, 2, (70, 5))
     targets[:, 4] = np.minimum(targets[:, 4], 0)  # no positive
+    targets[:, 3] = 2 * abs(targets[:, 3]) - 1  # no negative
     bounds = threshold_logits()
     logits = generator.normal(size=(70, 5)).astype(np.float32)
     logits[:10, 0] = bounds[90:100]  # exactly on thresholds

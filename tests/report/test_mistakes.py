@@ -55,8 +55,13 @@ def test_what_is_ranked_right_is_no_mistake() -> None:
     (near,) = find_mistakes(*in_memory(np.array([[5.0], [0], [1], [-1], [-2]]), targets, [4]))
     assert [photo.image for photo in near.missed] == ["1"]
     assert [photo.image for photo in near.false] == ["2"]
-    (certain,) = find_mistakes(*in_memory(np.zeros((3, 1)), np.ones((3, 1)), [4]))
-    assert (certain.missed, certain.false) == ((), ())
+
+
+@pytest.mark.parametrize("of_one_kind", [[1, 1, 1], [1, -1, 1], [0, 0, -1]])
+def test_a_class_that_nothing_can_be_mistaken_for_is_not_shown_as_faultless(of_one_kind: list[int]) -> None:
+    targets = np.array([of_one_kind, [1, 0, 0]]).T
+    found = find_mistakes(*in_memory(np.zeros((3, 2)), targets, [4, 5]))
+    assert [it.name for it in found] == ["class 1"]
 
 
 def test_there_are_sixty_photographs_at_most() -> None:

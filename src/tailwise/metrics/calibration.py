@@ -60,7 +60,8 @@ def calibration_error(
         num_bins: number of bins B.
 
     Returns:
-        (K,) float64 errors in [0, 1], NaN for a class without a known label.
+        (K,) float64 errors in [0, 1], NaN for a class without a known negative: where positives alone were noted,
+        nothing says how frequent the class is.
 
     Raises:
         ValueError: the shapes disagree, a probability is not in [0, 1], a target is none of 1, 0 and unknown, or there
@@ -90,8 +91,9 @@ def fit_calibration(
     :math:`(P + 1) / (P + 2)` and negatives as :math:`1 / (n - P + 2)`, of :math:`P` positives among :math:`n` known
     labels, so that a class with one positive, or one that is separated from the negatives, has a finite optimum. Where
     the best slope would be negative, the class ranks no better than chance: its slope is 0, and with Platt's method
-    its probability the smoothed frequency. A class without a positive or without a negative says nothing of its slope,
-    which stays 1; Platt's method then fits the intercept alone. A class without a known label keeps its probabilities.
+    its probability the smoothed frequency. A class without a positive says nothing of its slope, which stays 1; Platt's
+    method then fits the intercept alone. A class without a known negative says nothing of its frequency either, and
+    keeps its probabilities.
 
     Args:
         logits: (N, K) raw scores, finite.
@@ -131,7 +133,8 @@ def _binned_error(
     bins = torch.searchsorted(edges, probabilities).masked_fill(~known, num_bins)
     gaps = torch.zeros(len(bins), num_bins + 1, dtype=torch.float64, device=bins.device)
     gaps.scatter_add_(1, bins, (targets == 1).double() - probabilities)
-    return gaps[:, :num_bins].abs().sum(dim=1) / num_known.squeeze(1)
+    errors = gaps[:, :num_bins].abs().sum(dim=1) / num_known.squeeze(1)
+    return errors.masked_fill(~(targets == 0).any(dim=1), torch.nan)
 
 
 def _sorted_rows(values: Float[Tensor, "C N"]) -> Float[Tensor, "C N"]:
@@ -146,13 +149,12 @@ def _fit_class(z: NDArray[np.float64], positive: NDArray[np.bool_], method: Cali
     """Slope and intercept of one class from its known labels."""
     num_positive = int(positive.sum())
     num_negative = len(z) - num_positive
-    if len(z) == 0:
+    if num_negative == 0:
         return 1.0, 0.0
     smoothed = np.where(positive, (num_positive + 1) / (num_positive + 2), 1 / (num_negative + 2))
-    one_sided = num_positive == 0 or num_negative == 0
     if method == "temperature":
-        return (1.0 if one_sided else _fit_slope(z, smoothed)), 0.0
-    if one_sided:
+        return (_fit_slope(z, smoothed) if num_positive else 1.0), 0.0
+    if not num_positive:
         return 1.0, _fit_intercept(z, smoothed)
     return _fit_line(z, smoothed)
 

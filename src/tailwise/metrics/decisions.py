@@ -143,9 +143,9 @@ def fit_decisions(
     Give it images that the model was not trained on: a validation set, or the held-out predictions of all folds of a
     cross-validation together; with the label frequencies that decisions will meet.
 
-    A class has the default threshold if it has no known positive, if no threshold reaches the wanted precision, or if
-    its best F1 is below :data:`MIN_F1`, after the rule for rare categories of Yang ("A Study on Thresholding Strategies
-    for Text Categorization", SIGIR 2001).
+    A class has the default threshold if it has no known positive, if it has no known negative and no recall is wanted,
+    if no threshold reaches the wanted precision, or if its best F1 is below :data:`MIN_F1`, after the rule for rare
+    categories of Yang ("A Study on Thresholding Strategies for Text Categorization", SIGIR 2001).
 
     Args:
         logits: (N, K) raw scores, finite.

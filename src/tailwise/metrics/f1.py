@@ -38,7 +38,8 @@ def f1_scores(
 
     CF1 is not the mean of the classes' F1 values (:func:`f1_by_class`). The precision of a class that is never
     predicted is 0. A class without a known positive is left out of CP and CR, as it is left out of mAP; its false
-    positives still count in OF1.
+    positives still count in OF1. A class without a known negative, of which no prediction could be wrong, is left out
+    of all three.
 
     Args:
         logits: (N, K) raw scores.
@@ -46,7 +47,8 @@ def f1_scores(
         thresholds: one threshold, or (K,) one per class, on the scale of ``logits``: logit 0 is probability .5.
 
     Returns:
-        Both values, in [0, 1]; ``cf1`` is NaN without any positive, ``of1`` is NaN without any positive or prediction.
+        Both values, in [0, 1]; ``cf1`` is NaN where no class has both a positive and a known negative, ``of1`` where
+        the classes with a known negative have neither a positive nor a prediction.
 
     Raises:
         ValueError: the shapes disagree, a logit is NaN, or a target is none of 1, 0 and unknown.
@@ -69,18 +71,21 @@ def f1_by_class(
         thresholds: as in :func:`f1_scores`.
 
     Returns:
-        (K,) float64 values in [0, 1], NaN for a class without a known positive.
+        (K,) float64 values in [0, 1], NaN for a class without a known positive or without a known negative.
 
     Raises:
         ValueError: as :func:`f1_scores`.
     """
     counts = _count(logits, targets, thresholds)
     f1 = 2 * counts.hits.double() / (counts.predicted + counts.positive)
-    return f1.masked_fill(counts.positive == 0, torch.nan)
+    return f1.masked_fill((counts.positive == 0) | (counts.negative == 0), torch.nan)
 
 
 def f1_of_counts(
-    hits: Int[Tensor, "*T K"], num_predicted: Int[Tensor, "*T K"], num_positive: Int[Tensor, " K"]
+    hits: Int[Tensor, "*T K"],
+    num_predicted: Int[Tensor, "*T K"],
+    num_positive: Int[Tensor, " K"],
+    num_negative: Int[Tensor, " K"],
 ) -> tuple[Float[Tensor, "*T"], Float[Tensor, "*T"]]:
     """CF1 and OF1 of counts per class, as :func:`f1_scores` defines them; for one set of thresholds or for many.
 
@@ -88,16 +93,19 @@ def f1_of_counts(
         hits: true positives.
         num_predicted: predicted positives.
         num_positive: known positives.
+        num_negative: known negatives.
 
     Returns:
         CF1 and OF1, float64.
     """
     hits = hits.double()
-    scored = num_positive > 0
+    can_fail = num_negative > 0
+    scored = can_fail & (num_positive > 0)
     precision = (hits / num_predicted.clamp(min=1))[..., scored].mean(dim=-1)
     recall = (hits / num_positive)[..., scored].mean(dim=-1)
     # No hit at all makes both means 0, and their harmonic mean 0 as well.
     cf1 = torch.where(precision == 0, precision, 2 * precision * recall / (precision + recall))
+    hits, num_predicted, num_positive = hits[..., can_fail], num_predicted[..., can_fail], num_positive[can_fail]
     of1 = 2 * hits.sum(dim=-1) / (num_predicted.sum(dim=-1) + num_positive.sum())
     return cf1, of1
 
@@ -108,6 +116,7 @@ class _Counts(NamedTuple):
     hits: Int[Tensor, " K"]
     predicted: Int[Tensor, " K"]
     positive: Int[Tensor, " K"]
+    negative: Int[Tensor, " K"]
 
 
 def _count(
@@ -121,4 +130,4 @@ def _count(
         )
     predicted = (s >= bounds) & (t >= 0)
     positive = t == 1
-    return _Counts((predicted & positive).sum(dim=0), predicted.sum(dim=0), positive.sum(dim=0))
+    return _Counts((predicted & positive).sum(dim=0), predicted.sum(dim=0), positive.sum(dim=0), (t == 0).sum(dim=0))

@@ -37,7 +37,9 @@ def tune_thresholds(
     - ``"precision"``: the lowest cut point with :math:`TP / M \ge` ``target``, which has the largest recall of those.
     - ``"recall"``: the highest cut point with :math:`TP / P \ge` ``target``.
 
-    A class without a known positive, or of which no cut point has the wanted precision, gets ``fallback``.
+    A class without a known positive, or of which no cut point has the wanted precision, gets ``fallback``; so does one
+    without a known negative, but for a recall, which positives alone decide: nothing shows there what a prediction too
+    many is.
 
     Args:
         scores: (N, K) real numbers, higher means more likely, such as logits.
@@ -90,7 +92,7 @@ def _per_row(
     ordered, order = scores.masked_fill(~known, -math.inf).sort(dim=1, descending=True)
     hits = (targets == 1).gather(1, order).cumsum(dim=1)
     predicted = known.gather(1, order).cumsum(dim=1)
-    num_positive = hits[:, -1:]
+    num_positive, can_fail = hits[:, -1:], hits[:, -1] < predicted[:, -1]
     lower = torch.cat([ordered[:, 1:], torch.full_like(ordered[:, :1], -math.inf)], dim=1)
     # Below the last known label there are only unknown ones, which were given the lowest score to get there.
     is_cut = (ordered > lower) | (predicted == predicted[:, -1:])
@@ -99,11 +101,11 @@ def _per_row(
     if objective == "f1":
         f1 = (2 * hits.double() / (predicted + num_positive)).masked_fill(~is_cut, -1)
         chosen = f1.argmax(dim=1)  # the first of the largest
-        reached = num_positive.squeeze(1) > 0
+        reached = (num_positive.squeeze(1) > 0) & can_fail
     elif objective == "precision":
         is_reached = is_cut & (hits.double() / predicted >= wanted)
         chosen = torch.where(is_reached, rank, -1).amax(dim=1)
-        reached = chosen >= 0
+        reached = (chosen >= 0) & can_fail
     else:
         is_reached = is_cut & (hits.double() / num_positive >= wanted)
         chosen = torch.where(is_reached, rank, len(rank)).amin(dim=1)

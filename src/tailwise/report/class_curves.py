@@ -32,8 +32,10 @@ def precision_recall(scores: NDArray[np.floating], targets: NDArray[np.integer],
         most: keep no more points than these, spread evenly, first and last included.
 
     Returns:
-        The points; none without a positive.
+        The points; none without a positive or a known negative, as average precision is undefined then.
     """
+    if not (targets == 0).any():
+        targets = np.minimum(targets, 0)
     known = np.sort(scores[targets >= 0])
     positive = np.sort(scores[targets == 1])
     levels = np.unique(positive)[::-1]
@@ -72,6 +74,7 @@ def sweep_thresholds(
         at_each_threshold(targets == 1),
         at_each_threshold(targets >= 0),
         torch.from_numpy((targets == 1).sum(axis=0)),
+        torch.from_numpy((targets == 0).sum(axis=0)),
     )
     return cf1.numpy(), of1.numpy()
 

@@ -68,7 +68,7 @@ class ClassMistakes:
 
 
 def find_mistakes(data: EvaluationSet, predicted: Predictions, stats: LabelStats) -> list[ClassMistakes]:
-    """The worst mistakes on tail classes that have positives, the rarest class first; 60 photographs at most.
+    """The worst mistakes on tail classes with positives and negatives, the rarest first; 60 photographs at most.
 
     A positive that is ranked above every negative is no miss, nor a negative below every positive a false alarm.
 
@@ -78,7 +78,8 @@ def find_mistakes(data: EvaluationSet, predicted: Predictions, stats: LabelStats
         stats: statistics of the training labels; the group "tail" is shown.
     """
     tail = stats.groups.get("tail", np.empty(0, dtype=np.intp))
-    tail = tail[(predicted.targets[:, tail] == 1).any(axis=0)]
+    labels = predicted.targets[:, tail]
+    tail = tail[(labels == 1).any(axis=0) & (labels == 0).any(axis=0)]
     shown = tail[np.argsort(stats.class_counts[tail], kind="stable")][:_MOST_CLASSES]
     if not len(shown):
         return []

@@ -141,7 +141,8 @@ def _page_data(
     """What the page's script needs to know beside the figures and tables."""
     tail = set(results.stats.groups.get("tail", np.empty(0, dtype=int)).tolist())
     positives = None if evidence.positives is None else evidence.positives.tolist()
-    with_curve = [k for k in order if positives is not None and positives[k]]
+    known = None if evidence.known is None else evidence.known.tolist()
+    with_curve = [k for k in order if positives and known and 0 < positives[k] < known[k]]
     return {
         "classes": list(results.stats.class_names),
         "order": list(order),
@@ -152,7 +153,7 @@ def _page_data(
             for place, method in enumerate(methods)
         ],
         "positives": positives,
-        "known": None if evidence.known is None else evidence.known.tolist(),
+        "known": known,
         "points": {
             place: [[p.hits.tolist(), p.predicted.tolist()] for p in evidence.points[method.name]]
             for place, method in enumerate(methods)

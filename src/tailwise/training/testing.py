@@ -75,8 +75,8 @@ def run_validation(
     untuned = decisions.untuned
     if untuned:
         _logger.warning(
-            "%d of %d classes keep the threshold of probability 1/2: no positive among the validation images, or no "
-            "threshold good enough: %s%s",
+            "%d of %d classes keep the threshold of probability 1/2: no positive or no negative among the validation "
+            "images, or no threshold good enough: %s%s",
             len(untuned),
             stats.num_classes,
             ", ".join(untuned[:_LISTED]),

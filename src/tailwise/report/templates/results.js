@@ -98,7 +98,7 @@
   const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
   const pickClass = (index) => {
-    if (!data.positives?.[index]) return;
+    if (!(data.positives?.[index] && data.known[index] > data.positives[index])) return;
     classIndex = index;
     tables.get("class-table").pick(data.order.indexOf(index));
     showCurves();
