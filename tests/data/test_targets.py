@@ -26,6 +26,9 @@ def test_operations_agree_with_loops_for_both_layouts(matrix: np.ndarray) -> Non
             by_row = [[k for k, cell in enumerate(row) if cell == value] for row in matrix]
             assert [classes.tolist() for classes in module.classes_by_row(targets, value)] == by_row
         assert module.count_positives(targets).tolist() == [sum(c == 1 for c in column) for column in matrix.T]
+        assert module.count_negatives(targets).tolist() == [sum(c == 0 for c in column) for column in matrix.T]
+        both = [{0, 1} <= set(column.tolist()) for column in matrix.T]
+        assert module.can_be_scored(targets).tolist() == both
         assert module.has_unknown(targets) == (-1 in matrix)
         assert np.array_equal(np.concatenate(list(module.dense_chunks(targets))), matrix)
 

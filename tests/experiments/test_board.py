@@ -62,6 +62,19 @@ def test_a_method_does_not_differ_from_itself_or_from_nothing():
     assert Board(np.ones((2, 4), np.int8), GROUPS, num_runs=1, replicates=1, level=0.9).best is None
 
 
+@pytest.mark.parametrize("of_one_kind", [[1, 1, -1], [0, -1, 0]])
+def test_no_method_is_best_where_no_class_can_be_scored(of_one_kind):
+    board = Board(np.array([of_one_kind] * 4).T.astype(np.int8), GROUPS, num_runs=2, replicates=5, level=0.9)
+    for name in ("one", "other"):
+        board.add(name, [np.eye(3, 4, dtype=np.float32)] * 2)
+    assert board.best is None
+    assert board.methods["one"].means == dict.fromkeys(("total", *GROUPS))
+    assert board.methods["one"].class_means == [None] * 4
+    assert board.class_intervals("one") == ([None] * 4, [None] * 4)
+    undefined = {"difference": None, "low": None, "high": None}
+    assert board.difference("one", "other") == dict.fromkeys(("total", *GROUPS), undefined)
+
+
 def test_intervals_of_classes_hold_most_replicates():
     board, _, _ = board_and_logits()
     low, high = board.class_intervals("strong")

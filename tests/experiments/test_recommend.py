@@ -136,6 +136,38 @@ def test_nothing_is_recommended_when_everything_failed():
     assert "nothing to recommend" in found["text"][0]
 
 
+def undefined(name, **changes):
+    return method(name, test=None, from_best=(None, None, None), from_baseline=(None, None, None), **changes)
+
+
+def test_nothing_is_recommended_from_scores_that_nobody_has():
+    failed = method("asl", failed={"run": "runs/asl/seed0", "reason": "no"})
+    failed["test"] = None
+    found = recommend(results(undefined("bce"), undefined("pg"), failed, test=None))
+    assert found["methods"] == []
+    text = " ".join(found["text"])
+    assert "No class has both a positive and a judged negative in split 'test', so that no method has a score" in text
+    assert "asl failed and is not ranked." in text
+    assert "Take" not in text
+
+
+def test_folds_choose_where_the_test_has_no_scores_and_it_says_so():
+    chosen = undefined("pg", validation=45)
+    other = undefined("bce", validation=40, from_val=(-5, -6, -4))
+    found = recommend(results(chosen, other, test=None, validation="pg", baseline="bce"))
+    assert found["methods"] == ["pg"]
+    text = " ".join(found["text"])
+    assert "Take pg." in text
+    assert "No class has both a positive and a judged negative in split 'test', so that nothing confirms" in text
+    assert "None" not in text
+
+
+def test_a_difference_without_an_interval_is_told_without_one():
+    best = method("pg", validation=45, test=48, from_baseline=(7.5, None, None))
+    found = recommend(results(best, method("bce", validation=39), test="pg", validation="pg", baseline="bce"))
+    assert "On split 'test', which chose nothing, pg has mAP 48.0 ± 0.4, 7.5 above bce." in found["text"]
+
+
 def test_an_undefined_difference_tells_nothing_apart():
     found = recommend(results(method("bce", test=47, from_best=(None, None, None)), method("db", test=48), test="db"))
     assert found["methods"] == ["db", "bce"]

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tailwise.experiments.tables import failures, markdown_page, terminal_table
+from tailwise.experiments.tables import failures, left_out, markdown_page, terminal_table
 
 GROUPS = ("total", "head", "medium", "tail")
 
@@ -21,6 +21,7 @@ def method(name, mean, **changes):
             "mean": {**dict.fromkeys(GROUPS, mean), "medium": None},
             "std": dict.fromkeys(GROUPS, 0.5),
             "against_baseline": against,
+            "AP": [mean, None, mean],
         },
         "validation": {"mAP": dict.fromkeys(GROUPS, mean - 5)},
     }
@@ -37,6 +38,7 @@ def results():
             "test_split": "test",
             "num_train": 10,
             "num_test": 20,
+            "class_names": ["cat", "dog", "cow"],
             "groups": {group: [] for group in GROUPS[1:]},
         },
         "methods": [
@@ -66,6 +68,19 @@ def test_markdown_has_scores_differences_costs_failures_and_the_recommendation(r
     assert "| odd | failed | - | - | - | - | - | - | - |" in lines
     assert "odd failed (runs/odd/seed0): the loss became nan" in lines
     assert lines[-1] == "Take pg."
+
+
+def test_classes_that_no_mean_counts_are_named(results):
+    lines = markdown_page(results, COSTS).splitlines()
+    sentence = (
+        "1 of 3 classes have no positive or no judged negative in split 'test' and are left out of the means: dog."
+    )
+    assert sentence in lines
+    for method in results["methods"][:2]:
+        method["test"]["AP"] = [None] * 3
+    undefined = "No class has both a positive and a judged negative in split 'test', so that mAP is undefined."
+    assert left_out(results) == [undefined]
+    assert left_out({**results, "methods": results["methods"][2:]}) == []
 
 
 def test_columns_without_content_are_left_out(results):

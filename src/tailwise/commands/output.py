@@ -22,6 +22,8 @@ def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
         metrics: as :func:`tailwise.training.outputs.score` gives them, with the split.
         folder: where they were written, if anywhere.
     """
+    from tailwise.training.outputs import describe_left_out
+
     console = Console()
     table = Table(title=f"mAP on {metrics['split']} (%)")
     for group in metrics["mAP"]:
@@ -30,9 +32,9 @@ def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
     console.print(table)
     if "CF1_tuned" in metrics:
         _show_decisions(metrics, console)
-    left_out = metrics["classes_left_out"]["total"]
-    if left_out:
-        console.print(f"{left_out} classes without a positive in {metrics['split']} are left out of the means")
+    left_out = describe_left_out(metrics["AP"], metrics["split"])
+    if left_out is not None:
+        console.print(left_out, highlight=False, markup=False)
     if folder is not None:
         console.print(f"metrics, predictions and model: {folder}", soft_wrap=True, highlight=False)
 

@@ -96,6 +96,19 @@ def count_positives(targets: Targets) -> NDArray[np.int64]:
     return counts
 
 
+def count_negatives(targets: Targets) -> NDArray[np.int64]:
+    """(K,) judged negatives per class."""
+    unknown = np.asarray((targets == UNKNOWN).sum(axis=0, dtype=np.int64)).reshape(-1)
+    counts: NDArray[np.int64] = targets.shape[0] - count_positives(targets) - unknown
+    return counts
+
+
+def can_be_scored(targets: Targets) -> NDArray[np.bool_]:
+    """(K,) whether a class has both a positive and a judged negative, so that scores can rank it right or wrong."""
+    both: NDArray[np.bool_] = (count_positives(targets) > 0) & (count_negatives(targets) > 0)
+    return both
+
+
 def is_sparse(targets: object) -> bool:
     """Whether the label matrix is one of ``scipy.sparse``."""
     return hasattr(targets, "tocsr")

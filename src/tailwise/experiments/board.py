@@ -92,8 +92,10 @@ class Board:
 
     @property
     def best(self) -> str | None:
-        """The method with the highest mean mAP over all classes, the first of several; None of none."""
-        return max(self.methods, key=lambda name: self.methods[name].mean(TOTAL), default=None)
+        """The method with the highest mean mAP over all classes, the first of several; None where none is defined."""
+        scores = {name: judged.mean(TOTAL) for name, judged in self.methods.items()}
+        defined = [name for name, score in scores.items() if not math.isnan(score)]
+        return max(defined, key=scores.__getitem__, default=None)
 
     def class_intervals(self, name: str) -> tuple[list[float | None], list[float | None]]:
         """Lower and upper ends of the intervals of a method's classes, in percent."""

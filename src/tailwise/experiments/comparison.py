@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from tailwise.config import TrainConfig, resolve
-from tailwise.data.targets import dense_chunks
+from tailwise.data.targets import can_be_scored, dense_chunks
 from tailwise.errors import InputError
 from tailwise.experiments.plan import RUNS, Plan
 from tailwise.experiments.results import summarize
@@ -57,6 +57,11 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
     splits = read_run(shared)
     stats = LabelStats.from_targets(splits.whole.targets, splits.whole.class_names, shared.thresholds)
     check_labels(splits, stats)
+    if not plan.folds and not can_be_scored(splits.test.targets).any():
+        raise InputError(
+            f"no class of split {splits.test.name!r} has both a positive and a judged negative, so that methods cannot "
+            "be compared on it; test on other images, or choose on held-out --folds"
+        )
     with _claimed(plan, splits):
         # A run with other options must be found before hours are spent on the rest.
         for method in plan.methods:

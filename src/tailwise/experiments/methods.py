@@ -88,7 +88,7 @@ class Row:
 
     Attributes:
         method: its name.
-        scores: mAP in percent of each run, by group; None where the group has no class with test positives.
+        scores: mAP in percent of each run, by group; None where the group has no class that can be scored.
         seconds: wall time of each run.
     """
 

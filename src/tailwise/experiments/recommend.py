@@ -21,15 +21,21 @@ def recommend(results: Mapping[str, Any]) -> dict[str, Any]:
         results: what results.json holds, but for the recommendation.
 
     Returns:
-        ``methods``, the one to take and then those that cannot be told apart from it, the simplest first; and ``text``,
-        sentences.
+        ``methods``, the one to take and then those that cannot be told apart from it, the simplest first; none where
+        there is no score to choose by; and ``text``, sentences.
     """
     finished = {method["name"]: method for method in results["methods"] if method["test"] is not None}
     failed = [method["name"] for method in results["methods"] if method["test"] is None]
     on = "test" if results["best"]["validation"] is None else "validation"
     best = results["best"][on]
     if best is None:
-        return {"methods": [], "text": ["No method finished all of its runs, so there is nothing to recommend."]}
+        if not finished:
+            return {"methods": [], "text": ["No method finished all of its runs, so there is nothing to recommend."]}
+        text = [
+            f"{_nothing_scored(results)}, so that no method has a score and there is nothing to recommend. Compare on "
+            "images whose labels were judged both ways; tailwise inspect names the classes."
+        ]
+        return {"methods": [], "text": text + _caveats(results, on, failed)}
     equal = [
         name for name, method in finished.items() if name != best and not _differs(method[on]["against_best"][TOTAL])
     ]
@@ -78,6 +84,8 @@ def _choice(
 
 def _confirmation(results: Mapping[str, Any], finished: Mapping[str, Any], taken: str) -> list[str]:
     """What the test split, which has chosen nothing, says of the method to take."""
+    if results["best"]["test"] is None:
+        return [f"{_nothing_scored(results)}, so that nothing confirms this choice."]
     test, baseline, best = finished[taken]["test"], results["baseline"], results["best"]["test"]
     spread = "" if test["std"][TOTAL] is None else f" ± {test['std'][TOTAL]:.1f}"
     text = f"On split {results['data']['test_split']!r}, which chose nothing, {taken} has mAP {test['mean'][TOTAL]:.1f}"
@@ -90,6 +98,10 @@ def _confirmation(results: Mapping[str, Any], finished: Mapping[str, Any], taken
         ending = "" if _differs(difference) else ", which is no difference that these data can show"
         sentences.append(f"The highest mAP there is that of {best}; {taken} is {_compared(difference)} it{ending}.")
     return sentences
+
+
+def _nothing_scored(results: Mapping[str, Any]) -> str:
+    return f"No class has both a positive and a judged negative in split {results['data']['test_split']!r}"
 
 
 def _caveats(results: Mapping[str, Any], on: str, failed: Sequence[str]) -> list[str]:
@@ -112,9 +124,10 @@ def _differs(difference: Mapping[str, float | None]) -> bool:
     return low is not None and high is not None and (low > 0 or high < 0)
 
 
-def _compared(difference: Mapping[str, float]) -> str:
-    """A difference and its interval in words."""
-    value, low, high = difference["difference"], difference["low"], difference["high"]
+def _compared(difference: Mapping[str, Any]) -> str:
+    """A difference and its interval, if any replicate has one, in words."""
+    value, ends = difference["difference"], [difference["low"], difference["high"]]
     if value < 0:
-        return f"{-value:.1f} ({-high:.1f} to {-low:.1f}) below"
-    return f"{value:.1f} ({low:.1f} to {high:.1f}) above"
+        value, ends = -value, [None if end is None else -end for end in reversed(ends)]
+    interval = "" if None in ends else " ({:.1f} to {:.1f})".format(*ends)
+    return f"{value:.1f}{interval} {'below' if difference['difference'] < 0 else 'above'}"

@@ -31,8 +31,9 @@ SEARCH_FILE = "search.json"
 def settle(plan: Plan, train: Split, do: Callable[[Iterable[Run]], None]) -> list[Chosen]:
     """Settle the options of every method: those of its search that do best on the folds, if there is a search.
 
-    Best is the highest mAP of the predictions for all held-out images together; the first of several. All scores go
-    into search.json. Runs of what was chosen become the method's fold runs.
+    Best is the highest mAP of the predictions for all held-out images together; the first of several, so that a method
+    keeps its own options where no mAP is defined. All scores go into search.json. Runs of what was chosen become the
+    method's fold runs.
 
     Args:
         plan: the comparison.
@@ -49,7 +50,7 @@ def settle(plan: Plan, train: Split, do: Callable[[Iterable[Run]], None]) -> lis
     record: dict[str, Any] = {"folds": plan.folds, "methods": {}}
     for method in searched:
         scores = [_score(runs, train, targets, groups) for runs in plan.search_runs(method)]
-        totals = [-1.0 if score["mAP"] is None else score["mAP"][TOTAL] for score in scores]
+        totals = [_total(score) for score in scores]
         index = totals.index(max(totals))
         tried = [{}, *method.search]
         chosen = Chosen(candidates(method)[index], tried[index])
@@ -61,6 +62,12 @@ def settle(plan: Plan, train: Split, do: Callable[[Iterable[Run]], None]) -> lis
             _keep(source, target)
     write_json(plan.folder / SEARCH_FILE, record)
     return list(settled.values())
+
+
+def _total(score: Mapping[str, Any]) -> float:
+    """What settles a search: mAP over all classes, and less than any where there is none."""
+    total: float | None = None if score["mAP"] is None else score["mAP"][TOTAL]
+    return -1.0 if total is None else total
 
 
 def _score(

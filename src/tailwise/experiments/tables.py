@@ -14,7 +14,7 @@ from rich.text import Text
 from tailwise.experiments.plan import Plan
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.problems import counted
-from tailwise.training.outputs import METRICS_FILE
+from tailwise.training.outputs import METRICS_FILE, describe_left_out
 
 
 def read_costs(plan: Plan) -> dict[str, float]:
@@ -35,6 +35,8 @@ def show_results(results: Mapping[str, Any], plan: Plan, console: Console) -> No
     console.print(terminal_table(results, read_costs(plan)))
     for sentence in failures(results):
         console.print(sentence, style="red", highlight=False, markup=False)
+    for sentence in left_out(results):
+        console.print(sentence, highlight=False, markup=False)
     console.print(" ".join(results["recommendation"]["text"]), highlight=False, markup=False)
     console.print(f"results, table, page and all runs: {plan.folder}", soft_wrap=True, highlight=False, markup=False)
 
@@ -63,6 +65,16 @@ def failures(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def left_out(results: Mapping[str, Any]) -> list[str]:
+    """A sentence on the classes that means over the test split leave out, if there are any."""
+    test = next((method["test"] for method in results["methods"] if method["test"] is not None), None)
+    if test is None:
+        return []
+    precision = dict(zip(results["data"]["class_names"], test["AP"], strict=True))
+    sentence = describe_left_out(precision, f"split {results['data']['test_split']!r}")
+    return [] if sentence is None else [sentence]
+
+
 def markdown_page(results: Mapping[str, Any], costs: Mapping[str, float]) -> str:
     """The table, what failed and why, and the recommendation."""
     data = results["data"]
@@ -79,7 +91,7 @@ def markdown_page(results: Mapping[str, Any], costs: Mapping[str, float]) -> str
         "|---|" + "---:|" * (len(header) - 1),
     ]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows]
-    for sentence in (*failures(results), *results["recommendation"]["text"]):
+    for sentence in (*failures(results), *left_out(results), *results["recommendation"]["text"]):
         lines += ["", sentence]
     return "\n".join(lines) + "\n"
 

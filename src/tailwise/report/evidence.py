@@ -35,7 +35,7 @@ class Evidence:
 
     Attributes:
         sweeps: (T,) CF1 and OF1 over thresholds by method, means over its runs.
-        points: precision-recall points of every class by method, of its first run.
+        points: precision-recall points of every class by method, of its first run; none where no class has any.
         positives: K positives of each class in the test split; None without labels.
         known: K images whose label is known.
         intervals: of a single run, whose results have none: "AP_low" and "AP_high" by method, K percentages each.
@@ -99,7 +99,9 @@ def _judge(found: Evidence, data: EvaluationSet, results: Results, methods: Sequ
             continue
         if place < keeps:
             columns = zip(first.logits.T, first.targets.T, strict=True)
-            found.points[method.name] = [precision_recall(scores, labels, most) for scores, labels in columns]
+            curves = [precision_recall(scores, labels, most) for scores, labels in columns]
+            if any(len(curve.hits) for curve in curves):
+                found.points[method.name] = curves
         else:
             found.left_out.append(method.name)
         if not results.is_comparison and results.stats.num_classes <= _MOST_INTERVALS:

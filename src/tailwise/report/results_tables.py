@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tailwise.config import flatten
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.page import Column, Kind, PageTable, Value
-from tailwise.report.problems import counted
 from tailwise.report.results import REFERENCES, SINGLE_SCORES, MethodResults, Reference, Results
+from tailwise.training.outputs import describe_left_out
 
 
 def method_table(results: Results) -> PageTable:
@@ -152,8 +152,10 @@ def _notes(results: Results, references: Sequence[Reference], keys: Sequence[str
     if "CF1_tuned" in keys:
         yield "Tuned F1 is that with a threshold per class, tuned on validation images."
     test = next((method.test for method in results.methods if method.test is not None), None)
-    if test is not None and (left_out := sum(value is None for value in test["AP"])):
-        yield f"{counted(left_out, 'class', 'classes')} without a positive in the test split are left out of the means."
+    if test is not None:
+        precision = dict(zip(results.stats.class_names, test["AP"], strict=True))
+        if (left_out := describe_left_out(precision, "the test split")) is not None:
+            yield left_out
 
 
 def _spread(test: Mapping[str, Any], group: str) -> Value:

@@ -17,7 +17,7 @@ from tailwise.config import DIGITS, TrainConfig
 from tailwise.data.cache import ImageCache, build_cache
 from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
 from tailwise.data.sources.splits import split_by_ratio
-from tailwise.data.targets import Targets, count_positives
+from tailwise.data.targets import Targets, can_be_scored, count_negatives, count_positives
 from tailwise.errors import InputError, OnError
 from tailwise.labels import LabelStats
 from tailwise.training.tables import Table, TableSubset, TensorTable, content_key
@@ -191,7 +191,8 @@ def check_labels(splits: RunSplits, stats: LabelStats) -> None:
     """Refuse labels that nothing can be learnt from or measured on; tell of classes that one side lacks.
 
     Raises:
-        InputError: fewer than two training images, no positive label in a split, or a class name that is taken.
+        InputError: fewer than two training images, no positive label in a split, no class with both a positive and a
+            judged negative to train on, or a class name that is taken.
     """
     if IMAGE_COLUMN in stats.class_names:
         raise InputError(f"no class may be called {IMAGE_COLUMN!r}, the column of the image names; rename the class")
@@ -201,16 +202,32 @@ def check_labels(splits: RunSplits, stats: LabelStats) -> None:
     for split in (train, splits.test, splits.validation):
         if split is not None and not count_positives(split.targets).any():
             raise InputError(f"no image of split {split.name!r} has a positive label: check the data and the classes")
-    untaught = [name for name, count in zip(stats.class_names, stats.class_counts, strict=True) if not count]
-    if untaught:
-        _logger.warning(
-            "%d of %d classes have no image in split %r, so nothing can be learnt of them: %s%s",
-            len(untaught),
-            stats.num_classes,
-            train.name,
-            ", ".join(untaught[:_LISTED]),
-            ", ..." if len(untaught) > _LISTED else "",
+    if not can_be_scored(train.targets).any():
+        raise InputError(
+            f"no class of split {train.name!r} has both a positive and a judged negative, so that nothing can be "
+            "learnt but to predict the same for every image: check what images without a class have as its label "
+            "(0 is absent; -1, null and blanks are unknown unless --negative and --blank say otherwise)"
         )
+    _tell_of(stats.class_counts == 0, "have no image in split %r, so nothing can be learnt of them", train)
+    _tell_of(
+        (count_negatives(train.targets) == 0) & (stats.class_counts > 0),
+        "have no judged negative in split %r, so nothing is learnt of them but to predict them for every image",
+        train,
+    )
+    for split in (splits.test, splits.validation):
+        if split is not None and not can_be_scored(split.targets).any():
+            _logger.warning(
+                "no class of split %r has both a positive and a judged negative, so mAP is undefined there", split.name
+            )
+
+
+def _tell_of(chosen: NDArray[np.bool_], what: str, split: Split) -> None:
+    """Warn of some of the classes of a split, if any are chosen."""
+    names = [split.class_names[k] for k in np.flatnonzero(chosen)]
+    if names:
+        more = ", ..." if len(names) > _LISTED else ""
+        found = f"%d of %d classes {what}: %s%s"
+        _logger.warning(found, len(names), len(chosen), split.name, ", ".join(names[:_LISTED]), more)
 
 
 def _files(labeled: LabeledImages, name: str | None, on_error: OnError) -> Split:

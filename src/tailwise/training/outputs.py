@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ _TUNED_NAMES = {
     "calibration_error_by_class": "calibration_error_calibrated_by_class",
 }
 _LIBRARIES = ("lightning", "timm", "torchmetrics", "numpy")
+_LISTED = 5
 
 
 def score(
@@ -59,11 +60,11 @@ def score(
         decisions: thresholds and calibration, if any were fitted.
 
     Returns:
-        ``mAP`` over all classes and by group, ``classes_left_out`` (those without a positive) likewise, ``CF1`` and
-        ``OF1`` at probability 1/2, ``calibration_error`` (the mean over classes), and by class name ``AP``, ``F1`` and
-        ``calibration_error_by_class``, None where they are undefined. With decisions also ``CF1_tuned``, ``OF1_tuned``
-        and ``F1_tuned`` at their thresholds, ``calibration_error_calibrated`` and
-        ``calibration_error_calibrated_by_class`` of their probabilities.
+        ``mAP`` over all classes and by group, ``classes_left_out`` (those without a positive or without a judged
+        negative, which have no ``AP``) likewise, ``CF1`` and ``OF1`` at probability 1/2, ``calibration_error`` (the
+        mean over classes), and by class name ``AP``, ``F1`` and ``calibration_error_by_class``; None where they are
+        undefined. With decisions also ``CF1_tuned``, ``OF1_tuned`` and ``F1_tuned`` at their thresholds,
+        ``calibration_error_calibrated`` and ``calibration_error_calibrated_by_class`` of their probabilities.
 
     Raises:
         InputError: a logit is not a finite number.
@@ -88,6 +89,25 @@ def score_decisions(
         return plain
     tuned = _decided(logits, targets, stats, decisions.thresholds, decisions.calibrate(logits))
     return plain | {_TUNED_NAMES[name]: value for name, value in tuned.items()}
+
+
+def describe_left_out(precision: Mapping[str, float | None], where: str) -> str | None:
+    """A sentence on the classes that means leave out; None where they leave out none.
+
+    Args:
+        precision: average precision by class name; None where it is undefined.
+        where: the test set.
+    """
+    names = [name for name, value in precision.items() if value is None]
+    if not names:
+        return None
+    if len(names) == len(precision):
+        return f"No class has both a positive and a judged negative in {where}, so that mAP is undefined."
+    listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    return (
+        f"{len(names)} of {len(precision)} classes have no positive or no judged negative in {where} and are left out "
+        f"of the means: {listed}."
+    )
 
 
 def load_thresholds(run_folder: Path) -> Decisions | None:

@@ -1,0 +1,114 @@
+"""Labels of one kind, from files to the end: what is refused, what is left out, and that nothing scores 100."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tailwise.cli import main
+from tailwise.commands.output import show_metrics
+from tailwise.config import TrainConfig
+from tailwise.errors import InputError
+from tailwise.report.run_page import write_run_page
+from tailwise.training.run import Result, evaluate, train
+from tests.training.conftest import CLASSES, SIDE
+
+Tiny = Callable[..., TrainConfig]
+
+
+def run(config: TrainConfig) -> Result:
+    result = train(config)
+    assert result is not None
+    return result
+
+
+def without_negatives(labels: Path, split: str, classes: list[str], name: str) -> Path:
+    """The labels, with every 0 of these classes in a split taken out."""
+    table = pd.read_csv(labels)
+    rows = table["split"] == split
+    table.loc[rows, classes] = table.loc[rows, classes].replace(0, np.nan)
+    table.to_csv(labels.parent / name, index=False)
+    return labels.parent / name
+
+
+def test_class_without_a_negative_in_the_test_is_left_out_of_the_mean(
+    tiny: Tiny, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = without_negatives(labels, "test", ["red"], "never-denied.csv")
+    metrics = run(tiny(data=str(data), mode="probe", optim={"epochs": 1})).metrics
+    whole = run(tiny(mode="probe", optim={"epochs": 1}, output=str(labels.parent / "whole"))).metrics
+    assert metrics["AP"] == {**whole["AP"], "red": None}
+    assert metrics["F1"] == {**whole["F1"], "red": None}
+    assert metrics["classes_left_out"]["total"] == 1
+    assert metrics["mAP"]["total"] == pytest.approx(np.mean([whole["AP"][name] for name in CLASSES[1:]]))
+    show_metrics(metrics, None)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 of 4 classes have no positive or no judged negative in test and are left out of the means: red." in told
+
+
+def test_a_test_without_negatives_measures_nothing(
+    tiny: Tiny, labels: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = without_negatives(labels, "test", list(CLASSES), "one-sided.csv")
+    config = tiny(data=str(data), mode="probe", optim={"epochs": 1})
+    metrics = run(config).metrics
+    assert "no class of split 'test' has both a positive and a judged negative, so mAP is undefined" in caplog.text
+    undefined = ("CF1", "OF1", "calibration_error", *metrics["mAP"])
+    assert [{**metrics, **metrics["mAP"]}[name] for name in undefined] == [None] * 7
+    assert metrics["AP"] == dict.fromkeys(CLASSES)
+    assert metrics["classes_left_out"]["total"] == 4
+    assert evaluate(Path(config.output)).metrics["mAP"] == metrics["mAP"]
+    show_metrics(metrics, None)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "No class has both a positive and a judged negative in test, so that mAP is undefined." in told
+    assert "100.00" not in told
+    page = write_run_page(Path(config.output)).read_text(encoding="utf-8")
+    assert "No class has both a positive and a judged negative in the test split, so that mAP is undefined." in page
+
+
+def test_classes_without_a_negative_to_train_on_are_told_of_and_refused_altogether(
+    tiny: Tiny, labels: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = without_negatives(labels, "train", ["red", "dark"], "two.csv")
+    run(tiny(data=str(data), mode="probe", optim={"epochs": 1}))
+    assert "2 of 4 classes have no judged negative in split 'train'" in caplog.text
+    assert "predict them for every image: red, dark" in caplog.text
+    data = without_negatives(labels, "train", list(CLASSES), "all.csv")
+    with pytest.raises(InputError, match="no class of split 'train' has both a positive and a judged negative"):
+        run(tiny(data=str(data), mode="probe", output=str(labels.parent / "all")))
+    assert not (labels.parent / "all").exists()
+
+
+def compare(labels: Path, output: Path, *added: str) -> int:
+    options = {
+        **{"output": output, "cache": labels.parent / "cache", "methods": "bce@uniform,bce", "seeds": 1, "folds": 2},
+        **{"replicates": 20, "workers": 1, "image_size": SIDE, "batch_size": 8, "thresholds": "[10,20]"},
+        **{"model.backbone": "test_resnet", "model.pretrained": "false", "optim.epochs": 1, "quiet": "true"},
+    }
+    return main(["compare", str(labels), *(f"--{name}={value}" for name, value in options.items()), *added])
+
+
+def test_a_comparison_recommends_nothing_from_a_test_without_negatives(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = without_negatives(labels, "test", list(CLASSES), "one-sided.csv")
+    assert compare(data, tmp_path / "refused", "--folds=0") == 2
+    told = capsys.readouterr().err
+    assert "no class of split 'test' has both a positive and a judged negative" in told
+    assert not (tmp_path / "refused").exists()
+    # Folds have negatives: they may choose, and the test says nothing.
+    assert compare(data, tmp_path / "chosen") == 0
+    out = capsys.readouterr().out
+    assert "100.0" not in out
+    results = json.loads((tmp_path / "chosen" / "results.json").read_text())
+    assert results["best"]["test"] is None
+    assert results["best"]["validation"] == results["recommendation"]["methods"][0]
+    assert [method["test"]["mean"]["total"] for method in results["methods"]] == [None, None]
+    assert "so that nothing confirms this choice." in " ".join(results["recommendation"]["text"])
+    page = (tmp_path / "chosen" / "report.html").read_text(encoding="utf-8")
+    assert "No class has both a positive and a judged negative in the test split, so that mAP is undefined." in page
