@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
@@ -71,6 +72,15 @@ def names(folder: Path) -> list[str]:
 
 
 class TestContents:
+    def test_digest_is_that_of_the_pixels_wherever_the_images_lie(self, images, folder, tmp_path):
+        cache = build(images, folder)
+        assert cache.digest == hashlib.sha256(cache.path.read_bytes()).hexdigest()
+        assert build(images, folder).digest == cache.digest
+        moved = [path.rename(tmp_path / path.name) for path in images]
+        elsewhere = build(moved, folder)
+        assert (elsewhere.digest, elsewhere.path == cache.path) == (cache.digest, False)
+        assert build(moved[::-1], folder).digest != cache.digest
+
     def test_rows_are_the_images_in_order(self, images, folder):
         cache = build(images, folder)
         assert len(cache) == 10

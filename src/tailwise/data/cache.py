@@ -42,7 +42,7 @@ from tailwise.shapes import Int, UInt8
 
 _Planes: TypeAlias = UInt8[np.ndarray, "3 S S"]
 
-_FORMAT = "tailwise-images-2"
+_FORMAT = "tailwise-images-3"
 _ROWS_CHECKED_ON_OPEN = 64
 _IN_FLIGHT_PER_WORKER = 4
 _MAKE_ROOM = "free some space, or choose another folder or a smaller size"
@@ -71,6 +71,7 @@ class ImageCache:
         kept: (N,) for each row of the cache, the index of its image among the paths given; increasing.
         skipped: the images that could not be read.
         checksums: (N,) CRC-32 of each image's pixels.
+        digest: SHA-256 of all pixels, in the order of the rows.
     """
 
     path: Path
@@ -78,6 +79,7 @@ class ImageCache:
     kept: Int[np.ndarray, "N"]
     skipped: tuple[SkippedImage, ...]
     checksums: Int[np.ndarray, "N"] = field(repr=False)
+    digest: str
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -261,7 +263,7 @@ def _open(data_path: Path, num_paths: int, size: int) -> ImageCache:
     expected, actual = len(kept) * _stride(size), data_path.stat().st_size
     if actual != expected:
         raise ValueError(f"{actual} bytes instead of {expected}")
-    return ImageCache(data_path, size, kept, skipped, checksums)
+    return ImageCache(data_path, size, kept, skipped, checksums, header["digest"])
 
 
 def _lock_name(data_path: Path) -> Path:
@@ -306,6 +308,7 @@ def _write_pixels(
     """Decode into a file, and return the header."""
     checksums: list[int] = []
     skipped: list[SkippedImage] = []
+    digest = hashlib.sha256()
     with target.open("wb") as file, closing(_decoded(paths, size, workers)) as decoded:
         task = bar.add_task("decoding images", total=len(paths))
         for index, (path, future) in enumerate(zip(paths, decoded, strict=True)):
@@ -313,6 +316,7 @@ def _write_pixels(
                 planes = future.result()
                 file.write(planes.data)
                 checksums.append(zlib.crc32(planes.data))
+                digest.update(planes.data)
             except ImageError as error:
                 if on_error == "raise":
                     raise _with_way_out(error) from error
@@ -324,7 +328,13 @@ def _write_pixels(
             )
         file.flush()
         os.fsync(file.fileno())
-    return {"format": _FORMAT, "size": size, "skipped": [asdict(entry) for entry in skipped], "checksums": checksums}
+    return {
+        "format": _FORMAT,
+        "size": size,
+        "digest": digest.hexdigest(),
+        "skipped": [asdict(entry) for entry in skipped],
+        "checksums": checksums,
+    }
 
 
 def _decoded(paths: Sequence[Path], size: int, workers: int) -> Generator[Future[_Planes], None, None]:
