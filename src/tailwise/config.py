@@ -50,7 +50,9 @@ _RECIPE_MILESTONES: dict[SamplerName, tuple[int, ...]] = {
 }
 # Options that say where and how a run shows itself, not what it computes, but for rounding: a resumed run may change
 # them.
-_OPTIONS_WITHOUT_EFFECT = ("output", "resume", "quiet", "cache", "num_workers", "checkpoint_minutes", "compile")
+_OPTIONS_WITHOUT_EFFECT = (
+    *("output", "resume", "quiet", "cache", "num_workers", "checkpoint_minutes", "compile", "keep_backbone"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,9 @@ class TrainConfig(ReadOptions):
     standardize_features: bool | None = None
     """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, for probe; by
     default where the model has a neck."""
+    keep_backbone: bool = True
+    """Keep the weights of the frozen backbone in the run folder, for probe, so that the model can be tested when the
+    file or download that they came from is gone; else the folder only says what and where they were."""
     accelerator: Accelerator = "auto"
     """What to compute on; by default whatever there is."""
     devices: int = 1

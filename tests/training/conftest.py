@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tailwise.config import OptimConfig, TrainConfig
 from tailwise.models.classifier import ModelConfig
@@ -71,6 +74,18 @@ def tiny(labels: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory)
         return TrainConfig(**{**defaults, **options})
 
     return make
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A weights file of a timm model, with batch norm statistics that are not the initial ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = timm.create_model("test_resnet", pretrained=False)
+        model.train()(torch.randn(16, 3, 32, 32))
+    path = tmp_path / "weights.safetensors"
+    save_file(model.state_dict(), path)
+    return path
 
 
 @pytest.fixture

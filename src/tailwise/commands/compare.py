@@ -13,7 +13,7 @@ from tailwise.errors import InputError
 
 NO_OPTIONS = (
     *("loss", "loss_options", "sampler", "seed", "val_split", "val_folds", "val_fold", "resume", "devices"),
-    "num_nodes",
+    *("num_nodes", "keep_backbone"),
 )
 """Fields of a run that the methods set, or the comparison itself."""
 

@@ -57,7 +57,9 @@ class Method:
                 [option] if nested is None else value,
             )
             changes[option] = value if nested is None else replace(nested, **value)
-        return replace(shared, **changes, seed=seed, output=str(Path(shared.output) / self.name / f"seed{seed}"))
+        folder = Path(shared.output) / self.name / f"seed{seed}"
+        # A hundred runs need not keep the same backbone each.
+        return replace(shared, **changes, seed=seed, output=str(folder), keep_backbone=False)
 
     def run(self, shared: TrainConfig, seed: int) -> Run:
         """One run, in a folder of its own below the shared output."""

@@ -113,6 +113,12 @@ def freeze_stages(backbone: nn.Module, stages: int) -> None:
             backbone.get_parameter(name).requires_grad_(False)
 
 
+def known_name(name: str) -> str:
+    """The name of a timm model, without the tag of its weights where this version of timm does not have that tag."""
+    base, _, tag = name.partition(".")
+    return name if not tag or name in timm.list_models(f"{base}.*", pretrained=True) else base
+
+
 def _check_name(name: str) -> None:
     """Refuse unknown names here; timm resolves names with a colon (``hf-hub:``, ``local-dir:``) itself."""
     base, _, tag = name.partition(".")

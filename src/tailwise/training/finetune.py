@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from torch import Tensor
 from tailwise.config import TrainConfig
 from tailwise.data.augment import Augmentation, augment, prepare
 from tailwise.models.classifier import create_classifier
+from tailwise.models.config import ModelConfig
 from tailwise.models.gcn import blank_graph, create_graph
+from tailwise.models.record import RECORD_FILE, BackboneRecord, describe_backbone
 from tailwise.training.compiling import compile_backbone
 from tailwise.training.inputs import RunSplits, Split, open_images
 from tailwise.training.task import EvaluationTask, Task
+from tailwise.training.trainer import checkpoint_path
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,13 @@ def new_task(config: TrainConfig, splits: RunSplits) -> Task:
     # First what is quick to fail.
     train = splits.train
     graph = create_graph(config.model, train.targets, train.class_names, seed=config.seed)
-    model = create_classifier(config.model, len(train.class_names), seed=config.seed, graph=graph)
+    folder = Path(config.output)
+    goes_on = config.resume and checkpoint_path(folder).is_file()
+    network = _without_weights(folder, config.model) if goes_on else config.model
+    model = create_classifier(network, len(train.class_names), seed=config.seed, graph=graph)
+    recorded = BackboneRecord.load(folder / RECORD_FILE) if goes_on else None
+    if not goes_on:
+        recorded = describe_backbone(model.backbone, config.model, seed=config.seed)
     model.to(memory_format=torch.channels_last)
     if config.compile:
         compile_backbone(model)
@@ -67,6 +77,7 @@ def new_task(config: TrainConfig, splits: RunSplits) -> Task:
         test=open_images(splits.test, config.image_size, config),
         validation=None if validation is None else open_images(validation, config.image_size, config),
         test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
+        record=recorded,
     )
 
 
@@ -75,10 +86,9 @@ def training_size(config: TrainConfig) -> int:
     return config.cache_size or math.ceil(config.image_size / config.augment.min_crop)
 
 
-def evaluation_task(config: TrainConfig, state: Mapping[str, Tensor], test: Split) -> EvaluationTask:
-    """Make the network with the state of a checkpoint, and decode the images."""
-    # The checkpoint holds every weight: none are read from elsewhere.
-    architecture = replace(config.model, weights=None, pretrained=False)
+def evaluation_task(run: Path, config: TrainConfig, state: Mapping[str, Tensor], test: Split) -> EvaluationTask:
+    """Make the network of the run in a folder with the state of its checkpoint, and decode the images."""
+    architecture = _without_weights(run, config.model)
     num_classes = len(test.class_names)
     model = create_classifier(architecture, num_classes, graph=blank_graph(architecture, num_classes))
     model.load_state_dict(state)
@@ -88,3 +98,9 @@ def evaluation_task(config: TrainConfig, state: Mapping[str, Tensor], test: Spli
         test=open_images(test, config.image_size, config),
         test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
     )
+
+
+def _without_weights(run: Path, model: ModelConfig) -> ModelConfig:
+    """The network of a run whose checkpoint holds every weight, so that none are read from elsewhere."""
+    record = BackboneRecord.load(run / RECORD_FILE)
+    return replace(model, weights=None, pretrained=False) if record is None else record.model(model)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailwise.config import Precision, TrainConfig
-from tailwise.data.augment import prepare
+from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.models.backbone import create_backbone
 from tailwise.models.classifier import create_head
-from tailwise.models.config import ModelConfig
 from tailwise.models.gcn import blank_graph, create_graph
-from tailwise.models.inference import FrozenBackbone, prepare_for_inference
-from tailwise.shapes import Float, UInt8
-from tailwise.training.inference import PRECISION_TYPES, forward_table
+from tailwise.shapes import Float
+from tailwise.training.frozen import Backbone, file_digest
+from tailwise.training.inference import forward_table
 from tailwise.training.inputs import Images, RunSplits, Split, open_images
+from tailwise.training.outputs import METRICS_FILE
 from tailwise.training.tables import TensorTable
 from tailwise.training.task import EvaluationTask, Task
+from tailwise.training.trainer import checkpoint_path
 
-_FORMAT = "tailwise-features-1"
+# Also stands for how images are resized before the backbone sees them.
+_FORMAT = "tailwise-features-2"
 _IMAGES_PER_BATCH = 64
 _logger = logging.getLogger(__name__)
 
@@ -71,14 +72,16 @@ class ProbeModel(nn.Module):
     Args:
         scale: scales features.
         head: scaled features to (B, K) logits.
-        backbone_key: :attr:`Backbone.key` of the backbone.
+        backbone_key: :attr:`~tailwise.training.frozen.Backbone.key` of the backbone.
+        other_keys: what older versions called this backbone.
     """
 
-    def __init__(self, scale: nn.Module, head: nn.Module, backbone_key: str) -> None:
+    def __init__(self, scale: nn.Module, head: nn.Module, backbone_key: str, other_keys: Collection[str] = ()) -> None:
         super().__init__()
         self.scale = scale
         self.head = head
         self.backbone_key = backbone_key
+        self.other_keys = other_keys
 
     def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B C"]:
         """Return the (B, K) logits of backbone features."""
@@ -89,57 +92,11 @@ class ProbeModel(nn.Module):
         return {"backbone_key": self.backbone_key}
 
     def set_extra_state(self, state: dict[str, str]) -> None:
-        if state["backbone_key"] != self.backbone_key:
+        if state["backbone_key"] not in (self.backbone_key, *self.other_keys):
             raise InputError(
-                "this run's backbone is no longer what it was trained with: the weights file has changed, or the "
-                "version of timm has; restore it, or train again"
+                "this run's backbone is no longer what it was trained with: the weights file has changed; restore it, "
+                "or train again"
             )
-
-
-class Backbone:
-    """A frozen backbone that is loaded only when features must be computed.
-
-    Args:
-        config: the network; head and freezing do not matter.
-        precision: what it computes in.
-        seed: of weights that are not loaded.
-        device: where to compute.
-
-    Raises:
-        InputError: there is no such weights file.
-    """
-
-    def __init__(self, config: ModelConfig, precision: Precision, seed: int, device: torch.device) -> None:
-        self.config = config
-        self.precision = precision
-        self.seed = seed
-        self.device = device
-        self.key = self._key()
-
-    @cached_property
-    def _loaded(self) -> tuple[FrozenBackbone, tuple[float, ...], tuple[float, ...]]:
-        backbone = create_backbone(self.config, seed=self.seed)
-        defaults: Any = backbone.pretrained_cfg
-        prepared = prepare_for_inference(backbone, PRECISION_TYPES[self.precision]).to(self.device)
-        return prepared, tuple(self.config.mean or defaults["mean"]), tuple(self.config.std or defaults["std"])
-
-    def features(self, images: UInt8[Tensor, "B 3 S S"], size: int) -> Float[Tensor, "B F"]:
-        """Features of a batch of decoded images, squashed to ``size``."""
-        backbone, mean, std = self._loaded
-        computed: Tensor = backbone(prepare(images, size, mean, std))
-        return computed
-
-    def _key(self) -> str:
-        """A name that two backbones share only if they compute the same features."""
-        config = self.config
-        weights = "pretrained" if config.pretrained else f"random, seed {self.seed}"
-        if config.weights is not None:
-            try:
-                weights = hashlib.sha256(Path(config.weights).read_bytes()).hexdigest()
-            except OSError as error:
-                raise InputError(f"--model.weights {config.weights} cannot be read: {error.strerror}") from error
-        parts = [config.backbone, config.options, weights, config.mean, config.std, self.precision, version("timm")]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Task:
@@ -153,7 +110,7 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Ta
     # First what is quick to fail.
     labels = splits.train
     graph = create_graph(config.model, labels.targets, labels.class_names, seed=config.seed)
-    backbone = Backbone(config.model, config.precision, config.seed, device)
+    backbone, other_keys = _backbone(Path(config.output), config, device)
     train, rows = _features(config, splits.whole, backbone)
     validation = None
     if splits.held_out.any():
@@ -168,8 +125,18 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Ta
         Standardize.fit(rows) if config.standardize_features else nn.Identity(),
         create_head(rows.shape[1], len(train.split.class_names), config.model, seed=config.seed, graph=graph),
         backbone.key,
+        other_keys,
     )
-    return Task(model, train=train, train_inputs=None, test=test, validation=validation, test_inputs=nn.Identity())
+    return Task(
+        model,
+        train=train,
+        train_inputs=None,
+        test=test,
+        validation=validation,
+        test_inputs=nn.Identity(),
+        record=backbone.record,
+        keep_backbone=backbone.keep if config.keep_backbone else None,
+    )
 
 
 def compute_features(config: TrainConfig, splits: Sequence[Split], device: torch.device) -> list[Images]:
@@ -178,31 +145,59 @@ def compute_features(config: TrainConfig, splits: Sequence[Split], device: torch
     Raises:
         InputError: the backbone cannot be made, or an image cannot be read.
     """
-    backbone = Backbone(config.model, config.precision, config.seed, device)
+    backbone = Backbone.new(config, device)
     return [_features(config, split, backbone)[0] for split in splits]
 
 
-def evaluation_task(config: TrainConfig, state: Mapping[str, Any], test: Split, device: torch.device) -> EvaluationTask:
+def evaluation_task(
+    run: Path, config: TrainConfig, state: Mapping[str, Any], test: Split, device: torch.device
+) -> EvaluationTask:
     """Compute the features of a split, or find them computed, and make the head with the state of a checkpoint.
 
+    The backbone is the one that the run in the folder was started with, from its own file of weights if it has one.
+
     Raises:
-        InputError: the backbone is not the one that the head was trained on.
+        InputError: the backbone's weights cannot be had, or are not those that the head was trained on.
     """
-    backbone = Backbone(config.model, config.precision, config.seed, device)
+    backbone, other_keys = _backbone(run, config, device)
     test_features, rows = _features(config, test, backbone)
     width, num_classes = rows.shape[1], len(test.class_names)
     model = ProbeModel(
         Standardize(torch.zeros(width), torch.ones(width)) if config.standardize_features else nn.Identity(),
         create_head(width, num_classes, config.model, graph=blank_graph(config.model, num_classes)),
         backbone.key,
+        other_keys,
     )
     model.load_state_dict(state)
     return EvaluationTask(model, test=test_features, test_inputs=nn.Identity())
 
 
+def _backbone(run: Path, config: TrainConfig, device: torch.device) -> tuple[Backbone, Collection[str]]:
+    """The backbone of a run, recorded in its folder or new, and what older versions called it."""
+    recorded = Backbone.of_run(run, config, device)
+    if recorded is not None:
+        return recorded, ()
+    has_begun = (run / METRICS_FILE).is_file() or checkpoint_path(run).is_file()
+    return Backbone.new(config, device), _older_keys(run, config) if has_begun else ()
+
+
+def _older_keys(run: Path, config: TrainConfig) -> Collection[str]:
+    """Names of the backbone in checkpoints of the first version, which had timm's version in them."""
+    releases = {version("timm")}
+    with suppress(OSError, ValueError, KeyError):
+        releases.add(json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))["versions"]["timm"])
+    model = config.model
+    weights = "pretrained" if model.pretrained else f"random, seed {config.seed}"
+    if model.weights is not None:
+        weights = file_digest(model.weights)
+    whole = [[model.backbone, model.options, weights, model.mean, model.std, config.precision, it] for it in releases]
+    return {hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest() for parts in whole}
+
+
 def _features(config: TrainConfig, split: Split, backbone: Backbone) -> tuple[Images, Float[Tensor, "N F"]]:
     """Features of a split as a table, and as the tensor in it; computed and written unless there is a file of them."""
     images = open_images(split, config.image_size, config)
+    # Nothing here says where images and weights lie, or which versions of libraries have read them.
     parts = [_FORMAT, images.key, backbone.key, config.image_size]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     path = config.cache_folder / "features" / f"{key}.npy"

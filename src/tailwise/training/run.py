@@ -31,6 +31,7 @@ from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.models.embeddings import embeddings_source
+from tailwise.models.record import RECORD_FILE
 from tailwise.training import finetune, probe
 from tailwise.training.compiling import require_compiler
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
@@ -174,9 +175,9 @@ def evaluate(
     saved = torch.load(checkpoint_path(run), map_location="cpu", weights_only=True)["state_dict"]
     state = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
     if config.mode == "finetune":
-        task = finetune.evaluation_task(config, state, test_split)
+        task = finetune.evaluation_task(run, config, state, test_split)
     else:
-        task = probe.evaluation_task(config, state, test_split, device)
+        task = probe.evaluation_task(run, config, state, test_split, device)
     if output is not None:
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -354,8 +355,17 @@ def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Pat
     checkpoint_path(folder).parent.mkdir(parents=True, exist_ok=True)
     save(replace(config, resume=False), folder / CONFIG_FILE)
     stats.save(recorded)
+    _write_backbone(task, folder)
     opened = (task.train, task.test, task.validation)
     _write_skipped(tuple(entry for images in opened if images is not None for entry in images.split.skipped), folder)
+
+
+def _write_backbone(task: Task, folder: Path) -> None:
+    """Record what the run starts from, and keep it where that is wanted."""
+    if task.keep_backbone is not None:
+        task.keep_backbone(folder)
+    if task.record is not None:
+        task.record.save(folder / RECORD_FILE)
 
 
 def _write_skipped(skipped: tuple[str, ...], folder: Path) -> None:

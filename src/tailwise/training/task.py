@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
+from tailwise.models.record import BackboneRecord
 from tailwise.training.datamodule import TrainTransform
 from tailwise.training.inputs import Images
 
@@ -22,6 +24,8 @@ class Task:
         test: test rows.
         validation: validation rows, if any.
         test_inputs: makes test and validation rows into inputs, on the device.
+        record: the backbone that training begins with; None where a run goes on that is older than such records.
+        keep_backbone: writes the backbone's weights into a folder; None where they are not wanted there.
     """
 
     model: nn.Module
@@ -30,6 +34,8 @@ class Task:
     test: Images
     validation: Images | None
     test_inputs: Callable[[Tensor], Tensor]
+    record: BackboneRecord | None = None
+    keep_backbone: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)

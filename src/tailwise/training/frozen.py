@@ -1,0 +1,163 @@
+"""The frozen backbone of a probe: what it is at once, its weights only where features must be computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tailwise.config import TrainConfig
+from tailwise.data.augment import prepare
+from tailwise.errors import InputError
+from tailwise.models.backbone import create_backbone
+from tailwise.models.config import ModelConfig
+from tailwise.models.inference import FrozenBackbone, prepare_for_inference
+from tailwise.models.record import RECORD_FILE, WEIGHTS_FILE, BackboneRecord, describe_backbone, keep_weights
+from tailwise.shapes import Float, UInt8
+from tailwise.training.inference import PRECISION_TYPES
+
+
+class Backbone:
+    """A backbone of known weights, which are loaded when they are needed.
+
+    Args:
+        record: what it is.
+        model: says where its weights are.
+        config: gives the precision, and the seed of random weights.
+        device: where to compute.
+        note: the file that the record was read from, if it may be out of date.
+
+    Attributes:
+        key: a name that two backbones share only if they compute the same features.
+    """
+
+    def __init__(
+        self,
+        record: BackboneRecord,
+        model: ModelConfig,
+        config: TrainConfig,
+        device: torch.device,
+        *,
+        note: Path | None = None,
+    ) -> None:
+        self.record = record
+        self.model = model
+        self.precision = config.precision
+        self.seed = config.seed
+        self.device = device
+        self.note = note
+        self.key = record.key(config.precision)
+
+    @classmethod
+    def new(cls, config: TrainConfig, device: torch.device) -> Backbone:
+        """The backbone that a configuration describes.
+
+        What it is was noted in the cache folder when it was last loaded, so that it is not loaded for finding features
+        that are computed already.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        note = config.cache_folder / "backbones" / f"{_weights_key(config)}.json"
+        record = None
+        with suppress(InputError):  # a damaged note is written again
+            record = BackboneRecord.load(note)
+        if record is not None:
+            if config.model.weights is not None:
+                record = replace(record, source=str(Path(config.model.weights).absolute()))
+            return cls(record, config.model, config, device, note=note)
+        made = create_backbone(config.model, seed=config.seed)
+        record = describe_backbone(made, config.model, seed=config.seed)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        record.save(note)
+        found = cls(record, config.model, config, device)
+        found.__dict__["plain"] = made  # which need not be loaded again
+        return found
+
+    @classmethod
+    def of_run(cls, folder: Path, config: TrainConfig, device: torch.device) -> Backbone | None:
+        """The backbone that the run in a folder was started with; None where the run is older than such records.
+
+        Its weights are those in the folder, or else what its configuration names.
+
+        Raises:
+            InputError: the record cannot be read.
+        """
+        record = BackboneRecord.load(folder / RECORD_FILE)
+        if record is None:
+            return None
+        kept = folder / WEIGHTS_FILE
+        model = record.model(config.model, kept) if kept.is_file() else config.model
+        return cls(record, model, config, device)
+
+    @cached_property
+    def plain(self) -> nn.Module:
+        """The timm model.
+
+        Raises:
+            InputError: its weights cannot be had, or are not those that they should be.
+        """
+        place = self.record.source if self.model.weights is None else str(self.model.weights)
+        try:
+            backbone = create_backbone(self.model, seed=self.seed)
+        except InputError as error:
+            raise InputError(
+                f"features must be computed, and the backbone's weights ({place}, SHA-256 {self.record.sha256}) cannot "
+                f"be had: {error}"
+            ) from error
+        try:
+            self.record.check(backbone, place)
+        except InputError:
+            if self.note is not None:
+                self.note.unlink(missing_ok=True)
+            raise
+        return backbone
+
+    @cached_property
+    def _prepared(self) -> FrozenBackbone:
+        return prepare_for_inference(self.plain, PRECISION_TYPES[self.precision]).to(self.device)
+
+    def features(self, images: UInt8[Tensor, "B 3 S S"], size: int) -> Float[Tensor, "B F"]:
+        """Features of a batch of decoded images, squashed to ``size``."""
+        computed: Tensor = self._prepared(prepare(images, size, self.record.mean, self.record.std))
+        return computed
+
+    def keep(self, folder: Path) -> None:
+        """Write the weights into the folder of a run, unless they are there.
+
+        Raises:
+            InputError: they cannot be had.
+        """
+        if not (folder / WEIGHTS_FILE).is_file():
+            keep_weights(self.plain, folder / WEIGHTS_FILE)
+
+
+def _weights_key(config: TrainConfig) -> str:
+    """A name for what decides which backbone is made; libraries do, because they draw weights and name downloads."""
+    model = config.model
+    weights = "pretrained" if model.pretrained else f"random, seed {config.seed}"
+    if model.weights is not None:
+        weights = file_digest(model.weights)
+    libraries = [version("timm"), version("torch")]
+    parts = [model.backbone, model.options, weights, model.mean, model.std, libraries]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_digest(weights: Path) -> str:
+    """SHA-256 of a weights file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"--model.weights {weights} cannot be read: {error.strerror}") from error
