@@ -40,7 +40,8 @@ def test_every_option_of_every_command_may_have_dashes(command: str) -> None:
 
 def test_options_within_options_may_have_dashes_and_values_keep_theirs() -> None:
     config = parsed(
-        *("--image-size", "64", "--optim.warmup-steps=7", "--test-split=my-test", "--model.label-words", '{"a-b": "c"}'),
+        *("--image-size", "64", "--optim.warmup-steps=7", "--test-split=my-test"),
+        *("--model.label-words", '{"a-b": "c"}'),
         *("--loss-options.neg_scale", "3", "--split-ratios.my-train=0.5", "--split-ratios.my-test=0.5"),
     )
     assert (config.image_size, config.optim.warmup_steps, config.test_split) == (64, 7, "my-test")

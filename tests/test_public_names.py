@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
 
 import tailwise
-from tailwise import losses, metrics
+from tailwise import errors, losses, metrics
 
 
 def parameters(function) -> list[str]:
@@ -69,3 +75,36 @@ print(float(create("pg", tailwise.LabelStats([5, 1], 8))(torch.zeros(2, 2), torc
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) > 0
+
+
+@pytest.mark.parametrize("missing", ["jsonargparse", "lightning"])
+@pytest.mark.parametrize("given", [["--help"], ["train", "--data", "digits", "--output", "x"], []])
+def test_the_command_of_a_plain_installation_says_what_to_install(missing, given):
+    code = f"""
+import runpy, sys
+sys.modules[{missing!r}] = None  # as if it were not installed
+sys.argv[1:] = {given}
+runpy.run_module("tailwise", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    message = f"error: the command tailwise needs {missing}, which is not installed: pip install 'tailwise[train]'\n"
+    assert result.stderr == message
+
+
+@pytest.mark.parametrize("part", ["training", "models", "experiments", "report"])
+def test_parts_that_need_more_than_a_plain_installation_say_so(part):
+    code = f"import sys; sys.modules['timm'] = None; import tailwise.{part}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.endswith(
+        f"MissingExtraError: tailwise.{part} needs timm, which is not installed: pip install 'tailwise[train]'\n"
+    )
+
+
+def test_the_console_script_is_the_command_that_says_so():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {"tailwise": "tailwise.__main__:main"}
+    distributions = packages_distributions()
+    found = {name.lower().replace("_", "-") for module in errors._OF_TRAIN for name in distributions[module]}
+    wanted = {re.split(r"[\[>]", requirement)[0] for requirement in project["optional-dependencies"]["train"]}
+    assert found == wanted

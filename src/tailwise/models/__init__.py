@@ -1,1 +1,5 @@
 """Classifiers on timm backbones. Import from the modules: timm loads slowly, and options do not need it."""
+
+from tailwise.errors import require_extra
+
+require_extra(__name__)

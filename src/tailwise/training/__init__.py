@@ -1,5 +1,9 @@
 """Training and testing runs; see :mod:`tailwise.training.run`."""
 
-from tailwise.training.run import Result, evaluate, train
+from tailwise.errors import require_extra
+
+require_extra(__name__)
+
+from tailwise.training.run import Result, evaluate, train  # noqa: E402
 
 __all__ = ["Result", "evaluate", "train"]
