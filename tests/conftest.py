@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def photos(shared: Path) -> Path:
 def backbone_weights(shared: Path) -> Path:
     """ImageNet weights of timm's mobilenetv2_100 with ``pad_type="same"``, mean = std = .5."""
     return shared / "weights" / "mobilenetv2_100_in1k_same.safetensors"
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server on this machine that takes connections and never says a word."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture

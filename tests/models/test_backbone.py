@@ -137,6 +137,33 @@ def test_downloads_that_fail_say_what_else_to_do(tmp_path: Path, monkeypatch: py
         create_backbone(ModelConfig(backbone="coatnet_0_224"))
 
 
+@pytest.mark.parametrize(("kind", "reason"), [("refusing", "Connection refused"), ("silent", "no answer within 0 s")])
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
+) -> None:
+    endpoint = silent if kind == "silent" else "http://127.0.0.1:9"
+    monkeypatch.setattr("tailwise.data.http._SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(timm, "create_model", None)
+    empty_cache = {"cache_dir": str(tmp_path)}
+    with pytest.raises(InputError, match=rf"{endpoint} cannot be reached: .*{reason}.*--model.pretrained false"):
+        create_backbone(ModelConfig(backbone="resnet50.tv_in1k", options=empty_cache))
+
+
+def test_weights_on_this_machine_need_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = timm.create_model("test_resnet", pretrained=False)
+    snapshot = tmp_path / "models--timm--test_resnet.r160_in1k"
+    (snapshot / "snapshots" / "0").mkdir(parents=True)
+    (snapshot / "refs").mkdir()
+    (snapshot / "refs" / "main").write_text("0")
+    save_file(reference.state_dict(), snapshot / "snapshots" / "0" / "model.safetensors")
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("tailwise.models.backbone.why_unreachable", None)
+    backbone = create_backbone(ModelConfig(backbone="test_resnet", options={"cache_dir": str(tmp_path)}))
+    torch.testing.assert_close(backbone.conv1[0].weight, reference.conv1[0].weight, rtol=0, atol=0)
+
+
 def test_features_of_real_photographs_are_timm_s(backbone_weights: Path, photos: Path) -> None:
     with photos.open(newline="") as file:
         rows = [row["image"] for row in csv.DictReader(file) if row["split"] == "test"][:3]

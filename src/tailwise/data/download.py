@@ -24,6 +24,7 @@ from tailwise.data.disk import alone, require_space
 from tailwise.data.http import (
     NOT_SATISFIABLE,
     PARTIAL,
+    Client,
     InterruptedRequestError,
     UnavailableError,
     by_hand,
@@ -195,12 +196,12 @@ def download_each(
         task = bar.add_task("downloading", total=len(urls))
 
         def every_nth(first: int) -> None:
-            with requests.Session() as session:
+            with Client() as client:
                 for index in range(first, len(urls), connections):
                     if stop.is_set():
                         return
                     url, path = urls[index], paths[index]
-                    transfer = partial(_get_whole, session, url, path, partial(problem_with, index))
+                    transfer = partial(_get_whole, client, url, path, partial(problem_with, index))
                     persist(transfer, url, path, attempts=attempts, wait=wait, pause=stop.wait)
                     bar.advance(task)
 
@@ -231,13 +232,13 @@ def _bar(progress: bool, *columns: Any) -> Progress:
 def _fetch(wanted: _Wanted, part: _Part, progress: bool, attempts: int, wait: float) -> None:
     _logger.info("downloading %s to %s", wanted.url, wanted.path)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with requests.Session() as session, _bar(progress, *columns, TimeRemainingColumn()) as bar:
+    with Client() as client, _bar(progress, *columns, TimeRemainingColumn()) as bar:
         task = bar.add_task(wanted.path.name, total=wanted.size)
-        transfer = partial(_transfer, session, wanted, part, partial(bar.update, task))
+        transfer = partial(_transfer, client, wanted, part, partial(bar.update, task))
         persist(transfer, wanted.url, wanted.path, attempts=attempts, wait=wait, pause=time.sleep)
 
 
-def _transfer(session: requests.Session, wanted: _Wanted, part: _Part, report: Callable[..., object]) -> None:
+def _transfer(client: Client, wanted: _Wanted, part: _Part, report: Callable[..., object]) -> None:
     """Make one request, for what is missing of the part file or for all of it, and store what comes."""
     version = part.version(wanted.url)
     start = 0
@@ -250,7 +251,7 @@ def _transfer(session: requests.Session, wanted: _Wanted, part: _Part, report: C
         headers["Range"] = f"bytes={start}-"
         if version.condition:
             headers["If-Range"] = version.condition
-    with get(session, wanted.url, wanted.path, headers) as response:
+    with get(client, wanted.url, wanted.path, headers) as response:
         resumed = response.status_code == PARTIAL
         if response.status_code == NOT_SATISFIABLE or (resumed and not _goes_on(response, start, version)):
             part.discard()
@@ -312,8 +313,8 @@ def _finish(wanted: _Wanted, part: _Part) -> None:
     part.note.unlink(missing_ok=True)
 
 
-def _get_whole(session: requests.Session, url: str, path: Path, problem_with: Callable[[bytes], str | None]) -> None:
-    with get(session, url, path) as response:
+def _get_whole(client: Client, url: str, path: Path, problem_with: Callable[[bytes], str | None]) -> None:
+    with get(client, url, path) as response:
         content = response.content
         total = remaining_length(response)
     problem = f"{len(content)} bytes came of {total}" if total not in (None, len(content)) else problem_with(content)

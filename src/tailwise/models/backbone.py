@@ -10,11 +10,13 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from timm.models import group_parameters
 from timm.models import load_state_dict as read_state_dict
 from torch import Tensor, nn
 
+from tailwise.data.http import why_unreachable
 from tailwise.errors import InputError
 from tailwise.models.config import ModelConfig
 from tailwise.spelling import near
@@ -143,6 +145,7 @@ def _create(name: str, options: Mapping[str, Any], **arguments: Any) -> nn.Modul
 
 def _from_download(name: str, options: Mapping[str, Any]) -> nn.Module:
     try:
+        _require_hub(name, options.get("cache_dir"))
         return _create(name, options, num_classes=0, pretrained=True)
     except OSError as error:
         raise InputError(
@@ -156,6 +159,24 @@ def _from_download(name: str, options: Mapping[str, Any]) -> nn.Module:
             f"--model.backbone {name}: timm has no weights for this model. Give a file with --model.weights FILE, or "
             "start from random weights with --model.pretrained false"
         ) from error
+
+
+def _require_hub(name: str, cache: Any) -> None:
+    """Find out quickly where weights cannot come from: timm asks for several files, each time for half a minute.
+
+    Raises:
+        ConnectionError: the weights are neither on this machine nor to be had.
+    """
+    source = timm.get_pretrained_cfg(name)
+    if constants.HF_HUB_OFFLINE or source is None or not source.hf_hub_id:
+        return
+    repository = source.hf_hub_id.partition("@")[0]
+    files = ("model.safetensors", "pytorch_model.bin", source.hf_hub_filename)
+    if any(isinstance(try_to_load_from_cache(repository, file, cache), str) for file in files if file):
+        return
+    reason = why_unreachable(constants.ENDPOINT)
+    if reason is not None:
+        raise ConnectionError(f"{constants.ENDPOINT} cannot be reached: {reason}")
 
 
 def _from_file(name: str, path: Path, options: Mapping[str, Any]) -> nn.Module:

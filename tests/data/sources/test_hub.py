@@ -106,3 +106,26 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"pip install 'tailwise\[hub\]'"):
         read_hub("hf:owner/name", folder=tmp_path / "kept")
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("refusing", "Connection refused"), ("silent", "no answer within 0 s")])
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
+) -> None:
+    endpoint = silent if kind == "silent" else "http://127.0.0.1:9"
+    monkeypatch.setattr("tailwise.data.http._SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    with pytest.raises(InputError, match=rf"{endpoint} cannot be reached \(.*{reason}.*HF_HUB_OFFLINE=1") as caught:
+        read_hub("hf:owner/name", folder=tmp_path / "kept")
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_mode_asks_no_hub_and_takes_what_was_loaded_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save(tmp_path, [["x"], ["y"]], datasets.List(datasets.Value("string")))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.load_from_disk(str(saved)))
+    assert read_hub("hf:owner/name", folder=tmp_path / "kept").class_names == ("x", "y")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tailwise.data.http import why_unreachable
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.data.sources.rows import Problems, Row, assemble, class_list
 from tailwise.errors import InputError, OnError
@@ -46,7 +47,8 @@ def read_hub(
         One row per row of the data set, split by split.
 
     Raises:
-        InputError: the library is missing, the data set cannot be loaded, or it has no such columns or rows.
+        InputError: the library is missing, the hub cannot be reached, the data set cannot be loaded, or it has no such
+            columns or rows.
     """
     splits = _load(name)
     first = next(iter(splits.values()))
@@ -80,10 +82,20 @@ def _load(name: str | Path) -> dict[str, Any]:
         raise InputError(f"{name}: reading it needs the library datasets: pip install 'tailwise[hub]'") from error
     try:
         if str(name).startswith(HUB_PREFIX):
+            # The library repeats each request for half a minute where there is no network.
+            offline = datasets.config.HF_HUB_OFFLINE
+            if not offline and (reason := why_unreachable(datasets.config.HF_ENDPOINT)) is not None:
+                raise InputError(
+                    f"{name} cannot be loaded: {datasets.config.HF_ENDPOINT} cannot be reached ({reason}); check the "
+                    "network, set HF_HUB_OFFLINE=1 to take what was loaded before, or give a folder written by "
+                    "save_to_disk"
+                )
             repository, _, configuration = str(name).removeprefix(HUB_PREFIX).partition(":")
             loaded = datasets.load_dataset(repository, configuration or None)
         else:
             loaded = datasets.load_from_disk(str(name))
+    except InputError:
+        raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"{name} cannot be loaded: {' '.join(str(error).split())}") from error
     splits = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
