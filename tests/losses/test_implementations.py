@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tailwise import LabelStats
 from tailwise.losses import create, implementation
+from tailwise.losses.targets import sparse_row_sums
 from tests.losses.conftest import NUM_SAMPLES, every_loss, loss_id
 
 VARIANTS = pytest.mark.parametrize("variant", every_loss(), ids=loss_id)
@@ -98,6 +99,88 @@ def test_numba_agrees_for_odd_shapes(name, shape, kind):
     agree(*pair, torch.float32)
 
 
+def stored_with_mask(soft: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sparse labels of which some entries are unknown or 0, a mask, and both as dense labels with NaN for unknown."""
+    generator = torch.Generator().manual_seed(8)
+    is_stored = torch.rand(16, 9, generator=generator) < 0.5
+    kind = torch.rand(16, 9, generator=generator)
+    values = torch.rand(16, 9, generator=generator).clamp(min=0.01) if soft else torch.ones(16, 9)
+    values = values.masked_fill(kind < 0.2, -1.0).masked_fill((kind >= 0.2) & (kind < 0.3), 0.0)
+    if soft:
+        values = values.masked_fill((kind >= 0.3) & (kind < 0.4), float("nan"))
+    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), is_stored.sum(1).cumsum(0)])
+    entries = values[is_stored] if soft else values[is_stored].to(torch.int8)
+    stored = torch.sparse_csr_tensor(bounds, is_stored.nonzero()[:, 1], entries, (16, 9), check_invariants=True)
+    mask = torch.rand(16, 9, generator=generator) < 0.7
+    dense = torch.where(is_stored, values, 0.0)
+    return stored, mask, dense.masked_fill((dense < 0) | ~mask, float("nan"))
+
+
+@pytest.mark.parametrize("name", ["bce", "cb-focal", "db-focal", "pg", "pg-auto", "asl"])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("impl", ["numba", "eager"])
+def test_soft_labels_and_masks_of_sparse_samples(name, soft, impl, stats):
+    stored, mask, dense = stored_with_mask(soft)
+    logits = logits_of((16, 9), torch.float32)
+    with_mask = value_and_gradient(create(name, stats, impl=impl), logits, stored, mask)
+    expected = value_and_gradient(create(name, stats), logits.double(), dense.double(), None)
+    agree(with_mask, (expected[0].float(), expected[1].float()), torch.float32)
+    without = value_and_gradient(create(name, stats, impl=impl), logits, stored, None)
+    dense = stored.to_dense().double()
+    expected = value_and_gradient(create(name, stats), logits.double(), dense.where(dense >= 0, torch.nan), None)
+    agree(without, (expected[0].float(), expected[1].float()), torch.float32)
+
+
+@pytest.mark.parametrize("impl", ["numba", "eager"])
+def test_bfloat16_gradients_are_rounded_to_the_nearest_and_to_even(impl, stats):
+    targets, _ = labels("uint8", (16, 9))
+    for name in ("bce", "db-focal", "pg"):
+        logits = logits_of((16, 9), torch.bfloat16)
+        _, rounded = value_and_gradient(create(name, stats, impl=impl, reduction="sum"), logits, targets, None)
+        _, exact = value_and_gradient(create(name, stats, reduction="sum"), logits.double(), targets, None)
+        below = torch.exp2(exact.abs().log2().floor()) / 128  # a unit in the last of 8 digits
+        error = (rounded.double() - exact).abs() / below
+        assert error.max() < 0.501  # cut, it would come near 1
+    # At logit 0 the derivative is half of the factor: with 9 digits it lies in the middle between two numbers.
+    for digits, even in ((1 + 1 / 256, 1.0), (1 + 3 / 256, 1 + 4 / 256)):
+        loss = create("formula", stats, impl=impl, reduction="sum", balance=digits)
+        zero = torch.zeros(2, 9, dtype=torch.bfloat16)
+        _, gradient = value_and_gradient(loss, zero, torch.tensor([[0] * 9, [1] * 9], dtype=torch.uint8), None)
+        assert (2 * gradient.float()).tolist() == [[even] * 9, [-even] * 9]
+
+
+@pytest.mark.parametrize("impl", ["numba", "eager"])
+@pytest.mark.parametrize("name", ["bce", "ntr", "focal", "r-bce"])
+def test_confident_pairs_keep_their_digits(name, impl, stats):
+    """Beyond 20, 1 − p is lost in float32, and value and derivative are as small as p; in float64 they are exact."""
+    distances = torch.tensor([12.0, 19.0, 20.5, 22.0, 24.5, 26.0, 28.0])
+    logits = torch.cat([-distances, distances])[:, None].expand(14, 9).contiguous()
+    targets = (logits > 0).to(torch.uint8)
+    loss = create(name, stats, impl=impl, reduction="none")
+    value, gradient = value_and_gradient(loss, logits, targets, None)
+    y, z = targets.double(), logits.double()
+    weight, shift, scale, gamma, factor = torch.ones(14, 9).double(), torch.zeros(9).double(), 1, 0, 1
+    counts = torch.tensor([610, 250, 130, 60, 25, 20, 12, 5, 1]).double()
+    if name == "ntr":
+        shift, scale = 0.05 / 2 * torch.log(NUM_SAMPLES / counts - 1), 2
+    elif name == "focal":
+        gamma, factor = 2, 2
+    elif name == "r-bce":
+        ratio = torch.where(y.any(1, keepdim=True), 1 / counts / (1 / counts).sum(), torch.inf)
+        weight = 0.1 + torch.sigmoid(10 * (ratio - 0.2))
+    slope = torch.where(targets == 1, -1.0, float(scale)).double()
+    a = slope * (z - shift)  # far below 0 on the right side
+    factor = factor * weight / slope.abs()
+    softplus, sigmoid = torch.log1p(torch.exp(a)), torch.exp(a) / (1 + torch.exp(a))
+    expected = factor * sigmoid**gamma * softplus
+    derivative = factor * slope * sigmoid**gamma * (sigmoid + gamma * softplus / (1 + torch.exp(a)))
+    # A float32 argument near 60 is known to 4e-6, and so is what it is the exponent of.
+    torch.testing.assert_close(value.double(), expected, rtol=2e-5, atol=1e-37)
+    torch.testing.assert_close(gradient.double(), derivative, rtol=2e-5, atol=1e-37)
+    assert expected.max() > 0
+    assert (value > 0).all()
+
+
 @pytest.mark.parametrize("impl", ["numba", "eager"])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_counts_stand_for_1(impl, sparse, stats):
@@ -117,6 +200,18 @@ def test_sums_of_sparse_samples_without_a_mask():
     values = torch.rand(2, 9, generator=torch.Generator().manual_seed(5))
     expected = targets.to_dense().clamp(min=0).float() @ values.T
     torch.testing.assert_close(implementation.choose("numba", values).row_sums(targets, None, values), expected)
+
+
+def test_sums_of_sparse_samples_weigh_soft_labels():
+    stored, _, _ = stored_with_mask(soft=True)
+    values = torch.rand(2, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    expected = torch.zeros(16, 2, dtype=torch.float64)
+    for i, row in enumerate(stored.to_dense().tolist()):
+        for m in range(2):
+            expected[i, m] = sum(y * values[m, k].item() for k, y in enumerate(row) if y > 0)
+    torch.testing.assert_close(sparse_row_sums(stored, values), expected)
+    single = implementation.choose("numba", values.float()).row_sums(stored, None, values.float())
+    torch.testing.assert_close(single, expected.float())
 
 
 @pytest.mark.parametrize("transpose", [False, True])

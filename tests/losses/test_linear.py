@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tailwise import LabelStats
 from tailwise.losses import ChunkedSGD, create, linear_loss, sharded_linear_loss
 from tests.losses.conftest import every_loss, loss_id
-from tests.losses.test_implementations import LABELS, labels
+from tests.losses.test_implementations import LABELS, labels, stored_with_mask
 
 VARIANTS = pytest.mark.parametrize("variant", every_loss(), ids=loss_id)
 SAMPLES, WIDTH, CLASSES = 16, 6, 9
@@ -54,6 +54,22 @@ def test_chunks_equal_the_whole(variant, kind, stats):
     for chunk in (1, 4, 100):
         loss = create(name, stats, **options)
         agree(value_and_gradients(linear_loss, head(), targets, loss, mask, chunk=chunk), expected)
+
+
+@pytest.mark.parametrize("name", ["bce", "cb-focal", "db-focal", "pg", "pg-auto", "asl"])
+@pytest.mark.parametrize("kind", ["soft", "soft, masked", "sparse, masked", "sparse, soft", "sparse, soft, masked"])
+def test_soft_labels_and_masks_count_in_every_chunk(name, kind, stats):
+    """Against the whole, in float64, on dense labels with NaN for what is unknown."""
+    targets, mask, dense = stored_with_mask(soft="soft" in kind)
+    if "sparse" not in kind:
+        targets = targets.to_dense()
+    if "masked" not in kind:
+        dense, mask = targets.to_dense() if "sparse" in kind else targets, None
+    known = dense.double().masked_fill(~(dense >= 0), torch.nan)
+    expected = value_and_gradients(plain, head(torch.float64), known, create(name, stats), None)
+    single = expected[0].float(), [gradient.float() for gradient in expected[1]]
+    for chunk in (1, 4, 100):
+        agree(value_and_gradients(linear_loss, head(), targets, create(name, stats), mask, chunk=chunk), single)
 
 
 @pytest.mark.parametrize("name", ["db-focal", "pg", "pg-auto", "asl"])
