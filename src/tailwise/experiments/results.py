@@ -17,13 +17,12 @@ from tailwise.data.targets import count_positives, to_dense
 from tailwise.experiments.board import Board, percent
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import FOLDS, Plan
-from tailwise.experiments.predictions import read_logits
 from tailwise.experiments.recommend import recommend
 from tailwise.experiments.runs import failure_of
 from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions, fit_decisions
 from tailwise.training.inputs import Split
-from tailwise.training.outputs import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, score_decisions
+from tailwise.training.outputs import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits, score_decisions
 
 FORMAT = "tailwise-comparison-1"
 

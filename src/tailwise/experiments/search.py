@@ -15,14 +15,13 @@ from tailwise.config import save
 from tailwise.data.targets import to_dense
 from tailwise.experiments.board import percent
 from tailwise.experiments.plan import Plan, candidates
-from tailwise.experiments.predictions import read_logits
 from tailwise.experiments.results import Chosen, portable
 from tailwise.experiments.runs import Run, failure_of
 from tailwise.labels import IndexArray, LabelStats
 from tailwise.metrics import average_precision, group_means
 from tailwise.metrics.groups import TOTAL
 from tailwise.training.inputs import Split
-from tailwise.training.outputs import VALIDATION_FILE, write_json
+from tailwise.training.outputs import VALIDATION_FILE, read_logits, write_json
 from tailwise.training.run import CONFIG_FILE
 
 SEARCH_FILE = "search.json"
