@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import yaml  # type: ignore[import-untyped]
 
@@ -34,6 +34,12 @@ CalibrationMethod = Literal["platt", "temperature"]
 
 DIGITS = "digits"
 """The value of ``data`` that names the embedded data set."""
+
+NO_SPLIT: Final = "none"
+"""The value of ``test_split`` with which a run is tested on nothing."""
+
+ALL_FOLDS: Final = "all"
+"""The value of ``val_fold`` with which every part is held out in turn."""
 
 # Epochs of all samplers but the class-aware one are about as long as the training set.
 _RECIPE_EPOCHS: dict[SamplerName, int] = {
@@ -98,14 +104,15 @@ class TrainConfig(ReadOptions):
     train_split: str = "train"
     """Name of the training split; several are joined by a plus, such as train+val."""
     test_split: str = "test"
-    """Name of the split that the final model is tested on."""
+    """Name of the split that the final model is tested on, or "none" to test it on nothing."""
     val_split: str | None = None
     """Name of a split that the final model is validated on: thresholds and calibration are fitted there."""
     val_folds: int = 0
     """Number of parts that the training split is divided into, each with its share of every class, to hold one out for
     validation and train on the others; 0 to train on all of it. The parts are the same for every seed."""
-    val_fold: int = 0
-    """The part that is held out, from 0 to val_folds - 1."""
+    val_fold: int | Literal["all"] = 0
+    """The part that is held out, from 0 to val_folds - 1. With "all", each is held out in turn from a model of its own,
+    and their scores together give thresholds and calibration; the final model is trained on the whole split."""
     threshold_objective: ThresholdObjective = "f1"
     """What the threshold of a class is chosen for on the validation images: the best F1 (f1), or threshold_target as
     the precision, with the most recall (precision), or as the recall, with the most precision (recall)."""
@@ -285,7 +292,7 @@ def _check(config: TrainConfig) -> None:
         ("num_workers", config.num_workers, config.num_workers >= 0, "0 or more"),
         ("cache_size", size, size is None or 1 <= size <= 2 * config.image_size, "at most twice image_size"),
         ("val_folds", folds, folds == 0 or folds >= 2, "0, or 2 or more"),
-        ("val_fold", fold, 0 <= fold < max(1, folds), "0 or more, and below val_folds"),
+        ("val_fold", fold, fold == ALL_FOLDS or 0 <= fold < max(1, folds), "0 or more, and below val_folds"),
         ("threshold_target", target, _fits(target, config.threshold_objective), "in (0, 1], or null for f1"),
         ("thresholds", config.thresholds, 0 <= config.thresholds[0] <= config.thresholds[1], "two rising counts"),
         ("optim.lr", optim.lr, optim.lr > 0 and math.isfinite(optim.lr), "positive"),
@@ -303,6 +310,7 @@ def _check(config: TrainConfig) -> None:
     if config.compile and config.mode == "probe":
         raise InputError("compile is for mode finetune: a probe runs its backbone once over the images; leave it out")
     _check_splits(config)
+    _check_cross_fitting(config)
 
 
 def _fits(target: float | None, objective: ThresholdObjective) -> bool:
@@ -313,12 +321,26 @@ def _check_splits(config: TrainConfig) -> None:
     if config.val_split is not None and config.val_folds:
         raise InputError("val_split and val_folds are both given; choose one")
     splits = {"train_split": config.train_split, "test_split": config.test_split, "val_split": config.val_split}
+    if config.test_split == NO_SPLIT:
+        del splits["test_split"]
     given = {name: set(split.split(SPLIT_JOINER)) for name, split in splits.items() if split is not None}
     for (first, parts), (second, others) in combinations(given.items(), 2):
         if parts & others:
             raise InputError(
                 f"{first} and {second} both have {min(parts & others)!r}; train, test and validate on different images"
             )
+
+
+def _check_cross_fitting(config: TrainConfig) -> None:
+    if config.val_fold != ALL_FOLDS:
+        return
+    if not config.val_folds:
+        raise InputError("val_fold all holds out every part in turn: say how many there are with val_folds, such as 5")
+    if config.devices * config.num_nodes > 1:
+        raise InputError(
+            f"val_fold all trains one model after the other on one device, got devices {config.devices} and num_nodes "
+            f"{config.num_nodes}: train with one device, or each part as a run of its own (val_fold 0, 1, ...)"
+        )
 
 
 def _absolute(path: str | None) -> str | None:

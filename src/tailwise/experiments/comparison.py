@@ -129,6 +129,7 @@ def _num_cores() -> int:
 def _prepare(plan: Plan, splits: RunSplits) -> tuple[Split, Split]:
     """Decode the images, or compute the features, that runs share; returns the splits of what could be read."""
     shared = plan.shared
+    assert splits.test is not None
     if shared.mode == "finetune":
         train = open_images(splits.whole, finetune.training_size(shared), shared)
         return train.split, open_images(splits.test, shared.image_size, shared).split
@@ -168,6 +169,7 @@ def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
     Raises:
         InputError: it holds something else, a comparison of other data, or one that another process is at.
     """
+    assert splits.test is not None
     folder, record = plan.folder, plan.folder / _DATA_FILE
     is_empty = not folder.exists() or (folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir()))
     if not is_empty and not record.is_file():

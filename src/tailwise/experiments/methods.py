@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from tailwise.config import SamplerName, TrainConfig
+from tailwise.config import NO_SPLIT, SamplerName, TrainConfig
 from tailwise.errors import InputError
 from tailwise.experiments.runs import Run, execute, unfinished
 from tailwise.spelling import near
@@ -122,8 +122,9 @@ def run_methods(
         workers: runs at a time, which share the processor's cores; 1 runs in this process.
 
     Raises:
-        InputError: a run failed, or a folder holds a run with other options.
+        InputError: a run failed, a folder holds a run with other options, or there is no test split.
     """
+    require_test(shared)
     planned = [[method.run(shared, seed) for seed in seeds] for method in methods]
     if workers == 1:
         for method, runs in zip(methods, planned, strict=True):
@@ -148,6 +149,19 @@ def run_methods(
             if outcome.failure is not None:
                 raise InputError(f"{run.name}: {outcome.failure.reason}")
             open_names.remove(run.name)
+
+
+def require_test(shared: TrainConfig) -> None:
+    """Refuse runs that would be tested on nothing, of which there would be nothing to report.
+
+    Raises:
+        InputError: they would.
+    """
+    if shared.test_split == NO_SPLIT:
+        raise InputError(
+            f"--test_split {NO_SPLIT}: methods are compared by what they score on a test split; give its name "
+            "(tailwise train alone can do without)"
+        )
 
 
 def markdown_table(rows: Sequence[Row], *, seconds: bool = False) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tailwise.config import TrainConfig
 from tailwise.errors import InputError
-from tailwise.experiments.methods import Method
+from tailwise.experiments.methods import Method, require_test
 from tailwise.experiments.runs import Run
 
 RUNS, FOLDS, SEARCH = "runs", "folds", "search"
@@ -57,6 +57,7 @@ class Plan:
         names = [method.name for method in self.methods]
         if self.baseline is not None and self.baseline not in names:
             raise InputError(f"baseline {self.baseline!r} is none of the methods that are compared: {', '.join(names)}")
+        require_test(self.shared)
         if self.search and not self.folds:
             raise InputError("a search chooses on held-out folds of the training split: give --folds 2 or more")
 

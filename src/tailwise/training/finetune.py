@@ -74,7 +74,7 @@ def new_task(config: TrainConfig, splits: RunSplits) -> Task:
         model,
         train=whole.subset(~splits.held_out) if splits.held_out.any() else whole,
         train_inputs=AugmentedInputs(config.image_size, model.mean, model.std, config.seed, config.augment),
-        test=open_images(splits.test, config.image_size, config),
+        test=None if splits.test is None else open_images(splits.test, config.image_size, config),
         validation=None if validation is None else open_images(validation, config.image_size, config),
         test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
         record=recorded,

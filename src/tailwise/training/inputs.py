@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailwise.config import DIGITS, TrainConfig
+from tailwise.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig
 from tailwise.data.cache import ImageCache, build_cache
 from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
 from tailwise.data.sources.splits import split_by_ratio
@@ -103,13 +103,13 @@ class RunSplits:
     Attributes:
         whole: the training split, with the rows held out of it.
         held_out: (N,) whether a row of it is held out.
-        test: the test split.
+        test: the test split; None without one.
         validation: a split of its own, or the rows held out; None without either.
     """
 
     whole: Split
     held_out: NDArray[np.bool_]
-    test: Split
+    test: Split | None
     validation: Split | None
 
     @cached_property
@@ -119,7 +119,12 @@ class RunSplits:
 
 
 def read_splits(
-    data: str, names: Sequence[str | None], options: ReadOptions, *, classes: Sequence[str] | None = None
+    data: str,
+    names: Sequence[str | None],
+    options: ReadOptions,
+    *,
+    classes: Sequence[str] | None = None,
+    reserved: str | None = None,
 ) -> list[Split]:
     """Read the labels of splits, and check that their images are there.
 
@@ -128,6 +133,7 @@ def read_splits(
         names: the splits; None for all rows.
         options: how to read it.
         classes: class names in the order wanted, instead of those of ``options``.
+        reserved: a name that no split of the data may have.
 
     Raises:
         InputError: the data or a split cannot be used.
@@ -135,6 +141,11 @@ def read_splits(
     if data == DIGITS:
         return [_digits(name) for name in names]
     labeled = read_labels(data, options, classes=classes)
+    if reserved is not None and reserved in labeled.splits:
+        raise InputError(
+            f"--test_split {reserved} means to test on nothing, and {labeled.source} has a split of this name: give "
+            "that split another name"
+        )
     return [_files(labeled, name, options.on_error) for name in names]
 
 
@@ -142,25 +153,42 @@ def read_run(config: TrainConfig) -> RunSplits:
     """Read the labels of the splits that a run trains, tests and validates on.
 
     A part held out depends on the labels of the training split and on nothing else, so that runs with other seeds and
-    losses hold out the same images.
+    losses hold out the same images. Where all parts are held out in turn, none is here; see :func:`each_fold`.
 
     Raises:
         InputError: the data or a split cannot be used, or there are fewer images than parts.
     """
-    names = [config.train_split, config.test_split]
-    if config.val_split is not None:
-        names.append(config.val_split)
-    train, test, *others = read_splits(config.data, names, config)
-    held_out = np.zeros(len(train), dtype=np.bool_)
-    validation = others[0] if others else None
-    if config.val_folds:
-        ratios = {str(fold): 1 / config.val_folds for fold in range(config.val_folds)}
-        held_out = np.array(split_by_ratio(train.targets, ratios)) == str(config.val_fold)
-        name = f"{train.name}, fold {config.val_fold} of {config.val_folds}"
-        validation = train.subset(np.flatnonzero(held_out), name)
-        if config.val_folds > len(train) or not len(validation):
-            raise InputError(f"split {train.name!r} has too few images, {len(train)}, for {config.val_folds} val_folds")
-    return RunSplits(train, held_out, test, validation)
+    wanted = (config.train_split, None if config.test_split == NO_SPLIT else config.test_split, config.val_split)
+    names = [name for name in wanted if name is not None]
+    reserved = NO_SPLIT if config.test_split == NO_SPLIT else None
+    found = iter(read_splits(config.data, names, config, reserved=reserved))
+    train, test, validation = (None if name is None else next(found) for name in wanted)
+    assert train is not None
+    splits = RunSplits(train, np.zeros(len(train), dtype=np.bool_), test, validation)
+    if not config.val_folds or config.val_fold == ALL_FOLDS:
+        return splits
+    return each_fold(splits, config.val_folds)[config.val_fold]
+
+
+def each_fold(splits: RunSplits, folds: int) -> list[RunSplits]:
+    """The labels with each of ``folds`` parts of the training split held out.
+
+    Raises:
+        InputError: there are fewer images than parts.
+    """
+    train = splits.whole
+    too_few = InputError(f"split {train.name!r} has too few images, {len(train)}, for {folds} val_folds")
+    if folds > len(train):
+        raise too_few
+    parts = np.array(split_by_ratio(train.targets, {str(fold): 1 / folds for fold in range(folds)}))
+    held_out = [parts == str(fold) for fold in range(folds)]
+    if not all(rows.any() for rows in held_out):
+        raise too_few
+    names = (f"{train.name}, fold {fold} of {folds}" for fold in range(folds))
+    return [
+        replace(splits, held_out=rows, validation=train.subset(np.flatnonzero(rows), name))
+        for rows, name in zip(held_out, names, strict=True)
+    ]
 
 
 def open_images(split: Split, size: int, config: TrainConfig) -> Images:
@@ -187,8 +215,13 @@ def open_images(split: Split, size: int, config: TrainConfig) -> Images:
     return Images(split, cache, content_key(cache), cache.kept)
 
 
-def check_labels(splits: RunSplits, stats: LabelStats) -> None:
+def check_labels(splits: RunSplits, stats: LabelStats, *, tell: bool = True) -> None:
     """Refuse labels that nothing can be learnt from or measured on; tell of classes that one side lacks.
+
+    Args:
+        splits: the labels.
+        stats: statistics of those that are trained on.
+        tell: whether to warn of what is missing.
 
     Raises:
         InputError: fewer than two training images, no positive label in a split, no class with both a positive and a
@@ -208,6 +241,13 @@ def check_labels(splits: RunSplits, stats: LabelStats) -> None:
             "learnt but to predict the same for every image: check what images without a class have as its label "
             "(0 is absent; -1, null and blanks are unknown unless --negative and --blank say otherwise)"
         )
+    if tell:
+        _tell_what_is_missing(splits, stats)
+
+
+def _tell_what_is_missing(splits: RunSplits, stats: LabelStats) -> None:
+    """Warn of classes that nothing is learnt of, and of splits that nothing is measured on."""
+    train = splits.train
     _tell_of(stats.class_counts == 0, "have no image in split %r, so nothing can be learnt of them", train)
     _tell_of(
         (count_negatives(train.targets) == 0) & (stats.class_counts > 0),

@@ -120,7 +120,7 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Ta
         rows = train.table.batch(torch.arange(len(train.split)))
     elif splits.validation is not None:
         validation, _ = _features(config, splits.validation, backbone)
-    test, _ = _features(config, splits.test, backbone)
+    test = None if splits.test is None else _features(config, splits.test, backbone)[0]
     model = ProbeModel(
         Standardize.fit(rows) if config.standardize_features else nn.Identity(),
         create_head(rows.shape[1], len(train.split.class_names), config.model, seed=config.seed, graph=graph),

@@ -157,12 +157,14 @@ class TrainingProgress(pl.Callback):
     Args:
         losses: knows the loss to show.
         show: whether a bar is wanted.
+        title: what is being done.
         refresh_every: steps between two updates of the bar.
     """
 
-    def __init__(self, losses: LossLog, *, show: bool, refresh_every: int = 25) -> None:
+    def __init__(self, losses: LossLog, *, show: bool, title: str = "training", refresh_every: int = 25) -> None:
         self.losses = losses
         self.show = show
+        self.title = title
         self.refresh_every = refresh_every
         self._context: Any = None
         self._advance: Callable[[int, str], None] = lambda _steps, _description: None
@@ -172,7 +174,7 @@ class TrainingProgress(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
-        self._context = bar("training", total, show=self.show and trainer.is_global_zero)
+        self._context = bar(self.title, total, show=self.show and trainer.is_global_zero)
         self._advance = self._context.__enter__()
         self._pending = trainer.global_step
         self._last_line = time.monotonic()
@@ -207,4 +209,5 @@ class TrainingProgress(pl.Callback):
             self._context = None
 
     def _describe(self, trainer: pl.Trainer) -> str:
-        return f"training, epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, loss {self.losses.last_mean:.4f}"
+        epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        return f"{self.title}, {epoch}, loss {self.losses.last_mean:.4f}"

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tailwise import losses
-from tailwise.config import TrainConfig, differences, load, resolve, save
+from tailwise.config import ALL_FOLDS, NO_SPLIT, TrainConfig, differences, load, resolve, save
 from tailwise.data.samplers import (
     ClassAwareSampler,
     EpochSampler,
@@ -31,9 +31,9 @@ from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.models.embeddings import embeddings_source
-from tailwise.models.record import RECORD_FILE
 from tailwise.training import finetune, probe
 from tailwise.training.compiling import require_compiler
+from tailwise.training.crossfit import cross_fit
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
 from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import choose_device
@@ -80,19 +80,26 @@ def train(config: TrainConfig) -> Result | None:
     """Train as configured, test the final model, and leave everything in the run folder.
 
     The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
-    checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and predictions.parquet, and,
-    if there are validation images, validation.parquet and thresholds.json, each written whole or not at all. With
+    checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and, if there is a test split,
+    predictions.parquet, and, if there are validation images, validation.parquet and thresholds.json, each written whole
+    or not at all. What a probe's backbone is says backbone.json. With ``config.val_fold`` "all" the validation images
+    are all training images, and the folder has those of :func:`~tailwise.training.crossfit.cross_fit`. With
     ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if it had not been interrupted.
 
     Args:
         config: the run.
 
     Returns:
-        The metrics of the final epoch on the test split; None in processes other than the first.
+        The metrics of the final epoch; None in processes other than the first.
 
     Raises:
         InputError: the configuration, data or folder cannot be used, or the loss stopped being a number.
     """
+    return _train(config)
+
+
+def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
+    """Train as :func:`train` does, on labels read before where the run is a part of a cross-fitting."""
     started = time.perf_counter()
     given_loss = config.loss
     config = resolve(config)
@@ -101,9 +108,9 @@ def train(config: TrainConfig) -> Result | None:
     recorded = _claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
-    splits = read_run(config)
+    splits = part or read_run(config)
     stats = _stats(splits.train, config)
-    check_labels(splits, stats)
+    check_labels(splits, stats, tell=part is None)
     # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
     with warnings.catch_warnings(action="ignore"):
         create_loss(config, stats, given_loss)
@@ -114,10 +121,14 @@ def train(config: TrainConfig) -> Result | None:
     loss = create_loss(config, stats)
     if _is_first_process():
         _write_start(config, stats, task, folder)
+    validation, decisions = None, None
+    if config.val_fold == ALL_FOLDS:
+        validation, decisions = cross_fit(config, splits, task, stats, folder, _train)
     steps = fit(config, task, loss, stats, folder)
     if not _is_first_process():
         return None
-    validation, decisions = run_validation(config, task, stats, device, folder)
+    if validation is None:
+        validation, decisions = run_validation(config, task, stats, device, folder, tell=part is None)
     metrics = {
         **run_test(config, task, stats, device, decisions, folder),
         **({} if validation is None else {"validation": validation}),
@@ -169,6 +180,8 @@ def evaluate(
         "cpu" if config.accelerator == "cpu" else "auto", config.precision if config.mode == "probe" else "fp32"
     )
     name = split or (config.test_split if data is None else None)
+    if name == config.test_split == NO_SPLIT and split is None:
+        raise InputError(f"the run in {run} has no test split: say what to test it on with --split or --data")
     if data is not None:
         config = _reading(config, options or ReadOptions())
     (test_split,) = read_splits(data or config.data, [name], config, classes=stats.class_names)
@@ -355,17 +368,9 @@ def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Pat
     checkpoint_path(folder).parent.mkdir(parents=True, exist_ok=True)
     save(replace(config, resume=False), folder / CONFIG_FILE)
     stats.save(recorded)
-    _write_backbone(task, folder)
+    task.write_backbone(folder)
     opened = (task.train, task.test, task.validation)
     _write_skipped(tuple(entry for images in opened if images is not None for entry in images.split.skipped), folder)
-
-
-def _write_backbone(task: Task, folder: Path) -> None:
-    """Record what the run starts from, and keep it where that is wanted."""
-    if task.keep_backbone is not None:
-        task.keep_backbone(folder)
-    if task.record is not None:
-        task.record.save(folder / RECORD_FILE)
 
 
 def _write_skipped(skipped: tuple[str, ...], folder: Path) -> None:

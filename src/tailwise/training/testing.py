@@ -16,7 +16,7 @@ from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions, fit_decisions
 from tailwise.shapes import Float
 from tailwise.training.inference import forward_table
-from tailwise.training.inputs import Images
+from tailwise.training.inputs import Images, Split
 from tailwise.training.outputs import (
     PREDICTIONS_FILE,
     THRESHOLDS_FILE,
@@ -39,33 +39,59 @@ def run_test(
     decisions: Decisions | None,
     folder: Path | None,
 ) -> dict[str, Any]:
-    """Test a model, also at thresholds if there are any; write its predictions if there is a folder."""
+    """Test a model, also at thresholds if there are any; write its predictions if there is a folder.
+
+    Returns:
+        The metrics; without test images, only that there is no split.
+    """
+    if task.test is None:
+        return {"split": None, "num_images": 0}
     logits = _logits(config, task, task.test, device)
     if folder is not None:
         write_predictions(folder / PREDICTIONS_FILE, task.test.split.images, stats.class_names, logits)
-    return _scored(logits, task.test, stats, decisions)
+    return _scored(logits, task.test.split, stats, decisions)
 
 
 def run_validation(
-    config: TrainConfig, task: Task, stats: LabelStats, device: torch.device, folder: Path
+    config: TrainConfig, task: Task, stats: LabelStats, device: torch.device, folder: Path, *, tell: bool = True
 ) -> tuple[dict[str, Any] | None, Decisions | None]:
     """Test a model on its validation images, if it has any, and fit thresholds and calibration to them.
 
     Predictions, thresholds and calibration are written into the folder of the run.
 
+    Args:
+        config: the run.
+        task: the model, and the images.
+        stats: statistics of the training labels.
+        device: what to compute on.
+        folder: the folder of the run.
+        tell: whether to warn of classes without a threshold.
+
     Returns:
         The metrics, and what was fitted. The metrics are not those at the fitted thresholds, which are the best there
         are for these images, and would promise too much.
     """
-    images = task.validation
-    if images is None:
+    if task.validation is None:
         return None, None
-    logits = _logits(config, task, images, device)
-    write_predictions(folder / VALIDATION_FILE, images.split.images, stats.class_names, logits)
-    metrics = _scored(logits, images, stats, None)
+    logits = _logits(config, task, task.validation, device)
+    return judge_validation(config, logits, task.validation.split, stats, folder, tell=tell)
+
+
+def judge_validation(
+    config: TrainConfig,
+    logits: Float[Tensor, "N K"],
+    split: Split,
+    stats: LabelStats,
+    folder: Path,
+    *,
+    tell: bool = True,
+) -> tuple[dict[str, Any], Decisions]:
+    """The part of :func:`run_validation` that follows from the logits of the validation images."""
+    write_predictions(folder / VALIDATION_FILE, split.images, stats.class_names, logits)
+    metrics = _scored(logits, split, stats, None)
     decisions = fit_decisions(
         logits,
-        to_dense(images.split.targets),
+        to_dense(split.targets),
         stats.class_names,
         config.threshold_objective,
         target=config.threshold_target,
@@ -73,7 +99,7 @@ def run_validation(
     )
     decisions.save(folder / THRESHOLDS_FILE)
     untuned = decisions.untuned
-    if untuned:
+    if untuned and tell:
         _logger.warning(
             "%d of %d classes keep the threshold of probability 1/2: no positive or no negative among the validation "
             "images, or no threshold good enough: %s%s",
@@ -102,8 +128,7 @@ def _logits(
 
 
 def _scored(
-    logits: Float[Tensor, "N K"], images: Images, stats: LabelStats, decisions: Decisions | None
+    logits: Float[Tensor, "N K"], split: Split, stats: LabelStats, decisions: Decisions | None
 ) -> dict[str, Any]:
-    split = images.split
     scores = score(logits, to_dense(split.targets), stats, decisions)
     return {"split": split.name, "num_images": len(split), **scores}

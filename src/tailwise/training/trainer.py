@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-from tailwise.config import Precision, TrainConfig
+from tailwise.config import ALL_FOLDS, Precision, TrainConfig
 from tailwise.files import replacing
 from tailwise.training.progress import LossLog, TrainingProgress
 
@@ -146,7 +146,7 @@ def create_trainer(
         use_distributed_sampler=False,
         callbacks=[
             losses,
-            TrainingProgress(losses, show=not config.quiet),
+            TrainingProgress(losses, show=not config.quiet, title=_title(config)),
             LastCheckpoint(
                 checkpoint_path(folder),
                 checkpoint_every,
@@ -166,6 +166,12 @@ def create_trainer(
         num_sanity_val_steps=0,
         default_root_dir=folder,
     )
+
+
+def _title(config: TrainConfig) -> str:
+    """What the progress of a run is called."""
+    holds_out = config.val_folds and config.val_fold != ALL_FOLDS
+    return f"training without fold {config.val_fold} of {config.val_folds}" if holds_out else "training"
 
 
 def forget_logs_after(folder: Path, step: int) -> None:
