@@ -106,6 +106,39 @@ def test_evaluate_repeats_the_metrics(cli: Callable[..., Outcome], train_line: s
     assert (code, "has results already" in err) == (2, True)
 
 
+def test_a_run_without_a_test_says_so_everywhere(
+    cli: Callable[..., Outcome], train_line: str, labels: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    line = f"{train_line} --mode probe --test_split none"
+    code, out, err = cli(f"{line} --val_folds 2 --val_fold all")
+    validation = json.loads((run / "metrics.json").read_text())["validation"]
+    score = f"{validation['mAP']['total']:.2f}"
+    assert code == 0
+    assert all(text in out for text in ("tested on nothing", "cross-validated in 2 folds", score))
+    assert f"cross-validated mAP: {score}" in err
+    assert cli(f"{line} --val_folds 2 --val_fold all --resume true")[1] == out
+    code, out, err = cli(f"report {run}")
+    assert (code, "The run was tested on nothing" in err) == (0, True)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert f"<dd>{score}</dd>" in text
+    assert "on train, cross-validated in 2 folds" in text
+    assert "Probabilities during training" in text
+    assert "Mistakes on rare classes" not in text
+    assert f"tailwise evaluate {run} --data other.csv" in text
+    assert cli(f"guide {run}")[0] == 0
+    code, _, err = cli(f"evaluate {run}")
+    assert (code, "has no test split: say what to test it on with --split or --data" in err) == (2, True)
+    assert cli(f"evaluate {run} --split test --output {tmp_path / 'test'}")[0] == 0
+    assert "CF1_tuned" in json.loads((tmp_path / "test" / "metrics.json").read_text())
+    code, out, _ = cli(f"{line} --output {tmp_path / 'plain'} --optim.epochs 1")
+    assert (code, "tested on nothing" in out, "mAP" in out) == (0, True, False)
+    assert cli(f"report {tmp_path / 'plain'}")[0] == 0
+    for command in (f"compare {labels}", f"reproduce photos --data {labels} --mode probe --table 2"):
+        code, _, err = cli(f"{command} --output {tmp_path / 'other'} --test_split none")
+        assert (code, "methods are compared by what they score on a test split" in err) == (2, True)
+
+
 def test_report_writes_the_page_of_a_run(
     cli: Callable[..., Outcome], train_line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

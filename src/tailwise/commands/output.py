@@ -18,25 +18,39 @@ _MOST_CLASSES = 40
 def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
     """Print the mAP of a test, what its thresholds and calibration do, and where its files are.
 
+    Of a run without a test, it is the mAP on validation images, if there are any; of one whose validation images are
+    those of all folds together, that as well.
+
     Args:
         metrics: as :func:`tailwise.training.outputs.score` gives them, with the split.
         folder: where they were written, if anywhere.
     """
+    console = Console()
+    is_tested, validation = metrics["split"] is not None, metrics.get("validation")
+    if validation is not None and (not is_tested or "folds" in validation):
+        _show_means(validation, console)
+    if is_tested:
+        _show_means(metrics, console)
+    else:
+        console.print("tested on nothing: there is no test split", highlight=False)
+    if "CF1_tuned" in metrics:
+        _show_decisions(metrics, console)
+    if folder is not None:
+        files = "metrics, predictions and model" if is_tested else "metrics and model"
+        console.print(f"{files}: {folder}", soft_wrap=True, highlight=False)
+
+
+def _show_means(metrics: Mapping[str, Any], console: Console) -> None:
     from tailwise.training.outputs import describe_left_out
 
-    console = Console()
     table = Table(title=f"mAP on {metrics['split']} (%)")
     for group in metrics["mAP"]:
         table.add_column(group, justify="right")
     table.add_row(*_cells(*metrics["mAP"].values()))
     console.print(table)
-    if "CF1_tuned" in metrics:
-        _show_decisions(metrics, console)
     left_out = describe_left_out(metrics["AP"], metrics["split"])
     if left_out is not None:
         console.print(left_out, highlight=False, markup=False)
-    if folder is not None:
-        console.print(f"metrics, predictions and model: {folder}", soft_wrap=True, highlight=False)
 
 
 def _show_decisions(metrics: Mapping[str, Any], console: Console) -> None:

@@ -65,6 +65,12 @@ def gather(results: Results, methods: Sequence[MethodResults]) -> Evidence:
             order as long as there is room.
     """
     found = Evidence()
+    if not results.is_tested:
+        found.missing.append(
+            "The run was tested on nothing (test_split none), so there are no test scores, curves of classes or "
+            "mistakes. The command below tests it on other data."
+        )
+        return found
     data = _read_again(results, methods, found)
     if data is not None:
         _judge(found, data, results, methods)

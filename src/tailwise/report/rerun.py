@@ -18,7 +18,8 @@ _NEW_FOLDER = "again"
 
 def commands(results: Results) -> Iterator[Fact]:
     """Each command line with what it does."""
-    first = next((method for method in results.scored if method.folders), None)
+    methods = results.scored if results.is_tested else results.methods
+    first = next((method for method in methods if method.folders), None)
     if first is not None and first.config is not None:
         folder = first.folders[0].absolute()
         train = ["tailwise", "train", "--config", str(folder / CONFIG_FILE)]

@@ -93,7 +93,7 @@ class Results:
         folder: where they were read from.
         is_comparison: whether it is the folder of a comparison, rather than that of a run.
         source: what the data were read from.
-        splits: name and number of images of the training and the test split.
+        splits: name and number of images of the training and the test split; None for a run that is tested on nothing.
         stats: counts, names and groups of the training labels.
         test_counts: K positives in the test split; None where it is not recorded.
         mode: "probe" or "finetune".
@@ -112,7 +112,7 @@ class Results:
     folder: Path
     is_comparison: bool
     source: str
-    splits: tuple[tuple[str, int], tuple[str, int]]
+    splits: tuple[tuple[str, int], tuple[str, int] | None]
     stats: LabelStats
     test_counts: tuple[int, ...] | None
     mode: str
@@ -126,6 +126,11 @@ class Results:
     folds: int = 0
     level: float | None = None
     replicates: int | None = None
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there is a test split."""
+        return self.splits[1] is not None
 
     def method(self, name: str | None) -> MethodResults | None:
         """The method of a name, if it has scores."""
@@ -167,6 +172,11 @@ class Results:
             return rank, -(method.mean() or 0.0)
 
         return sorted((method for method in self.methods if method.test is not None), key=key)
+
+
+def validation_name(method: MethodResults) -> str:
+    """What the validation images of a method are, in words."""
+    return str((method.validation or {}).get("split", "validation images"))
 
 
 def is_comparison(folder: Path) -> bool:
@@ -214,14 +224,9 @@ def read_run(folder: Path) -> Results:
     config = load(folder / CONFIG_FILE)
     try:
         stats = LabelStats.load(folder / STATS_FILE)
-        test = {
-            "mean": metrics["mAP"],
-            "std": dict.fromkeys(metrics["mAP"]),
-            "AP": [metrics["AP"][name] for name in stats.class_names],
-            "runs": [{"seed": config.seed, "mAP": metrics["mAP"]}],
-            **{name: metrics[name] for name in SINGLE_SCORES if name in metrics},
-        }
-        splits = ((config.train_split, stats.num_samples), (metrics["split"], metrics["num_images"]))
+        is_tested = metrics["split"] is not None
+        test = _scores(metrics, config, stats) if is_tested else None
+        tested_on = (metrics["split"], metrics["num_images"]) if is_tested else None
     except (KeyError, OSError, ValueError) as error:
         raise InputError(f"{folder} is not as training leaves a run: {_reason(error)}; train again") from error
     method = MethodResults(
@@ -231,13 +236,13 @@ def read_run(folder: Path) -> Results:
         folder=folder,
         is_comparison=False,
         source=config.data,
-        splits=splits,
+        splits=((config.train_split, stats.num_samples), tested_on),
         stats=stats,
         test_counts=None,
         mode=config.mode,
         seeds=(config.seed,),
         methods=(method,),
-        best=method.name,
+        best=method.name if is_tested else None,
     )
 
 
@@ -254,6 +259,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content
+
+
+def _scores(metrics: Mapping[str, Any], config: TrainConfig, stats: LabelStats) -> dict[str, Any]:
+    """The scores of a run as those of a method."""
+    return {
+        "mean": metrics["mAP"],
+        "std": dict.fromkeys(metrics["mAP"]),
+        "AP": [metrics["AP"][name] for name in stats.class_names],
+        "runs": [{"seed": config.seed, "mAP": metrics["mAP"]}],
+        **{name: metrics[name] for name in SINGLE_SCORES if name in metrics},
+    }
 
 
 def _reason(error: Exception) -> str:

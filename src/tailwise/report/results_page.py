@@ -16,7 +16,7 @@ from tailwise.report.evidence import LEVEL, Evidence, gather
 from tailwise.report.page import Fact, PagePlot, write_page
 from tailwise.report.problems import counted
 from tailwise.report.rerun import commands
-from tailwise.report.results import MethodResults, Results, read_json
+from tailwise.report.results import MethodResults, Results, read_json, validation_name
 from tailwise.training.curves import CURVES_FILE
 from tailwise.training.outputs import METRICS_FILE
 from tailwise.training.run import CONFIG_FILE
@@ -40,7 +40,9 @@ def write_results_page(results: Results, output: Path) -> None:
     # By falling number of training images; of equal ones, the first class first.
     order = np.argsort(-results.stats.class_counts, kind="stable")
     test_counts = results.test_counts or (None if evidence.positives is None else evidence.positives.tolist())
-    by_method = _curves(methods)
+    # A run that is tested on nothing has its training to show.
+    shown = methods if results.is_comparison else results.methods
+    by_method = _curves(shown)
     classes: dict[str, Any] = {"order": order, "has_curves": bool(evidence.points)}
     write_page(
         output,
@@ -63,8 +65,8 @@ def write_results_page(results: Results, output: Path) -> None:
         option_table=tables.option_table(results),
         shared=yaml.safe_dump(_shared(results), sort_keys=False, allow_unicode=True),
         commands=list(commands(results)),
-        versions=_versions(methods),
-        page_data=_page_data(results, methods, evidence, order.tolist()),
+        versions=_versions(shown),
+        page_data=_page_data(results, shown, evidence, order.tolist()),
     )
 
 
@@ -96,10 +98,16 @@ def _cards(results: Results) -> Iterator[Fact]:
         for group in stats.groups if results.is_comparison else (TOTAL, *stats.groups):
             named = f"mAP, {group}"
             yield Fact(named, _score(best, group), f"of {best.name}" if results.is_comparison else "in percent")
+    for method in () if results.is_tested else results.methods:
+        for group, value in (method.validation or {}).get("mAP", {}).items():
+            yield Fact(f"mAP, {group}", "–" if value is None else f"{value:.2f}", f"on {validation_name(method)}")
     groups = ", ".join(f"{len(members):,} {name}" for name, members in stats.groups.items())
     yield Fact("Classes", f"{stats.num_classes:,}", groups)
     yield Fact("Training images", f"{train[1]:,}", f"split {train[0]}")
-    yield Fact("Test images", f"{test[1]:,}", f"split {test[0]}")
+    if test is None:
+        yield Fact("Test images", "none", "tested on nothing")
+    else:
+        yield Fact("Test images", f"{test[1]:,}", f"split {test[0]}")
     if results.is_comparison:
         seeds = counted(len(results.seeds), "seed")
         yield Fact("Methods", f"{len(results.methods)}", f"{seeds} each, mode {results.mode}")

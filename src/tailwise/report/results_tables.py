@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tailwise.config import flatten
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.page import Column, Kind, PageTable, Value
-from tailwise.report.results import REFERENCES, SINGLE_SCORES, MethodResults, Reference, Results
+from tailwise.report.results import REFERENCES, SINGLE_SCORES, MethodResults, Reference, Results, validation_name
 from tailwise.training.outputs import describe_left_out
 
 
@@ -24,9 +24,10 @@ def method_table(results: Results) -> PageTable:
     if "CF1_tuned" in keys:
         keys = [key for key in keys if key not in ("CF1", "OF1")]
     validated = any(method.validation for method in results.methods)
+    tested_groups = groups if results.is_tested else ()
     columns = [
         Column("method", "named"),
-        *(Column(group, "spread") for group in groups),
+        *(Column(group, "spread") for group in tested_groups),
         *(Column(f"vs {reference}", "difference") for reference in references),
         *(Column(SINGLE_SCORES[key], "decimal") for key in keys),
         *([Column("validation mAP", "decimal")] if validated else []),
@@ -36,7 +37,7 @@ def method_table(results: Results) -> PageTable:
     for method in results.methods:
         test = method.test or {}
         row: list[Value] = [[method.name, _role(results, method)]]
-        row += [_spread(test, group) for group in groups]
+        row += [_spread(test, group) for group in tested_groups]
         row += [_difference(results, method, reference, TOTAL) for reference in references]
         row += [test.get(key) for key in keys]
         row += [(method.validation or {}).get("mAP", {}).get(TOTAL)] if validated else []
@@ -49,7 +50,7 @@ def method_table(results: Results) -> PageTable:
         rows,
         " ".join(_notes(results, references, keys)),
         "method",
-        sort_by=1,
+        sort_by=1 if results.is_tested else -1,
         failed=failed,
     )
 
@@ -141,6 +142,11 @@ def _role(results: Results, method: MethodResults) -> str:
 
 def _notes(results: Results, references: Sequence[Reference], keys: Sequence[str]) -> Iterator[str]:
     seeds = len(results.seeds)
+    if not results.is_tested:
+        for method in results.methods:
+            if method.validation is not None:
+                yield f"mAP on {validation_name(method)}, in percent; tested on nothing."
+        return
     yield "mAP on the test split, in percent" + (
         f": mean ± standard deviation over {seeds} seeds." if seeds > 1 else ", of one run."
     )
