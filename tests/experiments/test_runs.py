@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from contextlib import closing
 from dataclasses import replace
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import tailwise
 from tailwise.config import OptimConfig, TrainConfig, save
 from tailwise.errors import InputError
 from tailwise.experiments.demo import configuration
@@ -81,6 +84,28 @@ def test_a_failure_is_only_its_own(config, tmp_path):
     assert "in broken" in found["broken"].details
     assert (runs[-1].folder / METRICS_FILE).is_file()
     assert unfinished(runs) == runs[:-1]
+
+
+def test_a_script_needs_no_main_guard(config, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from dataclasses import replace\n"
+        "from functools import partial\n"
+        "from pathlib import Path\n"
+        "from tailwise.config import load\n"
+        "from tailwise.experiments.runs import Run, execute\n"
+        "print('started')\n"
+        "config = load(Path(sys.argv[1]))\n"
+        "run = Run('run', Path(config.output), partial(replace, config))\n"
+        "print([outcome.failure for _, outcome in execute([run], workers=1, threads=1)])\n"
+    )
+    save(replace(config, output=str(tmp_path / "run")), tmp_path / "run.yaml")
+    line = [sys.executable, str(script), str(tmp_path / "run.yaml")]
+    source = str(Path(tailwise.__file__).parents[1])
+    done = subprocess.run(line, env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "started\n[None]\n", "")
+    assert (tmp_path / "run" / METRICS_FILE).is_file()
 
 
 def test_a_failed_run_is_tried_again_with_other_options(config):

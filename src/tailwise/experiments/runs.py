@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnContext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -238,7 +240,8 @@ class _Worker:
     def __init__(self, context: SpawnContext, threads: int) -> None:
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, threads))
-        with _interrupts_ignored():  # which the process inherits, before it can do so itself
+        # The process inherits that interrupts are ignored, before it can ignore them itself.
+        with _interrupts_ignored(), _script_hidden():
             self._process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         self.is_alive = True
@@ -278,6 +281,17 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Start processes that do not import the script of this one: without a main guard, it would run again in each."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _death(code: int | None) -> Failure:
