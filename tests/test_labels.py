@@ -54,6 +54,22 @@ def test_groups_by_the_published_thresholds():
     }
 
 
+def test_groups_at_the_borders_of_any_thresholds():
+    """A class at a threshold belongs to the group above it, whichever way the statistics came about."""
+    counts = [100, 99, 20, 19]
+    rows = np.repeat(np.eye(4, dtype=np.int8), counts, axis=0)
+    named = {"head": [0], "medium": [1, 2], "tail": [3]}
+    for form in ("array", "scipy csr", "chunks"):
+        found = LabelStats.from_targets(FORMS[form](rows))
+        assert {name: index.tolist() for name, index in found.groups.items()} == named
+        assert found.thresholds == (20, 100)
+    moved = LabelStats.from_targets(rows, thresholds=(19, 101)).groups
+    assert {name: index.tolist() for name, index in moved.items()} == {"head": [], "medium": [0, 1, 2, 3], "tail": []}
+    moved = LabelStats(counts, 238, thresholds=(99, 99)).groups
+    assert {name: index.tolist() for name, index in moved.items()} == {"head": [0, 1], "medium": [], "tail": [2, 3]}
+    assert LabelStats([0, 1], 1, thresholds=(0, 0)).groups["head"].tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("name", ["voc", "coco"])
 def test_groups_of_the_official_datasets(shared, name):
     facts = json.loads((shared / "data" / "official" / f"{name}_mlt_stats.json").read_text())

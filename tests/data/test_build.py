@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import pareto
 
 from tailwise.data.build import (
+    LongTailSubset,
     build_long_tail,
     labels_digest,
     read_manifest,
@@ -121,6 +122,56 @@ def test_visits_go_by_conditional_probability_not_by_count(voc: tuple[NDArray[np
     assert subset.order.tolist() == sorted(range(len(classes)), key=lambda k: -score[k])
     assert [classes[k] for k in subset.order[:4]] == ["person", "chair", "car", "diningtable"]
     assert subset.order.tolist() != np.argsort(-targets.sum(axis=0), kind="stable").tolist()
+
+
+def test_visits_go_by_how_much_other_classes_bring_a_class_along() -> None:
+    """Class c is the most frequent, yet comes last: no other class brings it along.
+
+    Of the 4 rows of a, all have b: p(b|a) = 1, and of the 8 rows of b, 4 have a: p(a|b) = 1/2. With p(j|j) = 1, the
+    sums over i of p(j|i) are 1 + 1/2 for a, 1 + 1 for b and 1 for c. Divided by the count of j instead, the sums would
+    be 1 + 1 for a and 1 + 1/2 for b.
+    """
+    a = [1] * 4 + [0] * 24
+    b = [1] * 8 + [0] * 20
+    c = [0] * 8 + [1] * 20
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        targets = np.array([a, b, c], dtype=np.int8)[order].T
+        subset = build_long_tail(targets, [("a", "b", "c")[k] for k in order], num_max=8)
+        assert [("a", "b", "c")[order[k]] for k in subset.order] == ["b", "a", "c"]
+        # x runs from 1 to Q(.99) = 100^(1/6), and the references are floor(7 x^-7) + 1.
+        middle = (1 + 100 ** (1 / 6)) / 2
+        wanted = [8, int(7 * middle**-7 + 1), int(7 * 100 ** (-7 / 6) + 1)]
+        assert subset.reference[subset.order].tolist() == wanted
+    tied = build_long_tail(np.eye(6, 3, dtype=np.int8), ["a", "b", "c"], num_max=1)
+    assert tied.order.tolist() == [0, 1, 2]
+
+
+def test_parameters_left_out_are_the_published_ones(tmp_path: Path) -> None:
+    """b = 6, N_min = 1, seed 0, and groups at 20 and 100."""
+    x = np.linspace(pareto.ppf(0, 6), pareto.ppf(0.99, 6), 20)
+    assert reference_counts(20, num_max=800).tolist() == np.floor(pareto.pdf(x, 6) * 799 / 6 + 1 + 1e-9).tolist()
+    targets = random_labels(300, 4)
+    subset = build_long_tail(targets, names(4), num_max=120)
+    explicit = build_long_tail(targets, names(4), num_max=120, num_min=1, pareto_b=6, seed=0)
+    assert subset.indices.tolist() == explicit.indices.tolist()
+    assert (subset.num_max, subset.num_min, subset.pareto_b, subset.seed) == (120, 1, 6.0, 0)
+    sizes = (100, 99, 20, 19)
+    data = labeled(np.repeat(np.eye(4, dtype=np.int8), sizes, axis=0), tmp_path)
+    whole = LongTailSubset(
+        indices=np.arange(238),
+        reference=np.array(sizes),
+        order=np.arange(4),
+        history=np.array([[0] * 4] * 4 + [sizes]),
+        notes=(),
+        num_max=100,
+        num_min=1,
+        pareto_b=6.0,
+        seed=0,
+    )
+    write_manifest(tmp_path / "subset.json", whole, data)
+    record = json.loads((tmp_path / "subset.json").read_text(encoding="utf-8"))
+    assert record["groups"] == {"head": ["c0"], "medium": ["c1", "c2"], "tail": ["c3"]}
+    assert record["thresholds"] == [20, 100]
 
 
 def test_voc_subsets_have_the_published_shape(shared: Path, voc: tuple[NDArray[np.int8], list[str]]) -> None:

@@ -135,6 +135,17 @@ def test_repeat_factors_are_those_of_lvis() -> None:
         assert len(RepeatFactorSampler(targets)) == 60
 
 
+def test_a_row_is_repeated_by_its_rarest_class_wherever_that_stands() -> None:
+    """Class counts 1, 4 and 6 of 16 rows and t = 1: factors sqrt(16 / n) of 4, 2 and sqrt(16 / 6)."""
+    targets = np.zeros((16, 3), dtype=np.int8)
+    targets[0] = 1
+    targets[1:4, 1] = 1
+    targets[1:3, 2] = targets[4:7, 2] = 1
+    for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
+        repeats = RepeatFactorSampler(targets[:, order], threshold=1.0).repeats
+        np.testing.assert_allclose(repeats, [4, 2, 2, 2] + 3 * [math.sqrt(16 / 6)] + 9 * [1])
+
+
 def test_repeat_factor_repeats_rows_by_their_factors() -> None:
     targets, epochs = long_tail(60, seed=0), 2000
     sampler = RepeatFactorSampler(targets, seed=3, threshold=0.2)

@@ -82,6 +82,41 @@ def test_class_aware_draws_are_the_walk_through_shuffled_lists(
     assert list(sampler) == naive_walk(targets, seed, epoch, length, per_class)
 
 
+def test_options_left_out_are_the_published_ones() -> None:
+    """Three images of a class in a row, a quarter of the walk (DB's supplement), LVIS's t = .001, seed 0."""
+    targets = labels_with_counts(40, 17, 5)
+    assert list(ClassAwareSampler(targets)) == naive_walk(targets, seed=0, epoch=0, count=40 * 3 // 4, per_class=3)
+    # 0.001 = t: of 4,000 rows, those of a class with one image are repeated sqrt(.001 * 4000) = 2 times.
+    rare = labels_with_counts(3999, 1)
+    assert RepeatFactorSampler(rare).repeats.max() == pytest.approx(2)
+    assert len(RepeatFactorSampler(rare)) == 4001
+    without = np.concatenate([targets, np.zeros((4, 3), dtype=np.int8)])
+    weights = InverseFrequencySampler(without).weights
+    np.testing.assert_allclose(weights, [1 / 40] * 40 + [1 / 17] * 17 + [1 / 5] * 5 + [1 / 4] * 4)
+    for make in (uniform, class_aware, inverse_frequency, repeat_factor):
+        assert list(make()) == list(make(seed=0))
+
+
+@pytest.mark.parametrize(
+    ("counts", "empty", "reduce", "length"),
+    # max n_k of classes with images, times their number, divided and rounded down; never below one draw.
+    [
+        ((7, 2, 3), 0, 4, 21 // 4),
+        ((2, 7, 3), 2, 2, 21 // 2),
+        ((3, 2), 0, 2.5, 2),
+        ((1, 1), 0, 4, 1),
+        ((5,), 3, 0.3, 16),
+    ],
+)
+def test_the_class_aware_epoch_is_that_of_the_most_frequent_class(
+    counts: tuple[int, ...], empty: int, reduce: float, length: int
+) -> None:
+    targets = np.pad(labels_with_counts(*counts), ((0, 0), (empty, 0)))
+    with warnings.catch_warnings(action="ignore"):  # of the empty classes
+        sampler = ClassAwareSampler(targets, reduce=reduce)
+    assert len(sampler) == len(list(sampler)) == length
+
+
 @pytest.mark.parametrize(("name", "num_classes", "length"), [("voc", 20, 3875), ("coco", 80, 22560)])
 def test_epochs_of_the_published_sets_have_the_published_length(
     shared: Path, name: str, num_classes: int, length: int
