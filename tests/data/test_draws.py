@@ -124,6 +124,81 @@ class TestDraws:
         correlations = np.corrcoef(columns) - np.eye(len(columns))
         assert np.abs(correlations).max() < 4 / np.sqrt(len(MANY))
 
+    def test_one_coin_of_a_change_says_nothing_of_another(self):
+        """Whether there is each change, and on which side the contrast: what amounts with a mean of 0 do not show."""
+        d = self.draws
+        has_contrast = (d.gain_before != 1) | (d.gain_after != 1)
+        coins = {
+            "brightness": d.offset != 0,
+            "contrast": has_contrast,
+            "saturation": d.saturation != 1,
+            "hue": d.hue != 0,
+            "flip": d.mirrored,
+            "order": (d.channels != torch.arange(3)).any(1),
+            "first": d.gain_before != 1,
+        }
+        amounts = {
+            "offset": (d.offset, d.offset != 0),
+            "gain": (d.gain_before * d.gain_after, has_contrast),
+            "saturation": (d.saturation, d.saturation != 1),
+            "hue": (d.hue, d.hue != 0),
+            "width": (d.width, d.width > 0),
+            "height": (d.height, d.height > 0),
+        }
+        for one, coin in coins.items():
+            for other, thrown in coins.items():
+                if one == other or {one, other} == {"contrast", "first"}:
+                    continue
+                among = has_contrast if "first" in (one, other) else torch.ones_like(coin)
+                share, mean = thrown[among & coin].double().mean(), thrown[among].double().mean()
+                assert abs(share - mean) < 0.03, (one, other)
+            for name, (amount, is_there) in amounts.items():
+                among = is_there & has_contrast if one == "first" else is_there
+                with_it, without = amount[among & coin].numpy(), amount[among & ~coin].numpy()
+                if len(without) and len(with_it):
+                    assert stats.ks_2samp(with_it, without).pvalue > 1e-4, (one, name)
+
+    def test_the_numbers_of_an_image_are_used_in_this_order(self):
+        """A record: an image that is drawn again, by a later version as well, must be changed in the same way."""
+        chosen = Augmentation(contrast=(0.25, 2.0), saturation=(0.5, 3.0), hue=90.0, min_crop=0.5, flip=0.4)
+        u = sample_uniforms(5, 6, MANY[:64], 16).double()
+        d = draw(5, 6, MANY[:64], chosen)
+        orders = list(permutations(range(3)))
+        for i, v in enumerate(u.tolist()):
+            contrast = 0.25 + 1.75 * v[3] if v[2] < 0.5 else 1
+            width, height = 1 - 0.5 * v[12], 1 - 0.5 * v[11]
+            expected = {
+                "offset": 64 * v[1] - 32 if v[0] < 0.5 else 0,
+                "gain_before": contrast if v[4] < 0.5 else 1,
+                "gain_after": 1 if v[4] < 0.5 else contrast,
+                "saturation": 0.5 + 2.5 * v[6] if v[5] < 0.5 else 1,
+                "hue": 180 * v[8] - 90 if v[7] < 0.5 else 0,
+                "width": width,
+                "height": height,
+                "left": (1 - width) * v[14],
+                "top": (1 - height) * v[13],
+                "mirrored": v[15] < 0.4,
+            }
+            for name, value in expected.items():
+                assert getattr(d, name)[i].item() == pytest.approx(value, rel=1e-5, abs=1e-5), name
+            assert tuple(d.channels[i].tolist()) == orders[int(6 * v[10]) if v[9] < 0.5 else 0]
+
+    @pytest.mark.parametrize(
+        ("option", "ends"),
+        [
+            ("brightness", (0.0, 255.0)),
+            ("contrast", ((0.0, 0.0), (1.5, 1.5))),
+            ("saturation", ((0.0, 0.0), (1.0, 1.0))),
+            ("hue", (0.0, 180.0)),
+            ("min_crop", (1e-3, 1.0)),
+            ("flip", (0.0, 1.0)),
+        ],
+    )
+    def test_the_ends_of_the_ranges_are_allowed(self, option, ends):
+        for end in ends:
+            drawn = draw(0, 0, MANY[:9], Augmentation(**{option: end}))
+            assert all(getattr(drawn, name).isfinite().all() for name in ("offset", "gain_before", "saturation", "hue"))
+
     @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
     def test_flips_come_with_their_probability(self, probability):
         mirrored = draw(0, 0, MANY, Augmentation(flip=probability)).mirrored
@@ -147,6 +222,11 @@ class TestDraws:
             ({"min_crop": 0.0}, "min_crop"),
             ({"flip": 1.1}, "flip"),
             ({"contrast": (0.5, float("nan"))}, "contrast"),
+            ({"contrast": (0.5, float("inf"))}, "contrast"),
+            ({"brightness": 255.5}, "brightness"),
+            ({"hue": -1.0}, "hue"),
+            ({"min_crop": 1.01}, "min_crop"),
+            ({"flip": -0.1}, "flip"),
         ],
     )
     def test_settings_out_of_range_are_refused(self, options, message):
