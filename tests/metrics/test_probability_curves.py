@@ -84,6 +84,43 @@ def test_masked_and_soft_targets_count_as_in_the_losses():
     np.testing.assert_allclose(curves.negative_count, [[0.75, 0, 1, 0]])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_curves_are_of_the_probability_of_the_whole_logit(dtype):
+    """Logits log(p / (1 − p)) of 4/5 and 1/10 for cats, 1/4 and 2/3 for dogs, nothing known of the others."""
+    odds = torch.tensor([[4.0, 1 / 3, 1, 1], [1 / 9, 2.0, 1, 1]])
+    targets = torch.tensor([[1, 1, -1, -1], [0, 0, -1, -1]], dtype=torch.int8)
+    recorder = CurveRecorder(STATS)
+    recorder.update(odds.log().to(dtype), targets)
+    curves = recorder.curves()
+    tolerance = {torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(dtype, 1e-6)
+    np.testing.assert_allclose(curves.positive, [[0.8, 0.25, np.nan, np.nan]], rtol=tolerance)
+    np.testing.assert_allclose(curves.negative, [[0.1, 2 / 3, np.nan, np.nan]], rtol=tolerance)
+
+
+def test_a_group_of_several_classes_has_the_mean_of_their_means():
+    """One pair of an emu at p = 3/4 and three of foxes at 1/4, 1/2 and 1/2: each class counts once."""
+    logits = torch.tensor([[0.0, 0, np.log(3), -np.log(3)], [0, 0, 0, 0], [0, 0, 0, 0]])
+    targets = torch.tensor([[1, 0, 1, 1], [1, 0, -1, 1], [1, -1, -1, 1]], dtype=torch.int8)
+    curves = record([(logits, targets)], every=1).curves()
+    fox = (0.25 + 0.5 + 0.5) / 3
+    np.testing.assert_allclose(curves.group_means("tail")[0], [(0.75 + fox) / 2], rtol=1e-6)
+    np.testing.assert_allclose(curves.group_means("head")[0], [0.5], rtol=1e-6)
+    assert np.isnan(curves.group_means("head")[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "classes", "options", "every"),
+    # At most 200 points by default, and 2^24 = 16,777,216 numbers, 4 for each class: 4 points of a million classes.
+    [
+        *((200, 20, {}, 1), (201, 20, {}, 2), (400, 20, {}, 2), (401, 20, {}, 3), (0, 20, {}, 1), (7, 0, {}, 1)),
+        *((100, 1_000_000, {}, 25), (7, 5_000_000, {}, 7)),
+        *((100, 20, {"points": 10}, 10), (101, 20, {"points": 10}, 11)),
+    ],
+)
+def test_steps_between_points(steps, classes, options, every):
+    assert steps_between_points(steps, classes, **options) == every
+
+
 def test_saved_curves_come_back_whole(tmp_path):
     curves = record(batches(5), every=2).curves()
     curves.save(tmp_path / "curves.npz")
