@@ -108,6 +108,64 @@ def test_saved_statistics_load_equal(tmp_path_factory, matrix, by_name, pairs):
     assert [entry.name for entry in path.parent.iterdir()] == ["stats.json"]
 
 
+def test_statistics_that_differ_in_anything_are_not_equal():
+    pairs = [[3, 1], [1, 2]]
+    same = LabelStats([3, 2], 9, ["a", "b"], (1, 3), cooccurrence=pairs)
+    assert same == LabelStats([3, 2], 9, ["a", "b"], (1, 3), cooccurrence=pairs)
+    # The groups count, whether they came from thresholds or by name.
+    assert same == LabelStats([3, 2], 9, ["a", "b"], (1, 3), groups=same.groups, cooccurrence=pairs)
+    others = [
+        LabelStats([3, 2], 8, ["a", "b"], (1, 3), cooccurrence=pairs),
+        LabelStats([3, 1], 9, ["a", "b"], (1, 3)),
+        LabelStats([3, 2], 9, ["a", "c"], (1, 3), cooccurrence=pairs),
+        LabelStats([3, 2], 9, ["a", "b"], (1, 2), cooccurrence=pairs),
+        LabelStats([3, 2], 9, ["a", "b"], (1, 3), cooccurrence=[[3, 0], [0, 2]]),
+        LabelStats([3, 2], 9, ["a", "b"], (1, 3)),
+        LabelStats([3, 2], 9, ["a", "b"], groups={"all": [0, 1]}, cooccurrence=pairs),
+        "statistics",
+    ]
+    for other in others:
+        assert same != other
+        assert other != same
+    assert LabelStats([3, 2], 9) != LabelStats([3, 1], 9, groups=LabelStats([3, 2], 9).groups)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")
+@pytest.mark.parametrize("form", ["array", "scipy csr", "torch csr"])
+def test_counting_in_pieces_changes_nothing(form, monkeypatch):
+    matrix = np.random.default_rng(0).integers(-1, 2, (11, 4), dtype=np.int8)
+    monkeypatch.setattr("tailwise.labels._CHUNK_ELEMENTS", 12)  # three rows at a time, and two at the end
+    stats = LabelStats.from_targets(FORMS[form](matrix), cooccurrence=True)
+    positive = (matrix == 1).astype(int)
+    assert stats.num_samples == 11
+    assert stats.class_counts.tolist() == positive.sum(0).tolist()
+    assert stats.cooccurrence.tolist() == (positive.T @ positive).tolist()
+    monkeypatch.setattr("tailwise.labels._CHUNK_ELEMENTS", 3)  # less than a row
+    assert LabelStats.from_targets(FORMS[form](matrix), cooccurrence=True) == stats
+
+
+def test_what_lists_of_lists_and_of_chunks_hold():
+    rows = [[1, 0], [1, 1], [0, 1]]
+    for targets in (rows, [np.array(rows)], [np.array(rows[:1]), np.array(rows[1:])], tuple(map(tuple, rows))):
+        stats = LabelStats.from_targets(targets)
+        assert (stats.num_samples, stats.class_counts.tolist()) == (3, [2, 2])
+    assert LabelStats.from_targets(np.ones((2, 1))).class_names == ("class 0",)
+
+
+def test_the_ends_of_counts_and_indices():
+    stats = LabelStats([0, 10], 10, groups={"a": [1], "b": [0], "none": []})
+    assert {name: index.tolist() for name, index in stats.groups.items()} == {"a": [1], "b": [0], "none": []}
+    assert LabelStats([0], 1).class_counts.tolist() == [0]
+    for index in (-1, 2):
+        with pytest.raises(ValueError, match=f"group 'a' names {index}, which is none of the 2 classes"):
+            LabelStats([1, 1], 2, groups={"a": [0, index], "b": [1]})
+    with pytest.raises(ValueError, match=r"thresholds must be .* got \(-1, 5\)"):
+        LabelStats([1], 2, thresholds=(-1, 5))
+    for pairs in ([[1, 0]], [[1, 0], [1, 1]], [[1, 0], [0, 2]]):
+        with pytest.raises(ValueError, match="cooccurrence must be"):
+            LabelStats([1, 1], 2, cooccurrence=pairs)
+
+
 def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "stats.json"
     LabelStats([1], 2).save(path)
