@@ -96,6 +96,8 @@ def _load(name: str | Path) -> dict[str, Any]:
             loaded = datasets.load_from_disk(str(name))
     except InputError:
         raise
+    except IndexError as error:  # how the library fails on what was saved without rows
+        raise InputError(f"{name} has no rows") from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"{name} cannot be loaded: {' '.join(str(error).split())}") from error
     splits = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
