@@ -115,12 +115,13 @@ def test_a_run_without_a_test_says_so_everywhere(
     validation = json.loads((run / "metrics.json").read_text())["validation"]
     score = f"{validation['mAP']['total']:.2f}"
     assert code == 0
-    assert all(text in out for text in ("tested on nothing", "cross-validated in 2 folds", score))
+    said = " ".join(out.split())  # a title is broken into lines
+    assert all(text in said for text in ("tested on nothing", "cross-validated in 2 folds", score))
     assert f"cross-validated mAP: {score}" in err
     assert cli(f"{line} --val_folds 2 --val_fold all --resume true")[1] == out
-    code, out, err = cli(f"report {run}")
-    assert (code, "The run was tested on nothing" in err) == (0, True)
+    assert cli(f"report {run}")[0] == 0
     text = (run / "report.html").read_text(encoding="utf-8")
+    assert "The run was tested on nothing" in text
     assert f"<dd>{score}</dd>" in text
     assert "on train, cross-validated in 2 folds" in text
     assert "Probabilities during training" in text
