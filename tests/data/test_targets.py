@@ -47,6 +47,46 @@ def test_places_become_a_matrix_of_either_layout(matrix: np.ndarray, limit: int)
     assert np.array_equal(module.to_dense(made), matrix)
 
 
+def test_the_largest_array_is_of_256_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module._LARGEST_ARRAY == 256 * 2**20
+    monkeypatch.setattr(module, "_LARGEST_ARRAY", 12)
+    none = np.zeros((2, 0), dtype=np.int64)
+    assert not issparse(module.from_indices(none, none, (4, 3)))
+    assert issparse(module.from_indices(none, none, (13, 1)))
+
+
+def test_rows_and_columns_far_beyond_32_bits_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGEST_ARRAY", 0)
+    shape = (70_000, 70_000)
+    positive = np.array([[0, 69_999, 69_999, 3], [69_999, 0, 69_999, 5]])
+    unknown = np.array([[69_998, 69_999, 3], [69_999, 1, 5]])
+    made = module.from_indices(positive.astype(np.int32), unknown.astype(np.int32), shape)
+    found = made.tocoo()
+    entries = {(int(r), int(c)): int(v) for r, c, v in zip(found.row, found.col, found.data, strict=True)}
+    expected = dict.fromkeys(map(tuple, positive.T.tolist()), 1)
+    assert entries == {**expected, (69_998, 69_999): -1, (69_999, 1): -1}
+
+
+def test_dense_and_sparse_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = np.array([[1, -1, 0]], dtype=np.int8)
+    assert (module.is_sparse(matrix), module.is_sparse(csr_array(matrix))) == (False, True)
+    assert module.to_dense(matrix) is matrix
+    for layout in (np.asarray, csr_array):
+        assert module.has_unknown(layout(matrix))
+        assert not module.has_unknown(layout(np.abs(matrix)))
+        assert [rows.tolist() for rows in module.rows_by_class(layout(matrix))] == [[0], [], []]
+        assert [classes.tolist() for classes in module.classes_by_row(layout(matrix))] == [[0]]
+    monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 2)
+    tall = np.arange(8, dtype=np.int8).reshape(2, 4)
+    assert [chunk.tolist() for chunk in module.dense_chunks(tall)] == [[[0, 1, 2, 3]], [[4, 5, 6, 7]]]
+    assert [chunk.shape for chunk in module.dense_chunks(np.zeros((3, 0), dtype=np.int8))] == [(2, 0), (1, 0)]
+
+
+def test_a_chunk_has_sixteen_megabytes() -> None:
+    chunks = module.dense_chunks(csr_array((5, 2**23), dtype=np.int8))
+    assert next(chunks).shape == (2, 2**23)
+
+
 def test_chunks_are_small_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 10)
     matrix = np.arange(42, dtype=np.int8).reshape(14, 3)

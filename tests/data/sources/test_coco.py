@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailwise.data.sources.coco import read_coco
+from tailwise.data.sources.coco import holds_coco, read_coco, read_instances
+from tailwise.data.sources.rows import Problems
 from tailwise.errors import InputError
 from tests.data.sources.coco_file import box, instances, write_instances
 
@@ -131,6 +132,81 @@ def test_boxes_without_area_have_that_of_their_sides(tmp_path: Path) -> None:
         tmp_path / "a.json", [1], [box(1, 17, area=None), box(1, 18, size=(0, 9), area=None)], CATEGORIES
     )
     assert labels(read_coco(file, root=tmp_path)) == {1: {"cat"}}
+
+
+@pytest.mark.parametrize(
+    ("size", "more", "gives"),
+    [
+        ((1.0, 1.0), {}, True),
+        ((1, 0.999), {}, False),
+        ((0.999, 1), {}, False),
+        ((9.0, 9.0), {"area": 0}, False),
+        ((9.0, 9.0), {"area": -1.0}, False),
+        ((9.0, 9.0), {"area": 1e-9}, True),
+        ((9.0, 9.0), {"area": None}, True),
+        ((9.0, 9.0), {"iscrowd": 1}, True),
+        ((0.5, 9.0), {"iscrowd": 1}, False),
+        ((9.0, 9.0), {"iscrowd": None}, True),
+    ],
+)
+def test_a_box_gives_a_label_from_a_pixel_on(tmp_path: Path, size: Any, more: dict[str, Any], gives: bool) -> None:
+    file = write_instances(tmp_path / "a.json", [1], [box(1, 17, size=size, **more)], CATEGORIES)
+    assert labels(read_coco(file, root=tmp_path)) == {1: {"cat"} if gives else set()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bbox": [1, 2, 3, True]},
+        {"bbox": [1, 2, 3, "4"]},
+        {"bbox": [1, 2, 3, 4, 5]},
+        {"bbox": [1, 2, float("nan"), 4]},
+        {"bbox": [1, 2, 3, float("inf")]},
+        {"area": True},
+        {"area": float("nan")},
+        {"category_id": True},
+    ],
+)
+def test_numbers_of_boxes_are_finite_numbers(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = write_instances(tmp_path / "a.json", [1, 2], [box(1, 17, 4, **change), box(2, 1, 5)], CATEGORIES)
+    with pytest.raises(InputError, match="annotation 4: "):
+        read_coco(file, root=tmp_path)
+    assert labels(read_coco(file, root=tmp_path, on_error="skip")) == {2: {"person"}}
+
+
+def test_images_may_lack_their_size_and_names_have_space(tmp_path: Path) -> None:
+    images = [{"id": 3, "file_name": " a.jpg "}, {"id": 2, "file_name": "b.jpg", "width": 5, "height": None}]
+    file = write_instances(tmp_path / "a.json", images, [box(2, 90)], {90: " toothbrush "})
+    found = read_instances(file, Problems())
+    assert found.class_names == ("toothbrush",)
+    assert [(i.id, i.file_name, i.width, i.height, i.labels) for i in found.images] == [
+        (3, "a.jpg", None, None, ()),
+        (2, "b.jpg", 5, None, ("toothbrush",)),
+    ]
+    for key in ("width", "height"):
+        write_instances(tmp_path / "a.json", [{"id": 3, "file_name": "a", key: 2.5}], [], CATEGORIES)
+        with pytest.raises(InputError, match=f"image 3: '{key}' is 2.5 where a whole number"):
+            read_instances(file, Problems())
+
+
+def test_one_hundred_images_are_looked_for(tmp_path: Path) -> None:
+    for count, found in ((100, True), (101, False)):
+        folder = tmp_path / str(count)
+        file = write_instances(folder / "labels.json", list(range(1, 200)), [box(1, 1)], CATEGORIES)
+        (folder / f"{count:012d}.jpg").touch()
+        if found:
+            assert read_coco(file).root == folder
+        else:
+            with pytest.raises(InputError, match="give the root"):
+                read_coco(file)
+
+
+def test_files_stand_in_the_order_of_their_names_and_one_form_goes_before_the_other(tree: Path) -> None:
+    write_instances(tree / "extra" / "_annotations.coco.json", [7], [box(7, 1)], CATEGORIES)
+    assert set(read_coco(tree).splits) == {"train2017", "val2017"}
+    assert holds_coco(tree)
+    assert holds_coco(tree / "annotations")
+    assert not holds_coco(tree / "extra")
 
 
 def test_classes_fix_the_order(tree: Path) -> None:

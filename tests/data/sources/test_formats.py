@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -11,9 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailwise.data.sources import ReadOptions, read_labels, require_images
+from tailwise.data.sources import (
+    ReadOptions,
+    read_coco,
+    read_csv,
+    read_folder,
+    read_hub,
+    read_jsonl,
+    read_labels,
+    read_parquet,
+    read_voc,
+    require_images,
+    split_by_ratio,
+)
 from tailwise.data.sources.formats import detect_format
 from tailwise.data.sources.labeled import LabeledImages
+from tailwise.data.sources.splits import read_split_file
 from tailwise.errors import InputError
 from tests.formats import CLASSES, WRITERS, Example, examples, single_label
 
@@ -178,3 +192,80 @@ def test_several_splits_are_joined_by_a_plus(tmp_path: Path) -> None:
     assert data.select("test+train").images == data.images
     with pytest.raises(InputError, match=r"no split 'vall'"):
         data.select("train+vall")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *(("a.csv", "csv"), ("a.tsv", "csv"), ("a.txt", "csv"), ("a.CSV", "csv"), ("a.parquet", "parquet")),
+        *(("a.pq", "parquet"), ("a.jsonl", "jsonl"), ("a.ndjson", "jsonl"), ("a.json", "coco")),
+        *(("hf:owner/name", "hf"), ("hf:a.csv", "hf")),
+    ],
+)
+def test_endings_name_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not name.startswith("hf:"):
+        (tmp_path / name).touch()
+    assert detect_format(name) == expected
+
+
+def test_a_folder_is_what_is_found_in_it_first(tmp_path: Path) -> None:
+    """A VOC tree and COCO's annotations have folders of images as well, and saved data may hold anything."""
+    steps = (
+        ("folder", "cat/a.jpg"),
+        ("coco", "annotations/instances_train.json"),
+        ("voc", "VOC2012/Annotations/a.xml"),
+        ("hf", "state.json"),
+    )
+    for expected, name in steps:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        assert detect_format(tmp_path) == expected
+
+
+def test_what_is_given_by_name_only() -> None:
+    """Places of options would be mistaken, and a new one would shift the others."""
+    readers = (read_csv, read_parquet, read_jsonl, read_coco, read_voc, read_folder, read_hub)
+    for function in (*readers, read_split_file, split_by_ratio, read_labels):
+        parameters = list(inspect.signature(function).parameters.values())
+        free = {read_split_file: 2, split_by_ratio: 2, read_labels: 2}.get(function, 1)
+        assert {parameter.kind for parameter in parameters[:free]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        assert {parameter.kind for parameter in parameters[free:]} <= {inspect.Parameter.KEYWORD_ONLY}
+        defaults = {parameter.name: parameter.default for parameter in parameters}
+        assert defaults.get("on_error", "raise") == "raise"
+        assert defaults.get("separator", "|") == "|"
+
+
+def test_the_format_may_be_told(tmp_path: Path) -> None:
+    path = tmp_path / "labels.dat"
+    path.write_text('{"image": "a.jpg", "labels": ["cat"]}\n')
+    assert read_labels(path, ReadOptions(format="jsonl")).class_names == ("cat",)
+    path.write_text("image,labels\na.jpg,cat/dog\n")
+    read = read_labels(path, ReadOptions(format="csv", separator="/", root=str(tmp_path / "x")))
+    assert read.class_names == ("cat", "dog")
+    assert read.root == tmp_path / "x"
+    assert read_labels(path, ReadOptions(format="csv"), classes=["cat/dog"]).class_names == ("cat/dog",)
+
+
+def test_rows_left_out_and_splits_replaced_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("image,split,labels\na.jpg,train,cat\n,train,cat\nb.jpg,,dog\n")
+    with caplog.at_level("INFO"):
+        read_labels(path, ReadOptions(on_error="skip"))
+    assert "1 rows are left out; the first: " in caplog.text
+    assert "are replaced" not in caplog.text
+    with caplog.at_level("INFO"):
+        read_labels(path, ReadOptions(on_error="skip", split_ratios={"a": 1.0}))
+    assert f"the splits that {path} gives are replaced" in caplog.text
+    caplog.clear()
+    path.write_text("image,labels\na.jpg,cat\n")
+    with caplog.at_level("INFO"):
+        read_labels(path, ReadOptions(split_ratios={"a": 1.0}))
+    assert caplog.text == ""
+
+
+def test_the_home_folder_holds_the_cache_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TAILWISE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert ReadOptions().cache_folder == Path("/home/somebody/.cache/tailwise")

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailwise.data.sources import read_jsonl
+from tailwise.data.sources.jsonl import jsonl_rows
+from tailwise.data.sources.rows import Problems
 from tailwise.errors import InputError
 
 
@@ -55,9 +57,38 @@ def test_objects_and_lists_say_what_is_unknown(tmp_path: Path) -> None:
     assert (data.splits, data.lines, data.root) == (("train", ""), (1, 3), tmp_path)
 
 
+def test_names_splits_and_images_are_stripped(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        {"image": " a.jpg ", "labels": [" cat ", "", " "], "split": " train "},
+        {"path": "b.jpg", "file_name": "c.jpg", "labels": {" dog ": True, "cow ": False}, "split": ""},
+        {"image": "d.jpg", "labels": [], "unknown": None, "split": None},
+        {"image": "e.jpg", "labels": {"cat": None, "dog": -1, "cow": 1}, "unknown": [" cat"]},
+    )
+    data = read_jsonl(path)
+    assert data.images == ("a.jpg", "c.jpg", "d.jpg", "e.jpg")
+    assert data.class_names == ("cat", "cow", "dog")
+    assert data.targets.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0], [-1, 1, -1]]
+    assert data.splits == ("train", "", "", "")
+    assert data.where(3) == f"{path}:4"
+    assert read_jsonl(path, root=tmp_path / "x").paths()[0] == tmp_path / "x" / "a.jpg"
+    with pytest.raises(InputError, match=r":1: 'cat' is none of the 2 classes"):
+        read_jsonl(path, classes=["dog", "cow"])
+
+
+def test_a_folder_and_a_split_are_those_of_rows_that_name_none(tmp_path: Path) -> None:
+    path = write(tmp_path, {"image": "a.jpg", "labels": []}, {"image": "b.jpg", "labels": [], "split": "own"})
+    first, second = jsonl_rows(path, Problems(), folder="train/", split="train")
+    assert (first.image, first.split, first.line) == ("train/a.jpg", "train", 1)
+    assert (second.image, second.split, second.line) == ("train/b.jpg", "own", 2)
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
+        ({"image": "b.jpg", "labels": {"cat": "1"}}, r":2: class 'cat' is '1' where 1, 0"),
+        ({"image": "b.jpg", "labels": {"cat": 0.5}}, r":2: class 'cat' is 0.5 where 1, 0"),
+        ({"image": "b.jpg", "labels": None}, r":2: 'labels' is None where a list"),
         ("{", r":2: not valid JSON: .*expected an object such as"),
         ("[1]", r":2: expected an object such as"),
         ({"labels": []}, r":2: no text 'image'"),

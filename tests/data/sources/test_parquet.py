@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import issparse
 
-from tailwise.data.sources import read_parquet
+from tailwise.data.sources import read_parquet, tables
 from tailwise.errors import InputError
 
 
@@ -74,6 +74,42 @@ def test_bad_parquet_files_are_refused_by_row(tmp_path: Path, columns: dict[str,
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         read_parquet(path)
     assert "labels.parquet" in str(caught.value)
+
+
+def test_bad_rows_of_parquet_files_are_left_out(tmp_path: Path) -> None:
+    images = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    for columns in (
+        {"cat": [1, 7, 0, None, 0], "dog": [0, 0, 0.5, 1, 0]},
+        {"cat": ["1", "x", "0", " ", "0"], "dog": ["0", "0", "2", "TRUE", "0.0"]},
+    ):
+        data = read_parquet(parquet(tmp_path, image=images, **columns), on_error="skip")
+        assert (data.images, data.lines) == (("a.jpg", "d.jpg", "e.jpg"), (1, 4, 5))
+        assert data.targets.tolist() == [[1, 0], [-1, 1], [0, 0]]
+        assert [re.findall(r"row (\d): column '(\w+)'", message) for message in data.skipped] == [
+            [("2", "cat")],
+            [("3", "dog")],
+        ]
+    numbers = pa.array([["cat"], None, ["dog"], [], []])
+    unknown = pa.array([[1], [], [], [], []])
+    data = read_parquet(parquet(tmp_path, image=images, labels=numbers, unknown=unknown), on_error="skip")
+    assert (data.images, data.class_names) == (("b.jpg", "c.jpg", "d.jpg", "e.jpg"), ("dog",))
+    assert "row 1: column 'unknown' holds [1], no list of strings" in data.skipped[0]
+
+
+def test_batches_go_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_PARQUET_BATCH", 2)
+    images = [f"{row}.jpg" for row in range(5)]
+    data = read_parquet(parquet(tmp_path, image=images, split=list("abcde"), cat=[1, 0, -1, 1, 0], dog=[0, 1, 0, 0, 1]))
+    assert (data.images, data.lines, data.splits) == (tuple(images), (1, 2, 3, 4, 5), tuple("abcde"))
+    assert data.targets.tolist() == [[1, 0], [0, 1], [-1, 0], [1, 0], [0, 1]]
+
+
+def test_only_the_columns_that_matter_are_read(tmp_path: Path) -> None:
+    table = pa.table({"image": ["a.jpg"], "labels": ["cat"], "pixels": [[1, 2]], "cat": ["no"]})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    assert read_parquet(tmp_path / "labels.parquet").class_names == ("cat",)
+    assert read_parquet(tmp_path / "labels.parquet", separator="a").class_names == ("c", "t")
+    assert read_parquet(tmp_path / "labels.parquet", root=tmp_path / "x").paths() == [tmp_path / "x" / "a.jpg"]
 
 
 def test_damaged_parquet_files_are_refused(tmp_path: Path) -> None:

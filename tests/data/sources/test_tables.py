@@ -149,6 +149,80 @@ def test_any_bytes_are_read_or_refused_with_the_file_named(tmp_path: Path, conte
         assert data.targets.shape == (len(data), len(data.class_names))
 
 
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        # The first of comma, semicolon and tab that leaves a cell called image.
+        ("image,labels\na.jpg,x;y|z\n", ("x;y", "z")),
+        ("image;labels\na.jpg;x,y|z\n", ("x,y", "z")),
+        ("image\tlabels\na.jpg\tx,y;w|z\n", ("x,y;w", "z")),
+        ("labels;note,extra;image\nx|z;a,b;a.jpg\n", ("x", "z")),
+        ('"labels"\t"image"\nx\ta.jpg\n', ("x",)),
+        ("\n \nlabels; image \nx;a.jpg\n", ("x",)),
+        ("file_name;labels\na.jpg;x\n", ("x",)),
+    ],
+)
+def test_the_header_says_what_separates_columns(tmp_path: Path, text: str, classes: tuple[str, ...]) -> None:
+    data = read_csv(write(tmp_path, text))
+    assert (data.images, data.class_names) == (("a.jpg",), classes)
+
+
+def test_the_first_of_several_columns_of_images_is_taken(tmp_path: Path) -> None:
+    keys = ("image", "file_name", "filename", "image_path", "path", "image_id")
+    for place, key in enumerate(keys):
+        header = ",".join([*reversed(keys[place:]), "labels"])
+        cells = ",".join([*(f"{name}.jpg" for name in reversed(keys[place:])), "x"])
+        assert read_csv(write(tmp_path, f"{header}\n{cells}\n")).images == (f"{key}.jpg",)
+
+
+def test_unknown_labels_stand_in_a_list_of_their_own(tmp_path: Path) -> None:
+    data = read_csv(write(tmp_path, "image,unknown,labels\na.jpg,cat| dog,cow\nb.jpg,,cat\nc.jpg,cat,cat\n"))
+    assert data.class_names == ("cat", "cow", "dog")
+    assert data.targets.tolist() == [[-1, 1, -1], [1, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("cells", ["a.jpg,1", "a.jpg,1,0,1"])
+def test_rows_of_another_length_are_left_out(tmp_path: Path, cells: str) -> None:
+    path = write(tmp_path, f"image,cat,dog\n{cells}\nb.jpg,0,1\n")
+    data = read_csv(path, on_error="skip")
+    assert (data.images, data.targets.tolist(), len(data.skipped)) == (("b.jpg",), [[0, 1]], 1)
+
+
+def test_a_bad_cell_leaves_out_its_row(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,cat,dog\na.jpg,1,0\nb.jpg,1,yes\nc.jpg,maybe,no\nd.jpg,TRUE,False\n")
+    data = read_csv(path, on_error="skip")
+    assert data.targets.tolist() == [[1, 0], [1, 0]]
+    assert data.lines == (2, 5)
+    assert [message.split(" where")[0].rsplit(": ", 1)[1] for message in data.skipped] == [
+        "column 'dog' holds 'yes'",
+        "column 'cat' holds 'maybe'",
+    ]
+
+
+def test_twenty_columns_are_listed_and_more_are_dots(tmp_path: Path) -> None:
+    for count in (20, 21):
+        names = [f"c{k}" for k in range(count)]
+        with pytest.raises(InputError) as caught:
+            read_csv(write(tmp_path, ",".join(names) + "\n"))
+        listed = re.findall(r"'c\d+'", str(caught.value))
+        assert len(listed) == 20
+        assert ("..." in str(caught.value)) == (count > 20)
+
+
+def test_classes_and_their_names_are_stripped_and_may_stand_in_an_object(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,labels\na.jpg,dog\n")
+    for text in ('["cat", " dog "]', '{"class_names": ["cat", "dog"], "more": 1}'):
+        data = read_csv(path, classes=write(tmp_path, text, "classes.json"))
+        assert (data.class_names, data.targets.tolist()) == (("cat", "dog"), [[0, 1]])
+    with pytest.raises(InputError, match=re.escape("classes: expected a list of class names")):
+        read_csv(path, classes=[" ", "dog"])
+
+
+def test_classes_with_the_separator_are_fine_where_there_are_no_lists(tmp_path: Path) -> None:
+    data = read_csv(write(tmp_path, "image,a|b,c\na.jpg,1,0\n"), classes=["c", "a|b"])
+    assert (data.class_names, data.targets.tolist()) == (("c", "a|b"), [[0, 1]])
+
+
 def test_line_numbers_count_lines_of_the_file_not_rows(tmp_path: Path) -> None:
     text = 'image,note,labels\r\n\r\na.jpg,"two\r\nlines",x\r\nb.jpg,,y\r\n\r\nc.jpg,,x\r\n'
     data = read_csv(write(tmp_path, text))
@@ -209,6 +283,12 @@ def test_separator_and_root_are_options(tmp_path: Path) -> None:
         ("image,cat,\na.jpg,1,0\n", "column 3 has no name"),
         ("image,cat,dog\na.jpg,1,0\nb.jpg,0,2\n", ":3: column 'dog' holds '2' where 1, 0, -1 or nothing"),
         ("image,Labels\na.jpg,dog|cat\n", "a column named 'labels'"),
+        ("image,cat, dog\na.jpg,1,0\nb.jpg,1\n", ":3: 2 cells where the header has 3"),
+        ("image,labels\n\\\\server\\a.jpg,x\n", "is an absolute path"),
+        ("image,labels\nc:/a.jpg,x\n", "is an absolute path"),
+        ("image,labels\n..,x\n", "lies outside the root"),
+        ("image,labels\na\\b.jpg,x\na/b.jpg,x\n", ":3: image 'a/b.jpg' stands at "),
+        ("image,labels\na\0b.jpg,x\n", ":2: image 'a\\x00b.jpg' holds a null character"),
         (b"image,labels\na.jpg,x\ncaf\xe9.jpg,x\n", ":3: byte 0xe9 is not UTF-8"),
     ],
 )
@@ -277,6 +357,11 @@ def test_select_names_the_splits_there_are(animals: LabeledImages, tmp_path: Pat
     unsplit = read_csv(write(tmp_path, "image,labels\na.jpg,x\n", "unsplit.csv"))
     with pytest.raises(InputError, match=r"unsplit\.csv assigns no row to a split"):
         unsplit.select("train")
+    assert animals.select("test+train").images == ("a.jpg", "b.jpg", "c.jpg")
+    with pytest.raises(InputError, match=r"has no split 'none'; its splits are train"):
+        animals.select("test+none")
+    joined = read_csv(write(tmp_path, "image,split,labels\na.jpg,b+c,x\nd.jpg,b,x\ne.jpg,c,x\n", "joined.csv"))
+    assert joined.select("b+c").images == ("a.jpg",)
 
 
 def test_subset_takes_indices_and_masks_and_keeps_lines(animals: LabeledImages) -> None:
@@ -297,6 +382,8 @@ def test_stats_pass_their_options_on(animals: LabeledImages) -> None:
     assert stats.groups["head"].tolist() == [1]
     assert stats.cooccurrence is not None
     assert stats.cooccurrence[1, 2] == 1
+    plain = animals.stats()
+    assert (plain.thresholds, plain.cooccurrence) == ((20, 100), None)
 
 
 def test_missing_images_are_refused_or_left_out(animals: LabeledImages, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.datasets import VOCDetection
 
 from tailwise.data.sources.labeled import require_images
-from tailwise.data.sources.voc import read_voc
+from tailwise.data.sources.voc import VocImage, label_rows, read_voc
 from tailwise.errors import InputError
 from tests.data.sources.voc_tree import annotation, write_year
 
@@ -108,6 +108,48 @@ def test_difficult_objects(year: Path) -> None:
     }
     assert data.targets[0].tolist() == [0, 1, 1, 0]
     assert data.targets[2].tolist() == [-1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("flags", [(1, 0), (0, 1), (0, 1, 1), (1, 1, 0)])
+def test_one_easy_object_makes_its_class_positive(tmp_path: Path, flags: tuple[int, ...]) -> None:
+    objects = [*(("dog", flag) for flag in flags), ("cat", 1)]
+    images = [VocImage(1, "a.jpg", tuple((name, flag == 1) for name, flag in objects))]
+    for difficult, labels, unknown in (("unknown", ("dog",), ("cat",)), ("positive", ("dog", "cat"), ())):
+        (row,) = label_rows(images, CLASSES, difficult)  # type: ignore[arg-type]
+        assert (row.labels, row.unknown, row.line) == (labels, unknown, 1)
+    data = read_voc(write_year(tmp_path / "VOC", {"1": objects}), classes=CLASSES, difficult="unknown")
+    assert data.targets.tolist() == [[-1, 1, 0, 0]]
+
+
+def test_the_most_frequent_spelling_counts_and_of_several_the_first_by_name(tmp_path: Path) -> None:
+    often = write_year(tmp_path / "often", {"1": ["dog", "Cat"], "2": ["Dog", "cat"], "3": ["dog", "cat"]})
+    assert read_voc(often).class_names == ("cat", "dog")
+    tied = write_year(tmp_path / "tied", {"1": ["dog"], "2": ["Dog"]})
+    assert read_voc(tied).class_names == ("Dog",)
+    assert read_voc(tied, classes=["dog"]).targets.tolist() == [[1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("lists", "splits"),
+    [
+        (["train", "val", "trainval", "test"], ["train", "val", "test"]),
+        (["trainval", "test"], ["trainval", "test"]),
+        (["train", "trainval"], ["train"]),
+        (["val", "trainval"], ["val"]),
+        (["test"], ["test"]),
+        ([], [""]),
+    ],
+)
+def test_lists_that_are_read(tmp_path: Path, lists: list[str], splits: list[str]) -> None:
+    members = {"train": ["1"], "val": ["2"], "trainval": ["1", "2"], "test": ["3"]}
+    year = write_year(tmp_path / "VOC", {name: ["cat"] for name in "123"}, {name: members[name] for name in lists})
+    data = read_voc(year)
+    assert list(dict.fromkeys(data.splits)) == splits
+    for split in filter(None, splits):
+        names = [image.removeprefix("JPEGImages/").removesuffix(".jpg") for image in data.select(split).images]
+        assert names == members[split]
+    sizes = [3] if splits == [""] else [len(members[split]) for split in splits]
+    assert list(data.lines) == [line for size in sizes for line in range(1, size + 1)]
 
 
 def test_difficult_is_one_of_two(year: Path, unchecked: None) -> None:
