@@ -88,6 +88,22 @@ def test_one_process_may_write_a_file_twice_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_writer_that_is_done_leaves_the_next_ones_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the temporary file is free as soon as it has become the target."""
+    target = tmp_path / "labels.csv"
+    started: list[Path] = []
+
+    def replace(path: Path, to: Path) -> None:
+        path.rename(to)
+        path.write_text("of the next writer")
+        started.append(path)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    write(target, "whole")
+    assert [path.read_text() for path in started] == ["of the next writer"]
+    assert target.read_text() == "whole"
+
+
 def test_a_link_where_the_temporary_file_goes_is_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("precious")

@@ -32,8 +32,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(target)
-    finally:
+    except BaseException:
+        # Not after the replacement: the name may be another writer's by then.
         temporary.unlink(missing_ok=True)
+        raise
+    finally:
         os.close(handle)
 
 
