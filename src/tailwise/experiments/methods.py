@@ -57,9 +57,7 @@ class Method:
                 [option] if nested is None else value,
             )
             changes[option] = value if nested is None else replace(nested, **value)
-        folder = Path(shared.output) / self.name / f"seed{seed}"
-        # A hundred runs need not keep the same backbone each.
-        return replace(shared, **changes, seed=seed, output=str(folder), keep_backbone=False)
+        return replace(shared, **changes, seed=seed, output=str(Path(shared.output) / self.name / f"seed{seed}"))
 
     def run(self, shared: TrainConfig, seed: int) -> Run:
         """One run, in a folder of its own below the shared output."""
@@ -125,6 +123,7 @@ def run_methods(
         InputError: a run failed, a folder holds a run with other options, or there is no test split.
     """
     require_test(shared)
+    shared = replace(shared, keep_backbone=False)  # a hundred runs need not keep the same one each
     planned = [[method.run(shared, seed) for seed in seeds] for method in methods]
     if workers == 1:
         for method, runs in zip(methods, planned, strict=True):

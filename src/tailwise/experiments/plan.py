@@ -95,7 +95,9 @@ def candidates(method: Method) -> Sequence[Method]:
 
 def _configure(method: Method, shared: TrainConfig, seed: int, folder: Path, held_out: tuple[int, int]) -> TrainConfig:
     folds, fold = held_out
-    config = replace(method.configure(shared, seed), output=str(folder), val_folds=folds, val_fold=fold)
+    config = method.configure(shared, seed)
+    # A hundred runs need not keep the same backbone each.
+    config = replace(config, output=str(folder), val_folds=folds, val_fold=fold, keep_backbone=False)
     if config.mode == "probe" and config.precision != "fp16":
         # Features are computed before; heads are trained side by side on cores, which gives the same on any machine's
         # number of workers. fp16, which would be refused on a CPU, is of the features only.
