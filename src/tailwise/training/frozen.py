@@ -130,13 +130,16 @@ class Backbone:
         return computed
 
     def keep(self, folder: Path) -> None:
-        """Write the weights into the folder of a run, unless they are there.
+        """Write the weights into the folder of a run, unless they are there, and forget them.
 
         Raises:
             InputError: they cannot be had.
         """
         if not (folder / WEIGHTS_FILE).is_file():
             keep_weights(self.plain, folder / WEIGHTS_FILE)
+        # Training has no use for the network, which may fill the memory.
+        for name in ("plain", "_prepared"):
+            self.__dict__.pop(name, None)
 
 
 def _weights_key(config: TrainConfig) -> str:
@@ -157,7 +160,7 @@ def file_digest(weights: Path) -> str:
         InputError: it cannot be read.
     """
     try:
-        with weights.open("rb") as file:
+        with Path(weights).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"--model.weights {weights} cannot be read: {error.strerror}") from error

@@ -82,9 +82,9 @@ def train(config: TrainConfig) -> Result | None:
     The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
     checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and, if there is a test split,
     predictions.parquet, and, if there are validation images, validation.parquet and thresholds.json, each written whole
-    or not at all. What a probe's backbone is says backbone.json. With ``config.val_fold`` "all" the validation images
-    are all training images, and the folder has those of :func:`~tailwise.training.crossfit.cross_fit`. With
-    ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if it had not been interrupted.
+    or not at all; and backbone.json, which says what the backbone was, with backbone.safetensors of a probe. With
+    ``config.val_fold`` "all", all training images are validated on; see :func:`~tailwise.training.crossfit.cross_fit`.
+    With ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if nothing had happened.
 
     Args:
         config: the run.
