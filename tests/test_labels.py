@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 import torch
@@ -213,12 +214,62 @@ def test_bad_statistics(arguments, message):
         (np.array([0, 1]), r"must be \(N, K\)"),
         (iter([]), "hold no row"),
         (iter([np.zeros((1, 2)), np.zeros((1, 3))]), "2 classes, then 3"),
-        (7, "got int"),
+        (7, "got int 7"),
+        ("cat", "got str 'cat'"),
+        (b"cat", "got bytes b'cat'"),
+        ([["cat", "dog"], ["cow"]], "got str 'cat'"),
+        (pd.Series(["cat", "dog"]), "got str 'cat'"),
+        ({"cat": [1, 0]}, "got dict"),
+        (None, "got NoneType"),
+        (
+            pd.DataFrame({"image": ["1.jpg"], "cat": [1]}),
+            "column 'image' of the targets is none .* found '1.jpg'; give",
+        ),
+        (pd.DataFrame({"cat": [1, None, "1"]}), "column 'cat' .* found '1'"),
+        (pd.DataFrame({"cat": [1, 0], "score": [0.5, 1]}), "column 'score' .* found 0.5"),
+        (pd.DataFrame({"day": pd.to_datetime(["2020-01-01"])}), r"column 'day' .* found datetime64"),
+        (pd.DataFrame([[1, 0]], columns=["cat", "cat"]), "'cat' stands more than once"),
+        (pd.DataFrame({"cat": []}), "hold no row"),
+        ((pd.DataFrame([[1, 0]], columns=list(names)) for names in ("ab", "ba")), "the same in another order"),
     ],
 )
 def test_bad_targets(targets, message):
     with pytest.raises(ValueError, match=message):
         LabelStats.from_targets(targets)
+
+
+FRAMES = {
+    "int8": lambda m: pd.DataFrame(m, dtype="int8"),
+    "float with NaN": lambda m: pd.DataFrame(np.where(m < 0, np.nan, m)),
+    "nullable integers": lambda m: pd.DataFrame(m, dtype="Int8").mask(m < 0, pd.NA),
+    "nullable booleans": lambda m: pd.DataFrame(m == 1).astype("boolean").mask(m < 0, pd.NA),
+    "objects": lambda m: pd.DataFrame(np.where(m < 0, None, m)),
+    "mixed": lambda m: pd.concat(
+        [
+            pd.Series(m[:, k] == 1, name=k) if k % 2 else pd.Series(m[:, k], name=k, dtype="Int64")
+            for k in range(m.shape[1])
+        ],
+        axis=1,
+    ),
+    "chunks": lambda m: [pd.DataFrame(m[start : start + 3]) for start in range(0, len(m), 3)],
+}
+
+
+@pytest.mark.parametrize("form", FRAMES)
+@given(matrix=matrices)
+def test_data_frames_count_as_their_entries_and_name_the_classes(form, matrix):
+    stats = LabelStats.from_targets(FRAMES[form](matrix), cooccurrence=True)
+    expected = LabelStats.from_targets(matrix, [str(k) for k in range(matrix.shape[1])], cooccurrence=True)
+    assert stats == expected
+    given_names = [f"class {k}" for k in range(matrix.shape[1])]
+    assert LabelStats.from_targets(FRAMES[form](matrix), given_names) == LabelStats.from_targets(matrix)
+
+
+def test_columns_of_a_file_name_the_classes(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,cat,dog\n1.jpg,1,0\n2.jpg,,1\n3.jpg,1,-1\n")
+    table = pd.read_csv(tmp_path / "labels.csv")
+    stats = LabelStats.from_targets(table[["cat", "dog"]])
+    assert (stats.class_names, stats.class_counts.tolist(), stats.num_samples) == (("cat", "dog"), [2, 1], 3)
 
 
 def test_a_million_rows_as_csr_without_a_dense_copy():

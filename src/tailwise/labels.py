@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -96,10 +96,10 @@ class LabelStats:
         """Count the positives of a label matrix.
 
         Args:
-            targets: (N, K) array or tensor, a CSR matrix (``scipy.sparse`` or ``torch.sparse_csr``), or an
-                iterable of (n, K) chunks. Entries are 1, 0, or unknown (-1, and NaN in floating point); unknown
-                labels are not counted.
-            class_names: as in the constructor.
+            targets: (N, K) array or tensor, a CSR matrix (``scipy.sparse`` or ``torch.sparse_csr``), a data frame
+                whose columns are the classes, or an iterable of (n, K) chunks. Entries are 1, 0, or unknown (-1, and
+                NaN or a missing entry); unknown labels are not counted.
+            class_names: as in the constructor; those of the columns when absent and there are any.
             thresholds: as in the constructor.
             groups: as in the constructor.
             cooccurrence: also count how often two classes are positive together; needs K * K memory.
@@ -112,21 +112,25 @@ class LabelStats:
         """
         pairs: NDArray[np.int64] | None = None
         counts: NDArray[np.int64] | None = None
+        columns: tuple[str, ...] | None = None
         num_samples = 0
-        for rows, positives_per_class, num_rows in _count_chunks(targets, dense=cooccurrence):
+        for chunk in _count_chunks(targets, dense=cooccurrence):
             if counts is None:
-                counts = np.zeros(len(positives_per_class), dtype=np.int64)
-            if len(positives_per_class) != len(counts):
-                raise ValueError(f"chunks of targets have {len(counts)} classes, then {len(positives_per_class)}")
-            counts += positives_per_class
-            num_samples += num_rows
-            if rows is not None:
+                counts, columns = np.zeros(len(chunk.counts), dtype=np.int64), chunk.names
+            if len(chunk.counts) != len(counts):
+                raise ValueError(f"chunks of targets have {len(counts)} classes, then {len(chunk.counts)}")
+            if chunk.names != columns:
+                raise ValueError("chunks of targets have other columns, or the same in another order, than the first")
+            counts += chunk.counts
+            num_samples += chunk.num_rows
+            if chunk.rows is not None:
                 # float32 products of 0/1 rows are exact: a chunk has far fewer than 2**24 rows.
-                product = (rows.T @ rows).astype(np.int64)
+                product = (chunk.rows.T @ chunk.rows).astype(np.int64)
                 pairs = product if pairs is None else pairs + product
         if counts is None:
             raise ValueError("targets hold no row: give an (N, K) label matrix with N >= 1")
-        return cls(counts, num_samples, class_names, thresholds, groups=groups, cooccurrence=pairs)
+        names = columns if class_names is None else class_names
+        return cls(counts, num_samples, names, thresholds, groups=groups, cooccurrence=pairs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics as JSON, whole or not at all."""
@@ -231,6 +235,15 @@ class LabelStats:
         return pairs
 
 
+def require_stats(stats: object) -> None:
+    """Raise ValueError unless something is a :class:`LabelStats`."""
+    if not isinstance(stats, LabelStats):
+        raise ValueError(
+            f"stats must be a LabelStats, got {type(stats).__name__}: LabelStats(class_counts, num_samples) or "
+            "LabelStats.from_targets(targets) makes one"
+        )
+
+
 def _whole_counts(class_counts: ArrayLike, num_samples: int) -> NDArray[np.int64]:
     given = np.asarray(class_counts)
     if given.ndim != 1 or given.size == 0:
@@ -259,8 +272,20 @@ def _distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tupl
     return names
 
 
-def _count_chunks(targets: Any, *, dense: bool) -> Iterator[tuple[NDArray[np.float32] | None, NDArray[np.int64], int]]:
-    """Yield (0/1 rows if ``dense``, positives per class, number of rows) for each chunk of the targets."""
+class _Chunk(NamedTuple):
+    """What some samples add to the statistics."""
+
+    rows: NDArray[np.float32] | None
+    """0/1 rows, where they are wanted."""
+    counts: NDArray[np.int64]
+    """Positives per class."""
+    num_rows: int
+    names: tuple[str, ...] | None = None
+    """Names of the columns, where the samples come with any."""
+
+
+def _count_chunks(targets: Any, *, dense: bool) -> Iterator[_Chunk]:
+    """Count each chunk of the targets; give 0/1 rows if ``dense``."""
     # A tensor can only come from a torch that is loaded; those who have none need not wait for it.
     torch: Any = sys.modules.get("torch")
     is_tensor = torch is not None and isinstance(targets, torch.Tensor)
@@ -277,13 +302,50 @@ def _count_chunks(targets: Any, *, dense: bool) -> Iterator[tuple[NDArray[np.flo
         yield from _count_csr(csr.indptr, csr.indices, csr.data, csr.shape[1], dense=dense)
     elif is_tensor:
         yield from _count_dense(targets.numpy(force=True), dense=dense)
+    elif hasattr(targets, "columns") and hasattr(targets, "to_numpy"):
+        names = tuple(str(name) for name in targets.columns)
+        for chunk in _count_dense(_positives_of_frame(targets, names), dense=dense):
+            yield chunk._replace(names=names)
     elif isinstance(targets, np.ndarray) or (isinstance(targets, Sequence) and _is_rows_of_numbers(targets)):
         yield from _count_dense(np.asarray(targets), dense=dense)
-    elif isinstance(targets, Iterable):
-        for chunk in targets:
-            yield from _count_chunks(chunk, dense=dense)
+    elif isinstance(targets, Iterable) and not isinstance(targets, str | bytes | Mapping):
+        for part in targets:
+            yield from _count_chunks(part, dense=dense)
     else:
-        raise ValueError(f"targets must be a label matrix or an iterable of chunks, got {type(targets).__name__}")
+        given = f" {targets!r:.40}" if isinstance(targets, str | bytes | int | float) else ""
+        raise ValueError(
+            "targets must be an (N, K) matrix of 1, 0 and unknown (-1 or NaN), a data frame of such columns, or an "
+            f"iterable of (n, K) matrices, got {type(targets).__name__}{given}"
+        )
+
+
+def _positives_of_frame(frame: Any, names: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Which entries of a data frame are 1, column by column, as columns have types of their own."""
+    positive = np.zeros((len(frame), len(names)), dtype=np.bool_)
+    for position, name in enumerate(names):
+        column = frame.iloc[:, position] if hasattr(frame, "iloc") else frame[:, position]
+        values = column.to_numpy()
+        try:
+            if values.dtype == object:  # with missing entries, or of several types
+                values = np.array([_entry(value) for value in values], dtype=np.float64)
+            elif values.dtype.kind not in "biuf":
+                raise ValueError(f"found {values.dtype}")
+            positive[:, position] = _positives(values)
+        except ValueError as error:
+            raise ValueError(
+                f"column {name!r} of the targets is none of 1, 0 and unknown (-1 or missing): {error}; give the "
+                "columns of the classes alone"
+            ) from error
+    return positive
+
+
+def _entry(value: Any) -> float:
+    """An entry of a column of any type."""
+    if value is None or type(value).__name__ == "NAType":
+        return float("nan")
+    if isinstance(value, bool | int | float | np.bool_ | np.number):
+        return float(value)
+    raise ValueError(f"found {value!r:.40}")
 
 
 def _is_rows_of_numbers(targets: Sequence[Any]) -> bool:
@@ -291,30 +353,24 @@ def _is_rows_of_numbers(targets: Sequence[Any]) -> bool:
     return isinstance(first, Sequence) and len(first) > 0 and isinstance(first[0], int | float)
 
 
-def _count_dense(
-    matrix: NDArray[Any], *, dense: bool
-) -> Iterator[tuple[NDArray[np.float32] | None, NDArray[np.int64], int]]:
+def _count_dense(matrix: NDArray[Any], *, dense: bool) -> Iterator[_Chunk]:
     if matrix.ndim != 2:
         raise ValueError(f"targets must be (N, K), got shape {matrix.shape}")
     step = max(1, _CHUNK_ELEMENTS // max(1, matrix.shape[1]))
     for start in range(0, len(matrix), step):
         rows = matrix[start : start + step]
         positive = _positives(rows)
-        yield (
-            positive.astype(np.float32) if dense else None,
-            positive.sum(axis=0, dtype=np.int64),
-            len(rows),
-        )
+        yield _Chunk(positive.astype(np.float32) if dense else None, positive.sum(axis=0, dtype=np.int64), len(rows))
 
 
 def _count_csr(
     indptr: NDArray[Any], indices: NDArray[Any], values: NDArray[Any], num_classes: int, *, dense: bool
-) -> Iterator[tuple[NDArray[np.float32] | None, NDArray[np.int64], int]]:
+) -> Iterator[_Chunk]:
     positive = _positives(values)
     num_rows = len(indptr) - 1
     if not dense:
         counts = np.bincount(indices[positive], minlength=num_classes).astype(np.int64)
-        yield None, counts, num_rows
+        yield _Chunk(None, counts, num_rows)
         return
     step = max(1, _CHUNK_ELEMENTS // max(1, num_classes))
     for start in range(0, num_rows, step):
@@ -323,7 +379,7 @@ def _count_csr(
         stored = slice(indptr[start], indptr[stop])
         rows = np.zeros((stop - start, num_classes), dtype=np.float32)
         rows[row[positive[stored]], indices[stored][positive[stored]]] = 1
-        yield rows, rows.sum(axis=0, dtype=np.float64).astype(np.int64), stop - start
+        yield _Chunk(rows, rows.sum(axis=0, dtype=np.float64).astype(np.int64), stop - start)
 
 
 def _positives(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+from tailwise import LabelStats
 from tailwise.metrics import MultilabelAP, average_precision, group_means
 
 GATHER = Path(__file__).with_name("gather.py")
@@ -96,3 +97,11 @@ def test_batches_that_do_not_fit_are_refused() -> None:
         MultilabelAP(0)
     with pytest.raises(ValueError, match="'tail' has an index outside the 3 classes"):
         MultilabelAP(3, {"tail": [3]})
+
+
+@pytest.mark.parametrize("given", [LabelStats([1, 2], 3), np.array([1, 2]), "5", 2.0, True])
+def test_what_is_no_number_of_classes(given, unchecked) -> None:
+    with pytest.raises(ValueError, match=f"num_classes must be a whole number, got {type(given).__name__}") as caught:
+        MultilabelAP(given)
+    assert MultilabelAP(np.int64(2)).num_classes == 2
+    assert ("give stats.num_classes, stats.groups" in str(caught.value)) == isinstance(given, LabelStats)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from tailwise.labels import LabelStats
 from tailwise.metrics.average_precision import average_precision
 from tailwise.metrics.groups import group_means
 from tailwise.metrics.inputs import scores_and_targets
@@ -27,7 +29,7 @@ class MultilabelAP(Metric):
         **kwargs: of :class:`torchmetrics.Metric`, such as ``compute_on_cpu`` and ``process_group``.
 
     Raises:
-        ValueError: ``num_classes`` is below 1 or a group does not fit it.
+        ValueError: ``num_classes`` is no whole number or below 1, or a group does not fit it.
     """
 
     is_differentiable = False
@@ -39,9 +41,13 @@ class MultilabelAP(Metric):
 
     def __init__(self, num_classes: int, groups: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        given: object = num_classes
+        if not isinstance(given, Integral) or isinstance(given, bool):
+            way = ": give stats.num_classes, stats.groups" if isinstance(given, LabelStats) else ""
+            raise ValueError(f"num_classes must be a whole number, got {type(given).__name__}{way}")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self.num_classes = num_classes
+        self.num_classes = int(num_classes)
         self.groups = dict(groups or {})
         group_means(torch.zeros(num_classes), self.groups)
         self.add_state("logits", default=[], dist_reduce_fx="cat")
