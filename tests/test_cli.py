@@ -342,3 +342,18 @@ def test_two_processes_train_the_model_of_one(cli: Callable[..., Outcome], train
     for file in ("predictions.parquet", "validation.parquet"):
         first, second = (pd.read_parquet(tmp_path / name / file) for name in ("one", "two"))
         pd.testing.assert_frame_equal(first, second, atol=1e-5)
+
+
+def test_a_full_cache_changes_no_result(
+    cli: Callable[..., Outcome], train_line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = train_line.replace("/cache", "/other-cache") + " --mode probe"
+    _, free, _ = cli(line)
+    monkeypatch.setenv("TAILWISE_CACHE_LIMIT", "0")
+    for name in ("again", "and-again"):
+        code, out, err = cli(f"{line} --output {tmp_path / name}")
+        assert (code, re.findall(r"\d+\.\d\d", out)) == (0, re.findall(r"\d+\.\d\d", free))
+        assert "which may have 0 GB (TAILWISE_CACHE_LIMIT)" in err
+    monkeypatch.setenv("TAILWISE_CACHE_LIMIT", "a lot")
+    code, _, err = cli(f"{line} --output {tmp_path / 'refused'}")
+    assert (code, "TAILWISE_CACHE_LIMIT must be a number of GB" in err) == (2, True)

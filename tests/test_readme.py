@@ -38,7 +38,7 @@ def test_every_command_and_option_exists(command, capsys):
 
 
 def test_the_commands_are_found():
-    expected = {"inspect", "build", "compare", "train", "guide", "evaluate", "report", "reproduce"}
+    expected = {"inspect", "build", "compare", "train", "guide", "evaluate", "report", "reproduce", "cache"}
     assert {command.split()[1] for command in COMMANDS} == expected
 
 

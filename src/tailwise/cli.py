@@ -1,5 +1,5 @@
 """The command line: ``tailwise demo | inspect | build | compare | train | guide | evaluate | report |
-reproduce``.
+reproduce | cache``.
 
 Only what a command needs is imported, when it runs, so that help and errors come quickly.
 """
@@ -96,6 +96,7 @@ _COMMANDS = {
     "reproduce": _Command(
         "Run the papers' tables and figures again, and set the numbers beside those published.", going_on=_SAME_COMMAND
     ),
+    "cache": _Command("Show or clear what is kept of earlier commands: decoded images and features."),
 }
 
 

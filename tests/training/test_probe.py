@@ -50,7 +50,7 @@ def test_features_are_computed_once(tiny: Callable[..., TrainConfig], weights: P
     config = tiny(mode="probe", model=ModelConfig("test_resnet", weights=weights), cache=str(weights.parent / "cache"))
     splits = read_run(config)
     first = probe.new_task(config, splits, CPU)
-    files = sorted((config.cache_folder / "features").iterdir())
+    files = sorted((config.cache_folder / "features").glob("*.npy"))
     assert len(files) == 2
     for path in files:
         np.save(path, np.load(path) + 1)
@@ -66,7 +66,7 @@ def test_damaged_features_are_computed_again(
     config = tiny(mode="probe", model=ModelConfig("test_resnet", weights=weights), cache=str(weights.parent / "cache"))
     splits = read_run(config)
     first = probe.new_task(config, splits, CPU).train.table.batch(torch.arange(46))
-    for path in (config.cache_folder / "features").iterdir():
+    for path in (config.cache_folder / "features").glob("*.npy"):
         path.write_bytes(damage)
     again = probe.new_task(config, splits, CPU).train.table.batch(torch.arange(46))
     assert torch.equal(first, again)

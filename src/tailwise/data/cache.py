@@ -15,14 +15,14 @@ import hashlib
 import json
 import logging
 import os
-import re
 import time
 import warnings
+import weakref
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
@@ -34,10 +34,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from tailwise.data.cache_entries import remove_leftovers, touch
 from tailwise.data.decode import ImageError, decode_image, without_warnings
-from tailwise.data.disk import alone, lock_of, require_space
+from tailwise.data.disk import alone, require_space
 from tailwise.errors import InputError, OnError
-from tailwise.files import replacing
+from tailwise.files import hold, replacing
 from tailwise.shapes import Int, UInt8
 
 _Planes: TypeAlias = UInt8[np.ndarray, "3 S S"]
@@ -46,8 +47,6 @@ _FORMAT = "tailwise-images-3"
 _ROWS_CHECKED_ON_OPEN = 64
 _IN_FLIGHT_PER_WORKER = 4
 _MAKE_ROOM = "free some space, or choose another folder or a smaller size"
-_LEFTOVER = re.compile(r"\.([0-9a-f]{64})\.(?:bin|json)\..+")
-_ABANDONED_AFTER_S = 3600.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _logger = logging.getLogger(__name__)
 
@@ -151,8 +150,9 @@ def build_cache(
 
     It is written under a temporary name and renamed when it is whole: an interrupted build leaves no cache. Of several
     processes that want the same cache, one decodes and the others wait; if it is killed, the next takes over and
-    removes what it left. On opening, the header, the length and the checksums of up to 64 images spread over the
-    file are verified; a cache that fails is rebuilt with a warning.
+    removes what it left. ``tailwise cache`` and the limit of the cache leave the file alone while the object returned
+    lives. On opening, the header, the length and the checksums of up to 64 images spread over the file are verified; a
+    cache that fails is rebuilt with a warning.
 
     Args:
         paths: the image files, in the order of the rows.
@@ -181,7 +181,7 @@ def build_cache(
         data_path.parent.mkdir(parents=True, exist_ok=True)
         with alone(_lock_name(data_path)) as is_alone:
             if is_alone:
-                _remove_leftovers(data_path)
+                remove_leftovers(data_path.parent, own=data_path.stem)
             cache, problem = _reusable(data_path, len(paths), size, on_error)
             if cache is not None:
                 return cache
@@ -243,6 +243,8 @@ def _reusable(data_path: Path, num_paths: int, size: int, on_error: OnError) -> 
         cache = _open(data_path, num_paths, size)
         sample = np.linspace(0, len(cache) - 1, num=min(len(cache), _ROWS_CHECKED_ON_OPEN)).astype(int)
         damaged = cache.damaged(sample.tolist())
+    except FileNotFoundError:  # removed a moment ago
+        return None, ""
     except (OSError, ValueError, TypeError, LookupError) as error:
         return None, str(error)
     if damaged:
@@ -250,6 +252,7 @@ def _reusable(data_path: Path, num_paths: int, size: int, on_error: OnError) -> 
     if on_error == "raise" and cache.skipped:
         _require_readable(cache)
         return None, ""
+    touch(data_path)
     return cache, ""
 
 
@@ -260,29 +263,20 @@ def _open(data_path: Path, num_paths: int, size: int) -> ImageCache:
     checksums = np.array(header["checksums"], dtype=np.int64)
     if [header["format"], header["size"]] != [_FORMAT, size] or len(checksums) != len(kept):
         raise ValueError("the header does not fit the images")
+    cache = ImageCache(data_path, size, kept, skipped, checksums, header["digest"])
+    # Nobody removes the file as long as this object lives.
+    handle = hold(data_path)
+    if handle is not None:
+        weakref.finalize(cache, os.close, handle)
     expected, actual = len(kept) * _stride(size), data_path.stat().st_size
     if actual != expected:
         raise ValueError(f"{actual} bytes instead of {expected}")
-    return ImageCache(data_path, size, kept, skipped, checksums, header["digest"])
+    return cache
 
 
 def _lock_name(data_path: Path) -> Path:
     """The name that the lock of a cache is made from: that of no temporary file."""
     return data_path.with_suffix("")
-
-
-def _remove_leftovers(data_path: Path) -> None:
-    """Remove temporary files of builds that were killed: of this cache, whose lock is held, and old ones of others."""
-    for path in data_path.parent.iterdir():
-        match = _LEFTOVER.fullmatch(path.name)
-        if match is None:
-            continue
-        with suppress(OSError):  # another process may have removed it
-            if match[1] == data_path.stem:
-                path.unlink()
-            elif time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
-                with lock_of(path.with_name(match[1])).acquire(blocking=False):
-                    path.unlink()
 
 
 def _build(paths: Sequence[Path], size: int, data_path: Path, workers: int, on_error: OnError, progress: bool) -> None:
@@ -332,9 +326,15 @@ def _write_pixels(
         "format": _FORMAT,
         "size": size,
         "digest": digest.hexdigest(),
+        "of": f"{len(checksums)} images of {size} x {size} pixels in {_common_folder(paths)}",
         "skipped": [asdict(entry) for entry in skipped],
         "checksums": checksums,
     }
+
+
+def _common_folder(paths: Sequence[Path]) -> str:
+    folders = [str(path.absolute().parent) for path in paths]
+    return os.path.commonpath([min(folders), max(folders)])
 
 
 def _decoded(paths: Sequence[Path], size: int, workers: int) -> Generator[Future[_Planes], None, None]:

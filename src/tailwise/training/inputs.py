@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tailwise.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig
 from tailwise.data.cache import ImageCache, build_cache
+from tailwise.data.cache_entries import cache_limit, make_room
 from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
 from tailwise.data.sources.splits import split_by_ratio
 from tailwise.data.targets import Targets, can_be_scored, count_negatives, count_positives
@@ -200,15 +201,17 @@ def open_images(split: Split, size: int, config: TrainConfig) -> Images:
         config: gives the cache folder, and what to do about damaged images.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: an image cannot be read, or the limit of the cache is no number.
     """
     if split.pixels is not None:
         table = TensorTable(torch.from_numpy(split.pixels))
         return Images(split, table, content_key(split.pixels), np.arange(len(split)))
     assert split.files is not None
+    cache_limit()  # before images are decoded for long
     cache: ImageCache = build_cache(
         split.files, size, config.cache_folder / "images", on_error=config.on_error, progress=not config.quiet
     )
+    make_room(config.cache_folder, keep=cache.path)
     if cache.skipped:
         unreadable = tuple(f"{entry.path}: {entry.reason}" for entry in cache.skipped)
         split = replace(split.subset(cache.kept), skipped=split.skipped + unreadable)

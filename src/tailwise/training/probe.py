@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailwise.config import TrainConfig
+from tailwise.data.cache_entries import make_room, remove_leftovers, touch
+from tailwise.data.disk import alone
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.models.classifier import create_head
@@ -212,17 +214,29 @@ def _features(config: TrainConfig, split: Split, backbone: Backbone) -> tuple[Im
             description=f"features of {split.name}",
             show=not config.quiet,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            np.save(temporary, rows.numpy())
+        where = f"split {split.name!r} of {Path(config.data).name}"
+        _write(path, rows, f"{len(rows)} x {rows.shape[1]} features of {config.model.backbone}, {where}")
+    touch(path)
+    make_room(config.cache_folder, keep=path)
     return replace(images, table=TensorTable(rows), key=key), rows
 
 
+def _write(path: Path, rows: Float[Tensor, "N F"], what: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path.with_suffix("")) as is_alone:
+        if is_alone:
+            remove_leftovers(path.parent, own=path.stem)
+        with replacing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps({"of": what}), encoding="utf-8")
+        with replacing(path) as temporary:
+            np.save(temporary, rows.numpy())
+
+
 def _read(path: Path, num_images: int) -> Float[Tensor, "N F"] | None:
-    if not path.exists():
-        return None
     try:
         rows = np.load(path)
+    except FileNotFoundError:
+        return None
     except (ValueError, EOFError, OSError) as error:
         _logger.warning("%s: damaged features (%s); computing them again", path, error)
         return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from tailwise.data.cache_entries import cache_folder, make_room
 from tailwise.data.sources.coco import holds_coco, read_coco
 from tailwise.data.sources.folder import holds_image_folders, read_folder
 from tailwise.data.sources.hub import HUB_PREFIX, is_saved_dataset, read_hub
@@ -63,10 +63,7 @@ class ReadOptions:
     @property
     def cache_folder(self) -> Path:
         """Where decoded images and features are kept."""
-        if self.cache is not None:
-            return Path(self.cache)
-        named = os.environ.get("TAILWISE_CACHE")
-        return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tailwise"
+        return cache_folder(self.cache)
 
 
 _Reader: TypeAlias = Callable[["str | Path", ReadOptions, Any], LabeledImages]
@@ -90,6 +87,8 @@ def read_labels(
     if options.split_ratios is not None and options.split_file is not None:
         raise InputError("split_ratios and split_file are both given; choose one")
     labeled = _READERS[chosen](data, options, classes if classes is not None else options.classes)
+    if chosen == "hf":
+        make_room(options.cache_folder, keep=labeled.root)
     if labeled.skipped:
         _logger.warning("%d rows are left out; the first: %s", len(labeled.skipped), labeled.skipped[0])
     if options.split_file is not None:

@@ -6,19 +6,24 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tailwise.data.cache_entries import INDEX_FILE, NOTE_FILE, touch
+from tailwise.data.disk import alone
 from tailwise.data.http import why_unreachable
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.data.sources.rows import Problems, Row, assemble, class_list
 from tailwise.errors import InputError, OnError
-from tailwise.files import replacing
+from tailwise.files import hold, replacing
 
 HUB_PREFIX = "hf:"
 _IMAGE_COLUMNS = ("image", "img", "file_name")
 _LABEL_COLUMNS = ("labels", "label", "tags", "classes")
 _SIGNATURES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
+# One descriptor, however often the data set is read.
+_hold_for_good = cache(hold)
 _logger = logging.getLogger(__name__)
 
 
@@ -57,7 +62,7 @@ def read_hub(
     own_names = _names_of(first.features[label_column])
     names = class_list(classes)
     root = folder / _digest(splits)
-    images = _image_files(splits, image_column, root)
+    images = _image_files(splits, image_column, root, str(name))
     problems = Problems(on_error)
     return assemble(
         _rows(splits, label_column, images, own_names or names, str(name), problems),
@@ -138,27 +143,47 @@ def _digest(splits: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def _image_files(splits: Mapping[str, Any], column: str, root: Path) -> dict[str, list[str]]:
+def _image_files(splits: Mapping[str, Any], column: str, root: Path, what: str) -> dict[str, list[str]]:
     """References of the images of each split, "" where a row has none; written unless they are there already."""
-    from datasets import Image
-
-    index = root / "images.json"
-    if index.is_file():
-        known: dict[str, list[str]] = json.loads(index.read_text(encoding="utf-8"))
-        return known
-    _logger.info("writing the images of %d rows to %s", sum(len(rows) for rows in splits.values()), root)
-    written: dict[str, list[str]] = {}
     try:
-        for split, rows in splits.items():
-            (root / (split or "all")).mkdir(parents=True, exist_ok=True)
-            encoded = rows.select_columns([column]).cast_column(column, Image(decode=False))
-            written[split] = [
-                _write_image(row[column], root, f"{split or 'all'}/{number:08d}") for number, row in enumerate(encoded)
-            ]
-        with replacing(index) as temporary:
-            temporary.write_text(json.dumps(written), encoding="utf-8")
+        if (known := _written(root)) is not None:
+            return known
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with alone(root):
+            # Another process may have written them while this one waited.
+            return _written(root) or _write_images(splits, column, root, what)
     except OSError as error:
         raise InputError(f"the images cannot be written to {root}: {error.strerror or error}") from error
+
+
+def _written(root: Path) -> dict[str, list[str]] | None:
+    """References of images that are there, and stay there as long as this process lives; None if they are not."""
+    index = root / INDEX_FILE
+    try:
+        _hold_for_good(index)
+        known: dict[str, list[str]] = json.loads(index.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    touch(index)
+    return known
+
+
+def _write_images(splits: Mapping[str, Any], column: str, root: Path, what: str) -> dict[str, list[str]]:
+    from datasets import Image
+
+    _logger.info("writing the images of %d rows to %s", sum(len(rows) for rows in splits.values()), root)
+    written: dict[str, list[str]] = {}
+    for split, rows in splits.items():
+        (root / (split or "all")).mkdir(parents=True, exist_ok=True)
+        encoded = rows.select_columns([column]).cast_column(column, Image(decode=False))
+        written[split] = [
+            _write_image(row[column], root, f"{split or 'all'}/{number:08d}") for number, row in enumerate(encoded)
+        ]
+    with replacing(root / NOTE_FILE) as temporary:
+        temporary.write_text(json.dumps({"of": f"images of {what}"}), encoding="utf-8")
+    with replacing(root / INDEX_FILE) as temporary:
+        temporary.write_text(json.dumps(written), encoding="utf-8")
+    _hold_for_good(root / INDEX_FILE)
     return written
 
 

@@ -1,0 +1,86 @@
+"""``tailwise cache``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tailwise.errors import InputError
+
+if TYPE_CHECKING:
+    from tailwise.data.cache_entries import Entry
+
+_SECONDS_OF_A_DAY = 86400.0
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of looking at the cache, and of clearing it."""
+
+    action: Literal["list", "clear"]
+    """Show what is kept of earlier commands (list), or remove it (clear): it is made again when it is needed."""
+    cache: str | None = None
+    """Folder of decoded images and features; by default $TAILWISE_CACHE, or the user's cache folder."""
+    older_than: float | None = None
+    """For clear: remove what was not used for so many days."""
+    all: bool = False
+    """For clear: remove everything that no process is using."""
+
+
+def run(options: Options) -> None:
+    """Show what is in the cache, or remove it."""
+    from tailwise.data.cache_entries import cache_folder, find_entries
+
+    days = options.older_than
+    if options.action == "list" and (options.all or days is not None):
+        raise InputError("--all and --older_than are for tailwise cache clear")
+    if options.action == "clear" and options.all == (days is not None):
+        raise InputError("what to clear? give --older_than DAYS, or --all true")
+    if days is not None and not 0 <= days < float("inf"):
+        raise InputError(f"--older_than must be a number of days, 0 or more, got {days}")
+    folder = cache_folder(options.cache)
+    if options.cache is not None and not folder.is_dir():
+        raise InputError(f"--cache {folder}: there is no such folder")
+    entries = find_entries(folder)
+    if options.action == "list":
+        _show(folder, entries)
+    else:
+        _clear(folder, entries, 0.0 if days is None else days * _SECONDS_OF_A_DAY)
+
+
+def _show(folder: Path, entries: list[Entry]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from tailwise.data.cache_entries import LIMIT, cache_limit
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if entries:
+        table = Table()
+        for heading in ("kind", "MB", "last used", "of"):
+            table.add_column(heading, justify="right" if heading == "MB" else "left", overflow="fold")
+        for entry in entries:
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+            table.add_row(entry.kind, f"{entry.size / 1e6:.1f}", used, Text(entry.describe() or "(not recorded)"))
+        console.print(table)
+    size = sum(entry.size for entry in entries) / 1e9
+    console.print(f"{folder}: {len(entries)} entries, {size:.2f} GB of at most {cache_limit() / 1e9:g} GB ({LIMIT})")
+
+
+def _clear(folder: Path, entries: list[Entry], seconds: float) -> None:
+    from tailwise.data.cache_entries import remove, remove_leftovers
+
+    now = time.time()
+    chosen = [entry for entry in entries if now - entry.used >= seconds]
+    removed = [entry for entry in chosen if remove(entry)]
+    for kind in {entry.kind for entry in entries} | {"images", "features"}:
+        remove_leftovers(folder / kind)
+    size = sum(entry.size for entry in removed) / 1e9
+    _logger.info("removed %d of %d entries, %.2f GB, from %s", len(removed), len(entries), size, folder)
+    if len(removed) < len(chosen):
+        _logger.warning("%d entries are in use, or may not be removed, and stay", len(chosen) - len(removed))
