@@ -199,6 +199,10 @@ class TestDraws:
             drawn = draw(0, 0, MANY[:9], Augmentation(**{option: end}))
             assert all(getattr(drawn, name).isfinite().all() for name in ("offset", "gain_before", "saturation", "hue"))
 
+    def test_defaults_are_the_published_settings(self):
+        """32 of 255, contrast and saturation .5 to 1.5, hue 18 degrees, crops from .8 of a side, half flipped."""
+        assert Augmentation() == Augmentation(True, 32.0, (0.5, 1.5), (0.5, 1.5), 18.0, True, 0.8, 0.5)
+
     @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
     def test_flips_come_with_their_probability(self, probability):
         mirrored = draw(0, 0, MANY, Augmentation(flip=probability)).mirrored

@@ -100,9 +100,13 @@ def test_numba_agrees_for_odd_shapes(name, shape, kind):
 
 
 def stored_with_mask(soft: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sparse labels of which some entries are unknown or 0, a mask, and both as dense labels with NaN for unknown."""
+    """Sparse labels of which some entries are unknown or 0, a mask, and both as dense labels with NaN for unknown.
+
+    Two classes have no positive, so that others of their group stand in for them, and one has none that is not masked.
+    """
     generator = torch.Generator().manual_seed(8)
     is_stored = torch.rand(16, 9, generator=generator) < 0.5
+    is_stored[:, [4, 8]] = False
     kind = torch.rand(16, 9, generator=generator)
     values = torch.rand(16, 9, generator=generator).clamp(min=0.01) if soft else torch.ones(16, 9)
     values = values.masked_fill(kind < 0.2, -1.0).masked_fill((kind >= 0.2) & (kind < 0.3), 0.0)
@@ -112,6 +116,7 @@ def stored_with_mask(soft: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     entries = values[is_stored] if soft else values[is_stored].to(torch.int8)
     stored = torch.sparse_csr_tensor(bounds, is_stored.nonzero()[:, 1], entries, (16, 9), check_invariants=True)
     mask = torch.rand(16, 9, generator=generator) < 0.7
+    mask[:, 1] &= ~is_stored[:, 1]
     dense = torch.where(is_stored, values, 0.0)
     return stored, mask, dense.masked_fill((dense < 0) | ~mask, float("nan"))
 

@@ -113,9 +113,16 @@ def test_names_and_recipes_stand_for_the_published_numbers(name, recipe, stats, 
     torch.testing.assert_close(actual, expected, rtol=2e-6, atol=1e-9)  # the buffers of a loss are float32
 
 
+def mean_effective(naive: Naive, i: int) -> float:
+    """1 / mean (1 − .9ⁿ)/(1 − .9), over the positives of a sample, or of the largest class if it has none."""
+    found = [(1 - 0.9**n) / 0.1 for n, y in zip(COUNTS, naive.targets[i], strict=True) if y]
+    return 1 / np.mean(found or [(1 - 0.9 ** max(COUNTS)) / 0.1])
+
+
 RULES = {
     "rebalanced": ("weight", lambda naive, i, k: naive.rebalanced(i, k, 0.1, 10, 0.2)),
     "inverse-frequency": ("weight", lambda naive, i, k: math.sqrt(NUM_SAMPLES / COUNTS[k])),
+    "class-balanced": ("weight", lambda naive, i, k: mean_effective(naive, i)),
     "prior": ("shift", lambda naive, i, k: 0.025 * math.log(NUM_SAMPLES / COUNTS[k] - 1)),
     "margin": ("shift", lambda naive, i, k: 0.5 * (min(COUNTS) / COUNTS[k]) ** 0.25),
 }
