@@ -299,6 +299,7 @@ def test_manifest_says_in_words_what_it_holds(tmp_path: Path) -> None:
     assert sorted(name for group in record["groups"].values() for name in group) == ["c0", "c1", "c2"]
     first = record["indices"][0]
     assert record["labels"][0] == [f"c{k}" for k in np.flatnonzero(data.targets[first] == 1)]
+    assert f"images/é {first}.jpg" in (tmp_path / "subset.json").read_text(encoding="utf-8")
 
 
 def test_digest_follows_everything_it_covers(tmp_path: Path) -> None:
