@@ -9,6 +9,7 @@ import pytest
 
 from tailwise.cli import main
 from tailwise.config import OptimConfig
+from tailwise.data.benchmarks import digits
 from tailwise.experiments import demo
 
 
@@ -34,3 +35,36 @@ def test_demo_prints_and_writes_what_its_runs_found(tmp_path, capsys):
             assert cell.split()[0] == f"{metrics['mAP'][group]:.2f}"
             assert cell.split()[0] in printed
     assert "bce-class-aware" in (output / "report.html").read_text()
+
+
+def test_methods_take_as_many_steps_and_differ_in_loss_and_sampler():
+    options = {method.name: method.options for method in demo.METHODS}
+    assert options == {
+        "bce": {"loss": "bce", "sampler": "uniform", "optim": {"epochs": 21}},
+        "bce-class-aware": {"loss": "bce"},
+        "db-focal": {"loss": "db-focal"},
+        "pg": {"loss": "pg"},
+    }
+    stats = digits(num_test=1).stats
+    uniform, class_aware = 21 * stats.num_samples, 10 * stats.class_counts.max() * stats.num_classes / 4
+    assert uniform == pytest.approx(class_aware, rel=0.05)
+
+
+def test_a_small_network_from_scratch_on_digits_as_they_are(tmp_path):
+    config = demo.configuration(tmp_path)
+    assert (config.data, config.output, config.image_size) == ("digits", str(tmp_path), 32)
+    model, optim, augment = config.model, config.optim, config.augment
+    assert (model.backbone, model.pretrained, model.frozen_stages) == ("test_resnet", False, -1)
+    assert (model.running_stats, model.neck, model.mean, model.std) == (False, "none", (0.5,) * 3, (0.5,) * 3)
+    assert (optim.lr, optim.epochs, optim.warmup_steps) == (0.1, 10, 50)
+    assert (augment.photometric, augment.flip, augment.min_crop) == (False, 0.0, 0.8)
+
+
+def test_the_plan_of_the_demo(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(demo, "compare", lambda plan, workers: seen.append((plan, workers)) or {})
+    monkeypatch.setattr(demo, "show_results", lambda results, plan, console: None)
+    demo.demo(tmp_path / "out", seeds=2, workers=3)
+    ((plan, workers),) = seen
+    assert (plan.seeds, plan.folds, plan.baseline, plan.methods, workers) == ((0, 1), 0, "bce", demo.METHODS, 3)
+    assert plan.folder == tmp_path / "out"

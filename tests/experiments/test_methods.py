@@ -73,3 +73,42 @@ def test_markdown_table_marks_the_best_and_gives_deviations():
         "| one | **51.00 ± 1.41** | 10.00 ± 0.00 | - | 2.0 |",
         "| two | 49.00 ± 0.00 | **32.00 ± 2.83** | **1.00** | 5.0 |",
     ]
+
+
+def test_a_row_of_one_run_or_none_has_no_deviation():
+    row = Row("one", {"total": [50.0], "head": [None, 40.0], "tail": [None]}, [1.0])
+    assert [row.cell(group) for group in ("total", "head", "tail")] == ["50.00", "40.00", "-"]
+    assert markdown_table([row]).splitlines() == [
+        "| method | total | head | tail |",
+        "|---|---|---|---|",
+        "| one | **50.00** | **40.00** | **-** |",
+    ]
+
+
+def test_what_is_tried_lies_over_the_own_options():
+    method = Method("pg", {"loss": "pg", "loss_options": {"mu": 0.1, "kappa": 0.0}, "batch_size": 8}, "PG")
+    changed = method.tried({"loss_options": {"mu": 0.3}, "optim": {"lr": 1.0}, "batch_size": 4})
+    assert changed.options == {
+        "loss": "pg",
+        "loss_options": {"mu": 0.3, "kappa": 0.0},
+        "batch_size": 4,
+        "optim": {"lr": 1.0},
+    }
+    assert (changed.name, changed.title) == ("pg", "PG")
+    assert method.options["loss_options"] == {"mu": 0.1, "kappa": 0.0}
+    assert method.tried({"loss_options": None}).options["loss_options"] is None
+    sampled = Method("own", {"loss": "bce"}).sampled("uniform")
+    assert (sampled.name, sampled.title) == ("own@uniform", "own, uniform sampling")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batchsize": 8}, r"a run has no option 'batchsize' \(did you mean 'batch_size'"),
+        ({"optim": {"lrr": 8}}, r"optim has no option 'lrr'"),
+        ({"model": {"head": "gcm"}}, r"head must be"),
+    ],
+)
+def test_options_that_are_not_there_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Method("one", options).configure(TrainConfig(data="a.csv", output="out"), seed=0)

@@ -11,7 +11,7 @@ from tailwise import LabelStats
 from tailwise.config import TrainConfig, resolve
 from tailwise.errors import InputError
 from tailwise.experiments.plan import candidates
-from tailwise.experiments.registry import METHODS, find_methods, simplicity
+from tailwise.experiments.registry import BASELINE, METHODS, find_methods, simplicity
 from tailwise.losses import available, create
 from tailwise.training.run import create_loss
 
@@ -22,6 +22,47 @@ SHARED = TrainConfig(data="digits", output="out")
 def test_every_loss_of_the_library_is_a_method():
     losses = {method.options["loss"] for method in METHODS.values()}
     assert set(available()) - {"formula"} == losses  # "formula" is nothing without its parameters
+
+
+FACTORS = (
+    {"neg_slope": {"tail": 6.0}, "pos_divisor": {"tail": 1.5}, "pos_slope": None},
+    {"neg_slope": {"tail": 10.0}, "pos_divisor": {"tail": 2.0}, "pos_slope": None},
+    {"neg_slope": 4.0, "pos_slope": 2.0, "pos_divisor": None},
+)
+# The methods from the simplest on: options of a run, and the loss options that a search tries.
+REGISTRY: dict[str, tuple[dict, tuple[dict, ...]]] = {
+    "bce@uniform": ({"loss": "bce", "sampler": "uniform"}, ()),
+    "bce": ({"loss": "bce"}, ()),
+    "focal": ({"loss": "focal"}, ({"gamma": 0.5}, {"gamma": 1.0})),
+    "rw": ({"loss": "rw"}, ({"power": 0.25}, {"power": 1.0})),
+    "cb-focal": ({"loss": "cb-focal", "optim": {"lr": 0.1}}, ({"beta": 0.99}, {"beta": 0.999})),
+    "ldam": ({"loss": "ldam"}, ({"max_margin": 0.25}, {"max_margin": 1.0})),
+    "asl": ({"loss": "asl"}, ({"gamma_neg": 2.0}, {"gamma_neg": 6.0}, {"gamma_pos": 1.0})),
+    "ml-gcn": ({"loss": "bce", "model": {"head": "gcn"}}, ()),
+    "r-bce": ({"loss": "r-bce"}, ({"mu": 0.3},)),
+    "ntr": ({"loss": "ntr"}, ({"neg_scale": 5.0},)),
+    "db": ({"loss": "db"}, ({"mu": 0.3, "neg_scale": 5.0},)),
+    "db-focal": ({"loss": "db-focal"}, ({"mu": 0.3, "neg_scale": 5.0},)),
+    "pr": ({"loss": "pr"}, FACTORS),
+    "apr": ({"loss": "pr", "loss_options": {"adaptive": ["neg_slope"]}}, FACTORS),
+    "apaf": ({"loss": "apaf"}, ({"base_exponent": 1.0}, {"max_exponent": 4.0})),
+    "apr-focal": ({"loss": "pg", "loss_options": {"exponent": "fixed"}}, FACTORS),
+    "pg": ({"loss": "pg"}, FACTORS),
+    "pg-auto": ({"loss": "pg-auto"}, ()),
+}
+
+
+def test_methods_from_the_simplest_on_and_what_their_searches_try():
+    assert list(METHODS) == list(REGISTRY)
+    assert BASELINE == "bce@uniform"
+    for name, (options, tried) in REGISTRY.items():
+        method = METHODS[name]
+        assert (method.name, method.options) == (name, options)
+        assert method.search == tuple({"loss_options": candidate} for candidate in tried)
+        assert simplicity(name) == list(REGISTRY).index(name)
+        if "@" not in name:
+            assert simplicity(f"{name}@repeat-factor") == simplicity(name)
+        assert method.title not in ("", name)
 
 
 @pytest.mark.parametrize("recipe", [None, "voc-mlt", "coco-mlt"])
@@ -53,7 +94,9 @@ def test_methods_with_another_sampler():
     config = sampled.configure(SHARED, 3)
     assert (config.loss, config.sampler, config.seed) == ("pg", "repeat-factor", 3)
     assert sampled.name == "pg@repeat-factor"
-    assert "repeat-factor" in sampled.title
+    assert sampled.title == "probability-guided loss (PG), repeat-factor sampling"
+    (stripped,) = find_methods([" pg "])
+    assert stripped is METHODS["pg"]
 
 
 def test_a_file_describes_a_method(tmp_path):
@@ -125,6 +168,10 @@ def test_methods_that_are_not_there(given, message):
         ("options: {optim: {lr: fast}}", "options: .*float"),
         ("options: {optim: {rate: 1}}", "options: .*rate"),
         ("options: {loss: pg}\nname: a/b", "cannot be the name of a method"),
+        ("options: {loss: pg}\nname: .hidden", "cannot be the name of a method"),
+        ("options: {loss: pg}\nname: ''", "cannot be the name of a method"),
+        ("options: {loss: pg}\nname: a@b", "cannot be the name of a method"),
+        ("options: [loss]", "options: expected options by name"),
         ("options: {loss: pg}\nsearch: {mu: 1}", "search must be a list"),
         ("options: {loss: pg}\nsearch: [{mu: 1}]", "search: .*cannot set 'mu'"),
     ],

@@ -15,13 +15,14 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 
 from tailwise.config import TrainConfig, load
+from tailwise.errors import InputError
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.results import Chosen, portable, summarize
 from tailwise.experiments.runs import FAILED_FILE, Run
 from tailwise.experiments.search import settle
 from tailwise.training.inputs import Split
-from tailwise.training.outputs import PREDICTIONS_FILE, VALIDATION_FILE, write_predictions
+from tailwise.training.outputs import PREDICTIONS_FILE, VALIDATION_FILE, read_logits, write_predictions
 
 NAMES = ("cat", "dog", "emu", "fox")
 THRESHOLDS = (10, 20)
@@ -316,3 +317,19 @@ def test_without_a_search_nothing_is_tried(tmp_path: Path) -> None:
     assert settle(plan, TRAIN, asked.extend) == [Chosen(BCE), Chosen(TUNED)]
     assert asked == []
     assert not (plan.folder / "search.json").exists()
+
+
+def test_predictions_are_put_in_the_order_of_the_split(tmp_path: Path) -> None:
+    logits = np.arange(4 * len(TRAIN), dtype=np.float32).reshape(-1, 4)
+    runs = make_plan(tmp_path, [BCE]).fold_runs(BCE)
+    finish_folds(runs, logits)
+    files = [run.folder / VALIDATION_FILE for run in runs]
+    assert read_logits(files, TRAIN).tolist() == logits.tolist()
+    for wrong in (files[:1], [*files, files[0]], [files[0], files[0]]):
+        with pytest.raises(InputError, match=r"is not of the 48 images and 4 classes of split 'train'"):
+            read_logits(wrong, TRAIN)
+    others = replace(TRAIN, images=("train/new.jpg", *TRAIN.images[1:]))
+    renamed = replace(TRAIN, class_names=("cat", "dog", "emu", "gnu"))
+    for split in (others, renamed, TRAIN.subset(np.arange(40))):
+        with pytest.raises(InputError, match="the data have changed since; give another --output"):
+            read_logits(files, split)

@@ -120,3 +120,44 @@ def test_files_hold_the_three_forms(tmp_path):
     files = write_table(TABLE, tmp_path / "table3")
     assert [file.name for file in files] == ["table3.md", "table3.csv", "table3.tex"]
     assert [file.read_text(encoding="utf-8") for file in files] == [to_markdown(TABLE), to_csv(TABLE), to_latex(TABLE)]
+
+
+def test_the_best_is_marked_where_there_is_one():
+    third = ResultsRow("third", Row("third", {"total": [51.0], "head": [None], "tail": [None]}, [1.0]))
+    table = ResultsTable("Ties", (*ALONE.rows, third), ())
+    assert [table.is_best(row, "total") for row in table.rows] == [True, False, True]
+    assert [table.is_best(row, "head") for row in table.rows] == [False, True, False]
+    assert [table.is_best(row, "tail") for row in table.rows] == [False, True, False]
+    none = ResultsTable("None", (third,), ())
+    assert not none.is_best(third, "tail")
+    assert third.deviation("total") is None
+    assert (table.has_published, TABLE.has_published) == (False, True)
+    assert table.groups == ["total", "head", "tail"]
+
+
+def test_what_stands_beside_ours():
+    db, pg = TABLE.rows
+    assert [db.beside(group) for group in TABLE.groups] == ["51.25 (−0.25)", "-", "40.00"]
+    assert [pg.beside(group) for group in TABLE.groups] == ["50.00 (+0.50)", "60.00 (+3.50)", "0.50 (+0.50)"]
+    assert ALONE.rows[0].beside("total") == "-"
+
+
+def test_latex_without_published_numbers_has_one_column_for_each_group():
+    text = to_latex(ALONE)
+    assert r"\begin{tabular}{lrrr}" in text
+    assert r"method & total & head & tail \\" in text
+    assert r"DB 100\% & \textbf{51.00 $\pm$ 1.41} & 60.50 $\pm$ 0.71 & - \\" in text
+    assert text.startswith("\\begin{table}\n\\centering\n\\caption{Alone.}\n")
+    assert text.endswith("\\bottomrule\n\\end{tabular}\n\\end{table}\n")
+
+
+def test_csv_without_published_numbers_leaves_them_empty():
+    first, second = csv.DictReader(io.StringIO(to_csv(ALONE)))
+    assert (first["total_published"], first["total_difference"], first["notes"]) == ("", "", "")
+    assert (second["tail_mean"], second["tail_std"], second["runs"]) == ("1.0000", "", "2")
+
+
+def test_labels_with_bars_stay_in_their_cell():
+    row = ResultsRow("a|b", DB, None)
+    assert r"| a\|b | **51.00 ± 1.41** | **60.50 ± 0.71** | - |" in to_markdown(ResultsTable("t", (row,), ("n",)))
+    assert to_markdown(ResultsTable("t", (row,), ("n",))).endswith("- |\n\n- n\n")

@@ -17,10 +17,20 @@ from pathlib import Path
 import pytest
 
 import tailwise
-from tailwise.config import OptimConfig, TrainConfig, save
+from tailwise.config import OptimConfig, TrainConfig, resolve, save
 from tailwise.errors import InputError
 from tailwise.experiments.demo import configuration
-from tailwise.experiments.runs import FAILED_FILE, Run, do, execute, failure_of, unfinished
+from tailwise.experiments.runs import (
+    FAILED_FILE,
+    Failure,
+    Run,
+    _death,
+    _is_worthless,
+    do,
+    execute,
+    failure_of,
+    unfinished,
+)
 from tailwise.training.outputs import METRICS_FILE
 
 
@@ -153,3 +163,76 @@ def test_warnings_of_a_run_are_handed_over(config):
     outcome = do(replace(run, configure=partial(noisy, run.configure())))
     assert outcome.failure is None
     assert outcome.messages == ("a warning", "a message")
+
+
+def out_of_memory():
+    raise MemoryError
+
+
+def test_too_little_memory_is_said(config):
+    failure = do(run_of(config, "run", out_of_memory)).failure
+    assert failure == Failure("there is too little memory for this run")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (3, "its process ended with exit code 3"),
+        (0, "its process ended with exit code 0"),
+        (None, "its process ended with exit code None"),
+        (-15, "its process was ended by SIGTERM"),
+        (143, "its process was ended by SIGTERM"),
+        (-11, "its process was ended by SIGSEGV"),
+        (-9, "its process was ended by SIGKILL; the system may have had too little memory"),
+        (137, "its process was ended by SIGKILL; the system may have had too little memory"),
+        (128, "its process ended with exit code 128"),
+    ],
+)
+def test_how_processes_end(code, reason):
+    assert _death(code) == Failure(reason)
+
+
+def test_what_is_finished(config):
+    run = run_of(config, "run")
+    assert unfinished([run]) == [run]
+    run.folder.mkdir(parents=True)
+    assert unfinished([run]) == [run]
+    save(resolve(run.configure()), run.folder / "config.yaml")
+    assert unfinished([run]) == [run]
+    (run.folder / METRICS_FILE).write_text("{}")
+    assert unfinished([run]) == []
+    assert failure_of(run) is None
+    (run.folder / FAILED_FILE).write_text(json.dumps({"reason": "no", "details": "line 1"}))
+    assert unfinished([run]) == [run]
+    assert failure_of(run) == Failure("no", "line 1")
+    other = run_of(config, "run", partial(wrong, "no such option"))
+    assert unfinished([other]) == [other]
+    changed = run_of(config, "run", partial(same, replace(run.configure(), batch_size=7)))
+    assert unfinished([changed]) == [changed]  # it had failed: other options are what is wanted
+    (run.folder / FAILED_FILE).unlink()
+    with pytest.raises(InputError, match="batch_size: 32, now 7"):
+        unfinished([changed])
+
+
+@pytest.mark.parametrize(
+    ("files", "worthless"),
+    [
+        ([], True),
+        (["checkpoints", "failed.json", ".lock"], True),
+        (["notes.txt"], False),
+        (["checkpoints", "notes.txt"], False),
+        (["config.yaml"], False),
+        (["config.yaml", "failed.json"], False),
+    ],
+)
+def test_what_is_worth_going_on_from(config, files, worthless):
+    run = run_of(config, "run")
+    run.folder.mkdir(parents=True)
+    for name in files:
+        if name == "config.yaml":
+            save(resolve(run.configure()), run.folder / name)
+        else:
+            (run.folder / name).touch()
+    assert _is_worthless(run.folder, run.configure()) == worthless
+    other = replace(run.configure(), batch_size=7)
+    assert _is_worthless(run.folder, other) == (worthless or files == ["config.yaml", "failed.json"])

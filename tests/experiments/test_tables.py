@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
-from tailwise.experiments.tables import failures, left_out, markdown_page, terminal_table
+from tailwise.config import TrainConfig
+from tailwise.experiments.methods import Method
+from tailwise.experiments.plan import Plan
+from tailwise.experiments.tables import failures, left_out, markdown_page, read_costs, show_results, terminal_table
 
 GROUPS = ("total", "head", "medium", "tail")
 
@@ -96,3 +100,72 @@ def test_failed_methods_are_red_on_a_terminal(results):
     assert len(red) == 1
     assert "odd" in red[0]
     assert failures(results) == ["odd failed (runs/odd/seed0): the loss became nan"]
+
+
+def test_the_best_on_the_test_is_bold_and_numbers_stand_right(results):
+    for best, bold in (("pg", "pg"), ("bce", "bce"), (None, None)):
+        given = {**results, "best": {"test": best, "validation": "bce"}}
+        table = terminal_table(given, COSTS)
+        assert [row.style for row in table.rows] == ["bold" if n == bold else "" for n in ("bce", "pg")] + ["red"]
+    assert [column.justify for column in table.columns] == ["left"] + ["right"] * 8
+    assert all(column.no_wrap for column in table.columns)
+    assert table.title == "mAP on split 'test' (%), mean ± deviation over 2 seeds"
+    assert terminal_table({**results, "seeds": [0]}, COSTS).title.endswith("over 1 seed")
+
+
+def test_differences_that_are_not_defined_are_dashes(results):
+    results["methods"][1]["test"]["against_baseline"]["total"] = {"difference": None, "low": None, "high": None}
+    results["methods"][1]["test"]["std"] = dict.fromkeys(GROUPS)
+    lines = markdown_page(results, COSTS).splitlines()
+    assert "| pg | 42.00 | 42.00 | - | 42.00 | - | 37.00 | 6.0 | 1.5× |" in lines
+    results["methods"][1]["test"]["against_baseline"]["total"] = {"difference": -1.0, "low": None, "high": 2.0}
+    assert "| pg | 42.00 | 42.00 | - | 42.00 | - | 37.00 |" in markdown_page(results, COSTS)
+
+
+def test_the_page_says_what_was_done(results):
+    page = markdown_page(results, COSTS)
+    assert page.startswith("# Comparison on labels.csv\n\nmAP in percent on split 'test' (20 images)")
+    assert "trained on 'train' (10 images); mean ± standard deviation over 2 seeds." in page
+    assert "Intervals hold 95% of 100 bootstrap replicates over images and seeds." in page
+    assert "\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n" in page
+    results["methods"][0]["name"] = results["baseline"] = "a|b"
+    assert "| a\\|b | 40.00" in markdown_page(results, {"a|b": 4.0, "pg": 6.0})
+
+
+def test_costs_are_medians_of_finished_runs(tmp_path):
+    plan = Plan(
+        folder=tmp_path,
+        shared=TrainConfig(data="labels.csv", output="out"),
+        methods=(Method("bce"), Method("pg"), Method("odd")),
+        seeds=(0, 1, 2, 3),
+        folds=0,
+    )
+    for name, seconds in (("bce", (1.0, 9.0, 3.0, 4.0)), ("pg", (5.0, 2.0))):
+        for seed, value in enumerate(seconds):
+            folder = tmp_path / "runs" / name / f"seed{seed}"
+            folder.mkdir(parents=True)
+            (folder / "metrics.json").write_text(json.dumps({"seconds": value}))
+    assert read_costs(plan) == {"bce": 3.5, "pg": 3.5}
+
+
+def test_what_is_shown_ends_with_the_folder(results, tmp_path):
+    plan = Plan(
+        folder=tmp_path,
+        shared=TrainConfig(data="labels.csv", output="out"),
+        methods=(Method("bce"), Method("pg")),
+        seeds=(0,),
+        folds=0,
+    )
+    for name in ("bce", "pg"):
+        (tmp_path / "runs" / name / "seed0").mkdir(parents=True)
+        (tmp_path / "runs" / name / "seed0" / "metrics.json").write_text('{"seconds": 2.0}')
+    console = Console(file=io.StringIO(), width=20)
+    show_results(results, plan, console)
+    lines = console.file.getvalue().splitlines()
+    assert any("held-out folds" in line and "cost" in line for line in lines)  # as wide as it is
+    assert lines[-4:] == [
+        "odd failed (runs/odd/seed0): the loss became nan",
+        *left_out(results),
+        "Take pg.",
+        f"results, table, page and all runs: {tmp_path}",
+    ]

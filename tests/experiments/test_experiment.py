@@ -1,0 +1,120 @@
+"""What the papers' tables are run on, and what is said of it: without a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailwise.config import OptimConfig, TrainConfig
+from tailwise.data.sources import read_csv
+from tailwise.experiments.methods import Method, Row
+from tailwise.experiments.published import GROUPS, published_table
+from tailwise.experiments.reproduce import RECIPE_SEEDS, Experiment, results_table, shortened
+
+
+def experiment(**changes: Any) -> Experiment:
+    options: dict[str, Any] = {
+        "data_name": "VOC-MLT",
+        "recipe": "voc-mlt",
+        "is_published": True,
+        "shared": TrainConfig(data="a.csv", output="runs", recipe="voc-mlt"),
+        "seeds": (0, 1, 2),
+        "workers": 1,
+        "epochs": None,
+        "pool": lambda: read_csv("a.csv"),
+        "num_max": 800,
+        "losses": ("bce",),
+    }
+    return Experiment(**{**options, **changes})
+
+
+@pytest.mark.parametrize(
+    ("epochs", "departures"),
+    [
+        (None, []),
+        (8, []),
+        (2, ["epochs 2 with class-aware sampling and 20 without (recipe: 8 and 80)"]),
+        (9, ["epochs 9 with class-aware sampling and 90 without (recipe: 8 and 80)"]),
+    ],
+)
+def test_other_epochs_are_a_departure(epochs: int | None, departures: list[str]) -> None:
+    assert experiment(epochs=epochs).departures() == departures
+
+
+def test_three_seeds_are_enough() -> None:
+    assert RECIPE_SEEDS == 3
+    assert experiment(seeds=(0, 1, 2, 3)).departures() == []
+    assert experiment(seeds=(0, 1)).departures() == ["2 of the 3 seeds that a deviation needs"]
+    assert experiment(seeds=(4,)).departures() == ["1 of the 3 seeds that a deviation needs"]
+
+
+def test_notes_say_what_the_numbers_are() -> None:
+    said = "Final epoch, mean ± standard deviation over 3 runs; mAP in percent on the raw logits."
+    assert experiment().notes() == [said]
+    one = experiment(seeds=(0,), is_published=False).notes()
+    assert one[0] == "Final epoch, one run; mAP in percent on the raw logits."
+    assert one[1].startswith("The data are not those of the papers, so nothing published is set beside them")
+    assert one[1].endswith("options for voc-mlt.")
+    assert one[2:] == ["Not the recipe: 1 of the 3 seeds that a deviation needs."]
+
+
+def test_runs_without_resampling_take_ten_times_the_epochs() -> None:
+    given = experiment(epochs=3)
+    for sampler, epochs in (("uniform", 30), ("class-aware", 3), (None, 3), ("repeat-factor", 3)):
+        method = Method("m", {} if sampler is None else {"sampler": sampler})
+        assert given.scheduled(method).options["optim"] == {"epochs": epochs}
+        assert experiment().scheduled(method) is method
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 62), (2, 125), (4, 250), (8, 500), (16, 1000)])
+def test_the_warm_up_is_in_proportion(epochs: int, steps: int) -> None:
+    assert shortened(epochs) == OptimConfig(warmup_steps=steps)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
+def test_published_numbers_stand_in_the_row_of_their_method(number: int) -> None:
+    given = experiment()
+    found = {
+        method.name: Row(method.name, {group: [float(place)] for group in GROUPS}, [1.0])
+        for place, method in enumerate(given.methods(number))
+    }
+    table = results_table(given, number, found)
+    published = published_table("voc-mlt", number)
+    assert table.title == f"{published.title}: VOC-MLT"
+    for row, known in zip(table.rows, published.rows, strict=True):
+        assert row.label == known.label + (f" ({known.remark})" if known.remark else "")
+        assert row.published == dict(zip(GROUPS, known.scores, strict=True))
+        assert row.runs.method == known.method.name
+    said = f"Published: Lin, AAAI 2023, Table {number}; in brackets, ours minus published."
+    assert table.notes[-1] == said
+    elsewhere = results_table(experiment(is_published=False, data_name="photos"), number, found)
+    assert {row.published for row in elsewhere.rows} == {None}
+    assert not any("Published" in note for note in elsewhere.notes)
+    assert elsewhere.title.endswith(": photos")
+
+
+def test_what_the_source_does_not_show_is_noted() -> None:
+    given = experiment(recipe="coco-mlt")
+    found = {method.name: Row(method.name, {group: [1.0] for group in GROUPS}, [1.0]) for method in given.methods(4)}
+    assert results_table(given, 4, found).notes[-1].startswith("54.18 / 51.05 / 57.24 / 52.80")
+
+
+def test_methods_of_two_rows_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def run(shared: TrainConfig, methods: list[Method], seeds: Any, *, workers: int) -> Any:
+        asked.append((shared.quiet, [method.name for method in methods], tuple(seeds), workers))
+        yield from (Row(method.name, {"total": [1.0]}, [1.0]) for method in methods)
+
+    monkeypatch.setattr("tailwise.experiments.reproduce.run_methods", run)
+    for workers, quiet in ((1, False), (2, True)):
+        given = experiment(workers=workers)
+        found = given.run([*given.methods(2)[-3:], *given.methods(5)])
+        assert list(found) == ["db-focal", "pg", "focal", "apaf", "apr-focal"]
+        assert asked[-1] == (quiet, list(found), (0, 1, 2), workers)
+
+
+def test_a_run_lies_below_the_shared_output() -> None:
+    assert experiment().folder(Method("pg"), 2) == Path("runs/pg/seed2")
