@@ -12,8 +12,10 @@ import pytest
 
 from tailwise.cli import main
 from tailwise.commands.output import show_metrics
-from tailwise.config import TrainConfig
+from tailwise.config import TrainConfig, differences, load, resolve
+from tailwise.data.sources import ReadOptions
 from tailwise.errors import InputError
+from tailwise.report.evaluation_set import read_evaluation_set
 from tailwise.report.run_page import write_run_page
 from tailwise.training.run import Result, evaluate, train
 from tests.training.conftest import CLASSES, SIDE
@@ -84,6 +86,59 @@ def test_classes_without_a_negative_to_train_on_are_told_of_and_refused_altogeth
     assert not (labels.parent / "all").exists()
 
 
+CODINGS = [("negative", "-1", -1), ("blank", "negative", None)]
+"""An option, its value, and what stands for "absent" in files that need it."""
+
+
+def coded(labels: Path, absent: int | None) -> Path:
+    """The labels, all of them judged, with another cell for "absent"."""
+    table = pd.read_csv(labels)
+    table[list(CLASSES)] = table[list(CLASSES)].fillna(0).astype(object).replace(0, "" if absent is None else absent)
+    path = labels.parent / f"absent-{absent}.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(("option", "value", "absent"), CODINGS)
+def test_other_cells_for_absent_are_asked_about_and_train_to_the_same_numbers(
+    tiny: Tiny, labels: Path, tmp_path: Path, option: str, value: str, absent: int | None
+) -> None:
+    quick = {"mode": "probe", "optim": {"epochs": 1}}
+    plain = run(tiny(data=str(coded(labels, 0)), output=str(tmp_path / "plain"), **quick)).metrics
+    config = tiny(data=str(coded(labels, absent)), **quick)
+    with pytest.raises(InputError, match=rf"absent-{absent}\.csv: 4 columns \('red', .* --{option} {value} for absent"):
+        run(config)
+    assert not Path(config.output).exists()
+    config = tiny(data=config.data, **quick, **{option: value})
+    metrics = run(config).metrics
+    assert 0 < metrics["mAP"]["total"] < 100
+    for name in ("mAP", "AP", "F1", "calibration_error"):
+        assert metrics[name] == plain[name]
+    # The choice is kept with the run, whose data are read again; other data take their own.
+    recorded = load(Path(config.output) / "config.yaml")
+    assert getattr(recorded, option) == value
+    other = tiny(data=config.data, **quick)
+    assert differences(recorded, resolve(other)) == [f"{option}: {value!r}, now None"]
+    again = evaluate(Path(config.output))
+    assert again.metrics["mAP"] == metrics["mAP"]
+    assert (read_evaluation_set(recorded, CLASSES).targets >= 0).all()
+    assert len(write_run_page(Path(config.output)).read_bytes())
+    with pytest.raises(InputError, match=f"--{option} {value} for absent"):
+        evaluate(Path(config.output), data=config.data, split="test")
+    options = ReadOptions(**{option: value})  # type: ignore[arg-type]
+    same = evaluate(Path(config.output), data=config.data, split="test", options=options)
+    assert same.metrics["mAP"] == metrics["mAP"]
+
+
+@pytest.mark.parametrize(("option", "value", "absent"), CODINGS)
+def test_a_comparison_asks_before_it_starts(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, absent: int | None
+) -> None:
+    assert compare(coded(labels, absent), tmp_path / "comparison") == 2
+    assert f"--{option} {value} for absent" in capsys.readouterr().err
+    assert not (tmp_path / "comparison").exists()
+
+
 def compare(labels: Path, output: Path, *added: str) -> int:
     options = {
         **{"output": output, "cache": labels.parent / "cache", "methods": "bce@uniform,bce", "seeds": 1, "folds": 2},
@@ -93,22 +148,31 @@ def compare(labels: Path, output: Path, *added: str) -> int:
     return main(["compare", str(labels), *(f"--{name}={value}" for name, value in options.items()), *added])
 
 
-def test_a_comparison_recommends_nothing_from_a_test_without_negatives(
+def test_a_comparison_chooses_by_real_numbers_only(
     labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = without_negatives(labels, "test", list(CLASSES), "one-sided.csv")
-    assert compare(data, tmp_path / "refused", "--folds=0") == 2
+    """Training labels are 1 and -1 for absent, those of the test 1 and unknown."""
+    table = pd.read_csv(coded(labels, -1))
+    rows = table["split"] == "test"
+    table.loc[rows, list(CLASSES)] = table.loc[rows, list(CLASSES)].replace(-1, np.nan)
+    data = labels.parent / "one-sided-test.csv"
+    table.to_csv(data, index=False)
+    choice = ("--negative", "-1")
+    assert compare(data, tmp_path / "refused", *choice, "--folds=0") == 2
     told = capsys.readouterr().err
     assert "no class of split 'test' has both a positive and a judged negative" in told
     assert not (tmp_path / "refused").exists()
     # Folds have negatives: they may choose, and the test says nothing.
-    assert compare(data, tmp_path / "chosen") == 0
-    out = capsys.readouterr().out
-    assert "100.0" not in out
+    assert compare(data, tmp_path / "chosen", *choice) == 0
+    assert "100.0" not in capsys.readouterr().out
     results = json.loads((tmp_path / "chosen" / "results.json").read_text())
+    assert results["shared"]["negative"] == "-1"
     assert results["best"]["test"] is None
     assert results["best"]["validation"] == results["recommendation"]["methods"][0]
-    assert [method["test"]["mean"]["total"] for method in results["methods"]] == [None, None]
+    for method in results["methods"]:
+        assert method["test"]["mean"]["total"] is None
+        assert 0 < method["validation"]["mAP"]["total"] < 100
     assert "so that nothing confirms this choice." in " ".join(results["recommendation"]["text"])
     page = (tmp_path / "chosen" / "report.html").read_text(encoding="utf-8")
     assert "No class has both a positive and a judged negative in the test split, so that mAP is undefined." in page
+    assert "--negative -1" in page

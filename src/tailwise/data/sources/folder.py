@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tailwise.data.sources.jsonl import jsonl_rows, read_jsonl
+from tailwise.data.sources.cells import Blank, Cells, Negative
+from tailwise.data.sources.jsonl import JsonCells, jsonl_rows, read_jsonl
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.data.sources.rows import Problems, Row, assemble, class_list
 from tailwise.errors import InputError, OnError
@@ -16,7 +17,12 @@ _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test"
 
 
 def read_folder(
-    path: str | Path, *, classes: str | Path | Sequence[str] | None = None, on_error: OnError = "raise"
+    path: str | Path,
+    *,
+    classes: str | Path | Sequence[str] | None = None,
+    negative: Negative | None = None,
+    blank: Blank | None = None,
+    on_error: OnError = "raise",
 ) -> LabeledImages:
     """Read a folder of images.
 
@@ -28,6 +34,8 @@ def read_folder(
     Args:
         path: the folder; references start from it.
         classes: class names in the order wanted, or a JSON file that lists them; those found, sorted, when absent.
+        negative: as in :func:`~tailwise.data.sources.jsonl.read_jsonl`.
+        blank: as in :func:`~tailwise.data.sources.jsonl.read_jsonl`.
         on_error: "raise", or "skip" to leave out the lines that cannot be used and list them in ``skipped``.
 
     Returns:
@@ -38,10 +46,11 @@ def read_folder(
     """
     path = Path(path)
     if (path / METADATA).is_file():
-        return read_jsonl(path / METADATA, classes=classes, on_error=on_error)
+        return read_jsonl(path / METADATA, classes=classes, negative=negative, blank=blank, on_error=on_error)
     problems = Problems(on_error)
     metadata = sorted(path.glob(f"*/{METADATA}"))
-    rows = _metadata_rows(metadata, problems) if metadata else _class_folder_rows(path)
+    cells = JsonCells(path, Cells(negative, blank))
+    rows = cells.checked(_metadata_rows(metadata, cells, problems)) if metadata else _class_folder_rows(path)
     return assemble(
         rows,
         source=path,
@@ -59,10 +68,10 @@ def holds_image_folders(path: Path) -> bool:
     return any(_is_image(file) for file in path.glob("*/*")) or any(_is_image(file) for file in path.glob("*/*/*"))
 
 
-def _metadata_rows(files: Sequence[Path], problems: Problems) -> Iterator[Row]:
+def _metadata_rows(files: Sequence[Path], cells: JsonCells, problems: Problems) -> Iterator[Row]:
     for file in files:
         split = file.parent.name
-        yield from jsonl_rows(file, problems, folder=f"{split}/", split=split)
+        yield from jsonl_rows(file, cells, problems, folder=f"{split}/", split=split)
 
 
 def _class_folder_rows(path: Path) -> Iterator[Row]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from tailwise.data.cache_entries import cache_folder, make_room
+from tailwise.data.sources.cells import Blank, Negative
 from tailwise.data.sources.coco import holds_coco, read_coco
 from tailwise.data.sources.folder import holds_image_folders, read_folder
 from tailwise.data.sources.hub import HUB_PREFIX, is_saved_dataset, read_hub
@@ -47,6 +48,12 @@ class ReadOptions:
     """Folder that image references start from; by default where the format has its images."""
     separator: str = "|"
     """What stands between two labels in a cell of a CSV or Parquet file."""
+    negative: Negative | None = None
+    """What says that a class is absent in columns of classes (and in JSON lines with a number for each class): 0, so
+    that -1 is unknown, or -1. To be given for files that hold 1 and -1 and never 0."""
+    blank: Blank | None = None
+    """What a cell of such columns says that holds nothing, or null: that nobody has judged (unknown), or that the class
+    is absent (negative). To be given for files that hold 1 and blanks only."""
     difficult: Difficult = "positive"
     """What an object marked difficult in a VOC tree says of its class."""
     split_ratios: dict[str, float] | None = None
@@ -143,19 +150,24 @@ def _format_of_folder(path: Path) -> Format:
 
 def _read_table(reader: Callable[..., LabeledImages]) -> _Reader:
     def read(data: str | Path, options: ReadOptions, classes: Any) -> LabeledImages:
-        return reader(data, classes=classes, separator=options.separator, root=options.root, on_error=options.on_error)
+        given = {**_cells(options), "classes": classes, "root": options.root, "on_error": options.on_error}
+        return reader(data, separator=options.separator, **given)
 
     return read
+
+
+def _cells(options: ReadOptions) -> dict[str, Any]:
+    return {"negative": options.negative, "blank": options.blank}
 
 
 _READERS: dict[str, _Reader] = {
     "csv": _read_table(read_csv),
     "parquet": _read_table(read_parquet),
-    "jsonl": lambda data, o, classes: read_jsonl(data, classes=classes, root=o.root, on_error=o.on_error),
+    "jsonl": lambda data, o, classes: read_jsonl(data, classes=classes, root=o.root, on_error=o.on_error, **_cells(o)),
     "voc": lambda data, o, classes: read_voc(
         data, classes=classes, root=o.root, difficult=o.difficult, on_error=o.on_error
     ),
     "coco": lambda data, o, classes: read_coco(data, classes=classes, root=o.root, on_error=o.on_error),
-    "folder": lambda data, o, classes: read_folder(data, classes=classes, on_error=o.on_error),
+    "folder": lambda data, o, classes: read_folder(data, classes=classes, on_error=o.on_error, **_cells(o)),
     "hf": lambda data, o, classes: read_hub(data, classes=classes, folder=o.cache_folder / "hub", on_error=o.on_error),
 }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailwise.data.sources.cells import BLANK, MINUS_ONE, ONE, ZERO, Blank, Cells, Negative
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.data.sources.rows import IMAGE_KEYS, Problems, Row, assemble, class_list
 from tailwise.data.sources.text import read_text
@@ -20,7 +21,8 @@ from tailwise.labels import UNKNOWN
 from tailwise.spelling import near
 
 # Tables with holes are often written in floating point, so "1.0" means what "1" means.
-_CELL_VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": UNKNOWN, "-1.0": UNKNOWN, "": UNKNOWN}
+_TEXTS = {ONE: ("1", "1.0", "true"), ZERO: ("0", "0.0", "false"), MINUS_ONE: ("-1", "-1.0"), BLANK: ("",)}
+_CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
 _DELIMITERS = (",", ";", "\t")
 _LISTS = ("labels", "unknown")
 _PARQUET_BATCH = 65_536
@@ -32,6 +34,8 @@ def read_csv(
     *,
     classes: str | Path | Sequence[str] | None = None,
     separator: str = "|",
+    negative: Negative | None = None,
+    blank: Blank | None = None,
     root: str | Path | None = None,
     on_error: OnError = "raise",
 ) -> LabeledImages:
@@ -40,8 +44,8 @@ def read_csv(
     The header names a column ``image`` (or ``file_name``, ``image_id``, ...), an optional column ``split``, and either
     a column ``labels`` that lists the positive classes of the image (an empty cell: none of them) and optionally one
     ``unknown`` that lists those nobody has judged, or one column per class with cells 1, 0, and -1 or nothing for
-    unknown. Further columns beside ``labels`` are ignored. Columns are separated by commas, semicolons or tabs,
-    whichever separates the header.
+    unknown, unless ``negative`` and ``blank`` say otherwise. Further columns beside ``labels`` are ignored. Columns are
+    separated by commas, semicolons or tabs, whichever separates the header.
 
     Args:
         path: text in UTF-8, or in UTF-16 with byte-order mark, with any line ends.
@@ -49,6 +53,10 @@ def read_csv(
             labels found, sorted, or every column other than ``image`` and ``split``, in the order of the file. Give
             it whenever several files must agree on the classes.
         separator: what stands between two labels in a cell.
+        negative: "-1" if -1 in a column of a class means absent, "0" if it means unknown. To be given for a file in
+            which such a column holds 1 and -1 and never 0.
+        blank: "negative" if nothing in a column of a class means absent, "unknown" if nobody has judged. To be given
+            for a file in which such a column holds 1 and blanks only.
         root: the folder that image references start from; the folder of ``path`` when absent.
         on_error: "raise", or "skip" to leave out the rows that cannot be used and list them in ``skipped``.
 
@@ -58,7 +66,8 @@ def read_csv(
 
     Raises:
         InputError: the file cannot be read, a column is missing, or a line holds an unknown class, a repeated
-            image, a reference that leaves ``root``, or too few or too many cells. The message names the line.
+            image, a reference that leaves ``root``, or too few or too many cells, and the message names the line; or
+            it is open what -1 or blanks mean.
     """
     path = Path(path)
     problems = Problems(on_error)
@@ -67,9 +76,11 @@ def read_csv(
     header = [name.strip() for name in header]
     if not header:
         raise InputError(f"{path} is empty; expected a header 'image,labels' and a row per image")
-    table = _Table(path, header, class_list(classes), separator, problems, place="{source}:{line}", head=f"{path}:1")
-    whole = ((line, cells) for line, cells in lines if _is_whole(cells, header, f"{path}:{line}", problems))
-    return table.assemble((table.row_of_text(line, cells) for line, cells in whole), root)
+    cells = Cells(negative, blank)
+    place, head = "{source}:{line}", f"{path}:1"
+    table = _Table(path, header, class_list(classes), separator, cells, problems, place=place, head=head)
+    whole = ((line, texts) for line, texts in lines if _is_whole(texts, header, f"{path}:{line}", problems))
+    return table.assemble((table.row_of_text(line, texts) for line, texts in whole), root)
 
 
 def read_parquet(
@@ -77,19 +88,23 @@ def read_parquet(
     *,
     classes: str | Path | Sequence[str] | None = None,
     separator: str = "|",
+    negative: Negative | None = None,
+    blank: Blank | None = None,
     root: str | Path | None = None,
     on_error: OnError = "raise",
 ) -> LabeledImages:
     """Read a Parquet file of image labels.
 
     Its columns are those of :func:`read_csv`; ``labels`` and ``unknown`` may also be lists of strings, and the columns
-    of classes integers, floating point or booleans, in which a missing value is unknown. It is read in batches, so
+    of classes integers, floating point or booleans, in which a missing value is a blank. It is read in batches, so
     that memory holds the labels only.
 
     Args:
         path: the file.
         classes: as in :func:`read_csv`.
         separator: what stands between two labels in a cell of text.
+        negative: as in :func:`read_csv`.
+        blank: as in :func:`read_csv`.
         root: the folder that image references start from; the folder of ``path`` when absent.
         on_error: as in :func:`read_csv`.
 
@@ -108,7 +123,8 @@ def read_parquet(
         with path.open("rb") as opened, pq.ParquetFile(opened) as file:
             header = list(file.schema_arrow.names)
             place, head = "{source}, row {line}", str(path)
-            table = _Table(path, header, class_list(classes), separator, problems, place=place, head=head)
+            cells = Cells(negative, blank)
+            table = _Table(path, header, class_list(classes), separator, cells, problems, place=place, head=head)
             batches = file.iter_batches(_PARQUET_BATCH, columns=table.columns_read)
             return table.assemble(_parquet_rows(table, batches), root)
     except OSError as error:
@@ -125,6 +141,7 @@ class _Table:
         header: its column names.
         names: class names given, or None.
         separator: between two labels of a cell.
+        cells: what the cells of classes mean.
         problems: gets what is wrong with single rows.
         place: as in :func:`~tailwise.data.sources.rows.assemble`.
         head: where the header stands, for messages.
@@ -136,6 +153,7 @@ class _Table:
         header: Sequence[str],
         names: tuple[str, ...] | None,
         separator: str,
+        cells: Cells,
         problems: Problems,
         *,
         place: str,
@@ -144,6 +162,7 @@ class _Table:
         if not separator:
             raise InputError("separator must be at least one character")
         self.path, self.head, self.place, self.problems, self.separator = path, head, place, problems, separator
+        self.cells = cells
         repeated = [name for name, count in Counter(header).items() if name and count > 1]
         if repeated:
             raise InputError(f"{head}: column {repeated[0]!r} stands more than once; column names must be distinct")
@@ -164,6 +183,7 @@ class _Table:
         else:
             self.class_names = _class_columns(head, header, self.image, names)
             self.class_columns = [self.column[name] for name in self.class_names]
+            self.held = np.zeros(len(self.class_names), dtype=np.uint8)
 
     @property
     def columns_read(self) -> list[str]:
@@ -180,21 +200,23 @@ class _Table:
                 self.labels_in(cells[self.column[name]]) if name in self.column else [] for name in _LISTS
             )
             return Row(line, image, labels, unknown, split)
-        values = [_CELL_VALUES.get(cells[column].strip().lower()) for column in self.class_columns]
-        if None in values:
-            name = self.class_names[values.index(None)]  # type: ignore[index]
+        codes = [_CODES.get(cells[column].strip().lower()) for column in self.class_columns]
+        if None in codes:
+            name = self.class_names[codes.index(None)]  # type: ignore[index]
             self.problems.add(
                 f"{self.path}:{line}: column {name!r} holds {cells[self.column[name]]!r} {_CELL_EXPECTED}; lists of "
                 "labels stand in a column named 'labels', and a column that is no class is left out by giving the "
                 "class names"
             )
             return None
-        return self.row_of_values(line, image, split, np.array(values, dtype=np.int8))
+        return self.row_of_codes(line, image, split, np.array(codes, dtype=np.uint8))
 
-    def row_of_values(self, line: int, image: str, split: str, values: NDArray[np.int8]) -> Row:
-        """The row of an image with its (K,) labels."""
+    def row_of_codes(self, line: int, image: str, split: str, codes: NDArray[np.uint8]) -> Row:
+        """The row of an image with the (K,) codes of its cells."""
         assert self.class_names is not None
-        positive, unknown = ([self.class_names[k] for k in np.flatnonzero(values == v)] for v in (1, UNKNOWN))
+        self.held |= codes
+        labels = self.cells.labels[codes]
+        positive, unknown = ([self.class_names[k] for k in np.flatnonzero(labels == v)] for v in (1, UNKNOWN))
         return Row(line, image, positive, unknown, split)
 
     def labels_in(self, cell: str) -> list[str]:
@@ -204,13 +226,19 @@ class _Table:
     def assemble(self, rows: Iterator[Row | None], root: str | Path | None) -> LabeledImages:
         """Make the rows into labelled images."""
         return assemble(
-            (row for row in rows if row is not None),
+            self._checked(rows),
             source=self.path,
             root=self.path.parent if root is None else Path(root),
             class_names=self.class_names,
             problems=self.problems,
             place=self.place,
         )
+
+    def _checked(self, rows: Iterator[Row | None]) -> Iterator[Row]:
+        """The rows that are not left out; after the last, what the columns of classes hold is checked."""
+        yield from (row for row in rows if row is not None)
+        if not self.has_lists:
+            self.cells.check(self.path, dict(zip(self.class_names or (), self.held.tolist(), strict=True)))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -284,7 +312,7 @@ def _parquet_rows(table: _Table, batches: Iterator[Any]) -> Iterator[Row | None]
         if table.has_lists:
             lists = {name: columns[name].to_pylist() for name in _LISTS if name in columns}
         else:
-            values = _class_values(columns, table)
+            codes = _class_codes(columns, table)
         for index, (image, split) in enumerate(zip(images, splits, strict=True)):
             line += 1
             if table.has_lists:
@@ -296,29 +324,29 @@ def _parquet_rows(table: _Table, batches: Iterator[Any]) -> Iterator[Row | None]
                     yield None
                 else:
                     yield Row(line, image, cells["labels"] or (), cells.get("unknown") or (), split)
-            elif (bad := np.flatnonzero(values[index] == _NO_LABEL)).size:
+            elif (bad := np.flatnonzero(codes[index] == _NO_LABEL)).size:
                 name = table.class_names[bad[0]]  # type: ignore[index]
                 cell = columns[name][index].as_py()
                 table.problems.add(f"{table.path}, row {line}: column {name!r} holds {cell!r} {_CELL_EXPECTED}")
                 yield None
             else:
-                yield table.row_of_values(line, image, split, values[index])
+                yield table.row_of_codes(line, image, split, codes[index])
 
 
-_NO_LABEL = 2
+_NO_LABEL = 0
 
 
-def _class_values(columns: Mapping[str, Any], table: _Table) -> NDArray[np.int8]:
-    """(n, K) labels of a record batch; 2 where a cell holds anything else."""
+def _class_codes(columns: Mapping[str, Any], table: _Table) -> NDArray[np.uint8]:
+    """(n, K) codes of the cells of a record batch; 0 where one holds anything else."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    values = []
+    codes = []
     for name in table.class_names or ():
         column = columns[name]
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            cells = [_CELL_VALUES.get((cell or "").strip().lower(), _NO_LABEL) for cell in column.to_pylist()]
-            values.append(np.array(cells, dtype=np.int8))
+            cells = [_CODES.get((cell or "").strip().lower(), _NO_LABEL) for cell in column.to_pylist()]
+            codes.append(np.array(cells, dtype=np.uint8))
             continue
         try:
             numbers = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
@@ -327,12 +355,12 @@ def _class_values(columns: Mapping[str, Any], table: _Table) -> NDArray[np.int8]
                 f"{table.path}: column {name!r} has the type {column.type} {_CELL_EXPECTED}; lists of labels stand in "
                 "a column named 'labels', and a column that is no class is left out by giving the class names"
             ) from error
-        labels = np.full(len(numbers), _NO_LABEL, dtype=np.int8)
-        for value in (0, 1, UNKNOWN):
-            labels[numbers == value] = value
-        labels[np.isnan(numbers)] = UNKNOWN
-        values.append(labels)
-    return np.stack(values, axis=1)
+        found = np.full(len(numbers), _NO_LABEL, dtype=np.uint8)
+        for value, code in ((0, ZERO), (1, ONE), (-1, MINUS_ONE)):
+            found[numbers == value] = code
+        found[np.isnan(numbers)] = BLANK
+        codes.append(found)
+    return np.stack(codes, axis=1)
 
 
 def _texts(column: Any, length: int, path: Path, name: str) -> list[str]:
