@@ -278,7 +278,13 @@ class TestErrors:
                 {"targets": torch.zeros(16, 8)},
                 r"targets must be \(16, 9\), samples by classes of the loss, got \(16, 8\)",
             ),
-            ({"mask": torch.zeros(16, 9)}, "mask must be boolean with the shape of the targets, got torch.float32"),
+            (
+                {"mask": torch.zeros(16, 9)},
+                r"mask must be boolean with the shape of the targets \(16, 9\), got torch.float32 .*: give mask.bool",
+            ),
+            ({"features": np.zeros((16, 6))}, r"features must be a torch.Tensor, got numpy.ndarray: give torch.from_"),
+            ({"targets": np.zeros((16, 9))}, r"targets must be a torch.Tensor, got numpy.ndarray: give torch.from_"),
+            ({"loss": torch.nn.BCEWithLogitsLoss()}, "loss must be one of tailwise.losses, .* got BCEWithLogitsLoss"),
             ({"chunk": 0}, "chunk must be at least 1 class, got 0"),
             ({"targets": torch.full((16, 9), 3)}, "targets must be 0, 1, soft"),
         ],
@@ -287,7 +293,7 @@ class TestErrors:
         features, weight, bias = head()
         given = {"features": features, "weight": weight, "bias": bias, "targets": torch.zeros(16, 9), "mask": None}
         with pytest.raises(ValueError, match=message):
-            linear_loss(**(given | change), loss=create("bce", stats))
+            linear_loss(**({"loss": create("bce", stats)} | given | change))
 
     def test_a_table_is_not_reduced(self, stats):
         with pytest.raises(ValueError, match="reduction of the loss must not be 'none'"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Literal, TypeAlias, get_args
@@ -12,9 +12,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from tailwise.labels import LabelStats
-from tailwise.losses.autograd import attach
-from tailwise.losses.eager import Eager
+from tailwise.labels import LabelStats, require_stats
+from tailwise.losses.autograd import ClosedForm, attach, is_transformed
+from tailwise.losses.checks import check_batch, check_targets
+from tailwise.losses.eager import Eager, differentiable_term
 from tailwise.losses.guidance import Guidance, add_over_processes
 from tailwise.losses.implementation import (
     IMPLEMENTATIONS,
@@ -24,8 +25,8 @@ from tailwise.losses.implementation import (
     known_in_advance,
 )
 from tailwise.losses.steering import Steering
-from tailwise.losses.targets import is_sparse, sparse_row_sums
-from tailwise.losses.term import Coefficients, Factor, FocalOn, PairWeight, Side
+from tailwise.losses.targets import dense_rows, is_sparse, sparse_row_sums
+from tailwise.losses.term import Coefficients, Factor, FocalOn, PairWeight, Side, known_pairs
 from tailwise.losses.weights import Weighting
 from tailwise.shapes import Bool, Float, Shaped
 
@@ -80,6 +81,7 @@ class MultiLabelLoss(nn.Module):
         impl: Implementation = "auto",
     ) -> None:
         super().__init__()
+        require_stats(stats)
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
         if reduction not in REDUCTIONS:
@@ -116,22 +118,32 @@ class MultiLabelLoss(nn.Module):
             A scalar, or (B, C) losses for ``reduction="none"``; 0 where nothing is known.
 
         Raises:
-            ValueError: shapes disagree, or (first batch, unless ``validate=False``) targets are out of range.
+            ValueError: what is given is no tensor, or not of the shape, type or device that is expected, or (first
+                batch, unless ``validate=False``) targets are out of range.
         """
-        self._check_shapes(logits, targets, mask)
+        check_batch(logits, targets, mask, self.num_classes)
         self.check_first_batch(targets)
         device = logits.device.type
         # Autocast would run the small products of weights and statistics in half precision.
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING:
+            transformed = is_transformed(logits)
             with torch.no_grad():
-                backend = EAGER if torch.compiler.is_compiling() else choose(self.impl, logits)
+                backend = EAGER if transformed or torch.compiler.is_compiling() else choose(self.impl, logits)
                 coefficients = self._coefficients(backend, logits, targets, mask)
+            if transformed:
+                return self._transformed(logits, targets, mask, coefficients)
             return self._reduced(backend, logits, targets, mask, coefficients)
 
     def check_first_batch(self, targets: Tensor) -> None:
-        """Raise ValueError if targets are out of range: of the first batch, where the loss is to check it."""
-        if self._validate_next and not torch.compiler.is_compiling():
+        """Raise ValueError if the targets of the first batch are out of range, or on another device than the loss."""
+        if self._validate_next and not (torch.compiler.is_compiling() or is_transformed(targets)):
             check_targets(targets)
+            for name, buffer in self.named_buffers():
+                if buffer.device != targets.device:
+                    raise ValueError(
+                        f"the loss ({name}) is on {buffer.device}, its batch on {targets.device}: move it with "
+                        f"loss.to({str(targets.device)!r})"
+                    )
             self._validate_next = False
 
     def weigh(self, backend: Backend, targets: Tensor, mask: Tensor | None) -> PairWeight:
@@ -175,28 +187,58 @@ class MultiLabelLoss(nn.Module):
         folds = divisor is not None and logits.dtype != torch.float16
         factor = 1 / divisor if divisor is not None and folds else 1.0
 
-        rest: Tensor | float = 1.0
         evaluate = partial(
             backend.evaluate,
-            logits,
-            targets,
-            mask,
-            coefficients,
+            targets=targets,
+            mask=mask,
+            coefficients=coefficients,
             gradient=wants_gradient,
             values=wants_values,
             factor=factor,
         )
+        rest: Tensor | float = 1.0
         with torch.no_grad():
-            evaluated = evaluate()
+            evaluated = evaluate(logits)
         if evaluated.values is not None:
             value = evaluated.values
         else:
-            whole = evaluated.known if divisor is None else divisor
-            inverse = 1 / (whole.clamp(min=1) if isinstance(whole, Tensor) else max(whole, 1))
+            inverse = _inverse(evaluated.known if divisor is None else divisor, evaluated.total.dtype)
             value, rest = evaluated.total * inverse, (1.0 if folds else inverse)
         if evaluated.gradient is None:
             return value
-        return attach(logits, value, evaluated.gradient, rest, evaluate, backend.scale_)
+        closed = ClosedForm(
+            rest,
+            again=lambda z: evaluate(z).gradient,
+            differentiable=lambda z: differentiable_term(z, targets, mask, coefficients)[1] * factor,
+            scale=backend.scale_,
+            beside=(targets, mask),
+        )
+        return attach(logits, value, evaluated.gradient, closed)
+
+    def _transformed(self, logits: Tensor, targets: Tensor, mask: Tensor | None, coefficients: Coefficients) -> Tensor:
+        """The reduced value as operations that torch transforms."""
+        values, _ = differentiable_term(logits, targets, mask, coefficients)
+        if self.reduction == "none":
+            return values
+        divisor = divisor_in_advance(self.reduction, targets, mask)
+        if divisor is None:
+            known = known_pairs(dense_rows(targets, slice(None)), mask)
+            assert known is not None
+            return values.sum() * _inverse(known.sum(), values.dtype)
+        return values.sum() * _inverse(divisor, values.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiLabelLoss:
+        """Move buffers, but leave their type: what is computed in float32 has float32 parameters.
+
+        ``model.bfloat16()`` then gives the same loss of the same logits, and steps add up.
+        """
+
+        def moved(tensor: Tensor) -> Tensor:
+            given = fn(tensor)
+            return given if given.dtype == tensor.dtype else tensor.to(given.device)
+
+        applied: MultiLabelLoss = super()._apply(moved, recurse)
+        return applied
 
     def side(self, name: Literal["positive", "negative"]) -> Side:
         """Parameters of a side, before guidance."""
@@ -217,20 +259,10 @@ class MultiLabelLoss(nn.Module):
         else:
             self._fixed[name] = float(factor)
 
-    def _check_shapes(self, logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
-        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise ValueError(f"logits must be (batch, {self.num_classes}), got {tuple(logits.shape)}")
-        if not logits.is_floating_point():
-            raise ValueError(f"logits must be floating point, got {logits.dtype}")
-        if targets.shape != logits.shape:
-            raise ValueError(
-                f"targets must have the shape of the logits {tuple(logits.shape)}, got {tuple(targets.shape)}"
-            )
-        if mask is not None and (mask.shape != logits.shape or mask.dtype != torch.bool):
-            raise ValueError(
-                f"mask must be boolean with the shape of the logits {tuple(logits.shape)}, "
-                f"got {mask.dtype} {tuple(mask.shape)}"
-            )
+
+def _inverse(whole: Tensor | int, dtype: torch.dtype) -> Tensor | float:
+    """One over the number of known pairs, or over 1 where there is none."""
+    return 1 / (whole.clamp(min=1).to(dtype) if isinstance(whole, Tensor) else max(whole, 1))
 
 
 def divisor_in_advance(reduction: Reduction, targets: Tensor, mask: Tensor | None) -> int | None:
@@ -245,18 +277,6 @@ def divisor_in_advance(reduction: Reduction, targets: Tensor, mask: Tensor | Non
         known = known_in_advance(targets, mask)
         return None if known is None else max(known, 1)
     return 1
-
-
-def check_targets(targets: Tensor) -> None:
-    """Raise ValueError unless every target is in [0, 1] or unknown, and whole if its type is."""
-    if is_sparse(targets):
-        targets = targets.values()
-    if targets.dtype == torch.bool:
-        return
-    allowed = ((targets >= 0) & (targets <= 1)) | (targets == -1) | (targets != targets)
-    if not bool(allowed.all()):
-        wrong = targets[~allowed][0].item()
-        raise ValueError(f"targets must be 0, 1, soft in [0, 1], or unknown (-1 or NaN); found {wrong}")
 
 
 def per_class(

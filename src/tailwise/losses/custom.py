@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from tailwise.labels import LabelStats
+from tailwise.labels import LabelStats, require_stats
 
 
 def is_dotted_path(name: str) -> bool:
@@ -37,6 +37,7 @@ def create_custom(path: str, stats: LabelStats, **options: Any) -> nn.Module:
     """
     if not is_dotted_path(path):
         raise ValueError(f"{path!r} is no path of the form package.module.Name or package.module:Name")
+    require_stats(stats)
     module_name, _, name = path.rpartition(":" if ":" in path else ".")
     folder = str(Path.cwd())
     if folder not in sys.path:

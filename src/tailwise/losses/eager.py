@@ -80,6 +80,24 @@ class Eager(Backend):
         )
 
 
+def differentiable_term(
+    logits: Float[Tensor, "B C"],
+    targets: Shaped[Tensor, "B C"],
+    mask: Bool[Tensor, "B C"] | None,
+    coefficients: Coefficients,
+) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
+    """Values and derivatives of all pairs, as a graph of the logits that torch can differentiate.
+
+    It takes the memory of all that it consists of, and is there for second derivatives, forward mode and torch.func.
+    """
+    block = dense_rows(targets, slice(None))
+    known, z = known_pairs(block, mask), in_full_precision(logits)
+    if known is not None:
+        # 0 times the derivative of what is unknown would be NaN where that is no number.
+        z, block = z.masked_fill(~known, 0), block.masked_fill(~known, 0)
+    return term(z, block, known, coefficients)
+
+
 def in_full_precision(z: Tensor) -> Tensor:
     """Half-precision logits as float32."""
     return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tailwise.labels import LabelStats
+from tailwise.labels import LabelStats, require_stats
 from tailwise.losses.base import FactorChoice, MultiLabelLoss, per_class
 from tailwise.losses.guidance import Adaptive, Guidance, Sync
 from tailwise.losses.options import Common
@@ -94,6 +94,7 @@ class FormulaLoss(MultiLabelLoss):
             raise ValueError("max_exponent bounds exponents that follow the batch: give base_exponent as well")
         _require("margin", margin, lambda m: 0 <= m < 1, "a number in [0, 1)")
         _require("balance", balance, lambda c: c > 0, "a positive number")
+        require_stats(stats)
         needs_counts = any(_is_rule(option) for option in (weight, pos_shift, neg_shift))
         counts = clamped_counts(stats) if needs_counts else stats.class_counts.astype(np.float64)
         positive = Side(

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tailwise.labels import LabelStats
+from tailwise.labels import LabelStats, require_stats
 from tailwise.losses.term import Side
 from tailwise.shapes import Float, Int
 
@@ -98,6 +98,7 @@ class Guidance(nn.Module):
         sync: Sync = "auto",
     ) -> None:
         super().__init__()
+        require_stats(stats)
         if sync not in get_args(Sync):
             raise ValueError(f"sync must be 'auto' or 'never', got {sync!r}")
         if base_exponent is not None and base_exponent < 0:

@@ -8,14 +8,16 @@ the logits of positives. Two matrix products per chunk give the gradients, and t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from tailwise.losses.autograd import is_transformed, once, times_upstream
 from tailwise.losses.base import MultiLabelLoss, divisor_in_advance
+from tailwise.losses.checks import check_labels, require_tensor, require_type
 from tailwise.losses.guidance import add_over_processes
 from tailwise.losses.implementation import Backend, choose
 from tailwise.losses.sgd import ChunkedSGD
@@ -28,6 +30,10 @@ Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 """Of features, weight and bias; None where none is wanted."""
 
 _LOGITS_AT_ONCE = 1 << 21
+_ONCE = (
+    "a head whose loss is computed in chunks has the first derivatives of a backward pass only: for second ones, "
+    "forward mode or torch.func compute the logits, loss(functional.linear(features, weight, bias), targets)"
+)
 
 
 def linear_loss(
@@ -67,9 +73,7 @@ def linear_loss(
         ValueError: shapes disagree, ``loss`` does not reduce, ``chunk`` is below 1, or (first batch, unless
             ``validate=False``) targets are out of range.
     """
-    if len(weight) != loss.num_classes:
-        raise ValueError(f"weight must have a row for each of {loss.num_classes} classes, got {len(weight)}")
-    check_head(features, weight, bias, targets, loss, mask, chunk)
+    check_head(features, weight, bias, targets, loss, mask, chunk, is_whole=True)
     loss.check_first_batch(targets)
     size = chunk or default_chunk(len(features))
     return Head(features, weight, bias, targets, mask, loss, size).attached(sgd)
@@ -131,13 +135,15 @@ class Head:
 
     def attached(self, sgd: ChunkedSGD | None) -> Tensor:
         """The value, with the gradients of what requires them."""
+        if any(tensor is not None and is_transformed(tensor) for tensor in self.tensors):
+            raise RuntimeError(_ONCE)
         wanted = [tensor is not None and tensor.requires_grad for tensor in self.tensors]
         if not (torch.is_grad_enabled() and any(wanted)):
             with torch.no_grad():
                 return self.run((False, False, False), None)[0]
         if sgd is not None:
             wanted[1:] = [False, False]
-        value: Tensor = _Attached.apply(*self.tensors, self, tuple(wanted), sgd)
+        value: Tensor = _Attached.apply(self, tuple(wanted), sgd, *self.tensors)
         return value
 
     def run(self, wanted: tuple[bool, bool, bool], sgd: ChunkedSGD | None) -> tuple[Tensor, Gradients]:
@@ -150,7 +156,7 @@ class Head:
             factor, rest = (1.0, 1 / whole) if self.dtype == torch.float16 else (1 / whole, 1.0)
             gradients = self._empty_gradients(wanted)
             total = torch.zeros((), dtype=torch.float64, device=inputs.device)
-            coefficients_of = self._coefficients(backend, inputs)
+            coefficients_of = self._coefficients_of
             for classes in self.chunks.slices:
                 labels, mask = self.chunks.labels(classes)
                 logits = self._logits(inputs, classes)
@@ -221,12 +227,11 @@ class Head:
             gradient /= processes
         return gradient
 
-    def _coefficients(
-        self, backend: Backend, inputs: Tensor
-    ) -> Callable[[slice, Tensor, Tensor, Tensor | None], Coefficients]:
-        """A function of a chunk: its classes, logits, labels and mask."""
-        loss, pair_weight = self.loss, self.loss.weigh(backend, self.targets, self.mask)
-        sides = self._sides(backend, inputs)
+    @cached_property
+    def _coefficients_of(self) -> Callable[[slice, Tensor, Tensor, Tensor | None], Coefficients]:
+        """A function of a chunk: its classes, logits, labels and mask. A second pass has the same as the first."""
+        loss, pair_weight = self.loss, self.loss.weigh(self.backend, self.targets, self.mask)
+        sides = self._sides(self.backend, self.inputs)
 
         def coefficients(classes: slice, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Coefficients:
             label = None if pair_weight.label is None else pair_weight.label[classes]
@@ -246,7 +251,8 @@ class Head:
 
         if isinstance(guidance, Steering):
             guidance.observe(self._all_sums(backend, inputs))
-            return lambda classes, *_: guidance.steered(*fixed(classes), classes)
+            now = guidance.steered(*fixed(slice(None)))
+            return lambda classes, *_: (_of_classes(now[0], classes), _of_classes(now[1], classes))
         if guidance is None:
             return lambda classes, *_: fixed(classes)
         may_be_soft = self.targets.is_floating_point() and not is_sparse(self.targets)
@@ -298,28 +304,33 @@ class _Attached(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        _features: Tensor,
-        _weight: Tensor,
-        _bias: Tensor | None,
         head: Head,
         wanted: tuple[bool, bool, bool],
         sgd: ChunkedSGD | None,
+        *inputs: Tensor | None,
     ) -> Tensor:
+        # Others may be tensors of inference mode, which cannot be saved, or be updated in this very pass.
+        ctx.save_for_backward(*(tensor if wants else None for tensor, wants in zip(inputs, wanted, strict=True)))
         value, ctx.gradients = head.run(wanted, sgd)
         ctx.head, ctx.wanted, ctx.has_stepped = head, wanted, sgd is not None
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             if ctx.has_stepped:
                 raise RuntimeError("a head that has been updated in the forward pass has one backward pass only")
+            _ = ctx.saved_tensors  # torch says if one of them has been changed since
             ctx.gradients = ctx.head.run(ctx.wanted, None)[1]
-        gradients, ctx.gradients = ctx.gradients, None
-        backend = ctx.head.backend
-        scaled = [None if gradient is None else backend.scale_(gradient, upstream) for gradient in gradients]
-        return *scaled, None, None, None
+        made, ctx.gradients = ctx.gradients, None
+        scale = ctx.head.backend.scale_
+        with torch.no_grad():
+            gradients: tuple[Tensor | None, ...] = tuple(
+                None if gradient is None else times_upstream(gradient, upstream, scale) for gradient in made
+            )
+        if torch.is_grad_enabled():
+            gradients = once(gradients, (*ctx.saved_tensors, upstream), _ONCE)
+        return None, None, None, *gradients
 
 
 def _of_classes(side: Side, classes: slice) -> Side:
@@ -342,20 +353,24 @@ def check_head(
     loss: MultiLabelLoss,
     mask: Tensor | None,
     chunk: int | None,
+    *,
+    is_whole: bool,
 ) -> None:
+    """Raise ValueError unless a head, or some rows of one, fits its batch and its loss."""
+    if not isinstance(loss, MultiLabelLoss):
+        raise ValueError(f"loss must be one of tailwise.losses, such as create('db', stats), got {type(loss).__name__}")
+    for name, tensor in (("features", features), ("weight", weight), *(() if bias is None else (("bias", bias),))):
+        require_tensor(name, tensor)
+        require_type(name, tensor)
+    if is_whole and len(weight) != loss.num_classes:
+        raise ValueError(f"weight must have a row for each of {loss.num_classes} classes, got {len(weight)}")
     if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
         raise ValueError(
             f"features must be (B, D) and weight (C, D), got {tuple(features.shape)} and {tuple(weight.shape)}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be ({len(weight)},), one for each row of weight, got {tuple(bias.shape)}")
-    if targets.shape != (len(features), loss.num_classes):
-        raise ValueError(
-            f"targets must be ({len(features)}, {loss.num_classes}), samples by classes of the loss, "
-            f"got {tuple(targets.shape)}"
-        )
-    if mask is not None and (mask.shape != targets.shape or mask.dtype != torch.bool):
-        raise ValueError(f"mask must be boolean with the shape of the targets, got {mask.dtype} {tuple(mask.shape)}")
+    check_labels(targets, mask, (len(features), loss.num_classes), features.device, "the features")
     if loss.reduction == "none":
         raise ValueError("linear_loss returns one number: the reduction of the loss must not be 'none'")
     if chunk is not None and chunk < 1:

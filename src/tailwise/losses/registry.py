@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
-from tailwise.labels import LabelStats
+from tailwise.labels import LabelStats, require_stats
 from tailwise.losses import named
 from tailwise.losses.base import MultiLabelLoss
 from tailwise.losses.formula import FormulaLoss
@@ -95,9 +95,11 @@ def create(name: str, stats: LabelStats, recipe: RecipeName | None = None, **opt
         options: options of the loss.
 
     Raises:
-        ValueError: an unknown name, recipe or option (the near ones are offered), or an option out of its range.
+        ValueError: ``stats`` is no LabelStats, an unknown name, recipe or option (the near ones are offered), or an
+            option out of its range.
     """
     loss_class = _loss_class(name)
+    require_stats(stats)
     if recipe is not None and recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}; there are {', '.join(RECIPES)}")
     known = option_names(name)

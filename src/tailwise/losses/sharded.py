@@ -57,12 +57,12 @@ def sharded_linear_loss(
     """
     if not dist.is_initialized():
         raise RuntimeError("the classes are spread over processes: initialize a process group first")
+    check_head(features, weight, bias, targets, loss, mask, chunk, is_whole=False)
     if not 0 <= first <= first + len(weight) <= loss.num_classes:
         raise ValueError(
             f"the loss has {loss.num_classes} classes: the head of a process cannot have rows {first} to "
             f"{first + len(weight)}"
         )
-    check_head(features, weight, bias, targets, loss, mask, chunk)
     loss.check_first_batch(targets)
     everything: Tensor = _GatherRows.apply(features, group)
     labels = _gather_labels(targets, group)

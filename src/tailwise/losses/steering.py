@@ -8,8 +8,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from tailwise.labels import LabelStats
-from tailwise.losses.guidance import ALL, Sync, group_positions
+from tailwise.labels import LabelStats, require_stats
+from tailwise.losses.autograd import is_transforming
+from tailwise.losses.guidance import Sync, group_positions
 from tailwise.losses.term import Side
 from tailwise.shapes import Float, Int
 
@@ -87,6 +88,7 @@ class Steering(nn.Module):
         sync: Sync = "auto",
     ) -> None:
         super().__init__()
+        require_stats(stats)
         for name, holds, expected, given in (
             ("neg_scale", neg_scale > 0, "positive", neg_scale),
             ("tolerance", tolerance >= 0, "not negative", tolerance),
@@ -103,35 +105,36 @@ class Steering(nn.Module):
         self.window, self.sync = float(window), sync
         self.num_groups = len(stats.groups)
         self.register_buffer("group_of_class", group_positions(stats))
-        self.register_buffer("running", torch.zeros(4, stats.num_classes))
+        self.register_buffer("running", torch.zeros(4, stats.num_classes, dtype=torch.float32))
 
-    def forward(
-        self, sums: Float[Tensor, "4 C"], positive: Side, negative: Side, classes: slice = ALL
-    ) -> tuple[Side, Side]:
+    def forward(self, sums: Float[Tensor, "4 C"], positive: Side, negative: Side) -> tuple[Side, Side]:
         """Return the two sides as they are now; ``shift`` must be κ log(N/n − 1), which is divided by λ₁⁻.
 
         Args:
             sums: Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) over the known pairs of every class of the batch.
             positive: the positive side.
             negative: the negative side.
-            classes: the classes whose sides these are, when it is not all.
         """
         self.observe(sums)
-        return self.steered(positive, negative, classes)
+        return self.steered(positive, negative)
 
     def observe(self, sums: Float[Tensor, "4 C"]) -> None:
         """Let the running sums follow those of a batch, in training."""
+        if self.training and is_transforming():
+            raise RuntimeError(
+                "a loss that steers itself follows its batches in place, which torch.func does not take: put it into "
+                "evaluation, loss.eval(), where its factors stay as they are"
+            )
         if self.training:
             self.running.lerp_(sums.to(self.running.dtype), 1 / self.window)
 
-    def steered(self, positive: Side, negative: Side, classes: slice = ALL) -> tuple[Side, Side]:
-        """Return the sides of some classes as the running sums have them."""
+    def steered(self, positive: Side, negative: Side) -> tuple[Side, Side]:
+        """Return the sides as the running sums have them."""
         high, low = group_log_odds(self.running, self.group_of_class, self.num_groups)
         slope = (self.neg_scale + self.tolerance * (high - low).clamp(min=0)).clamp(max=self.max_slope)
         bound = math.log(self.max_balance)
         divisor = (self.leveling * (high + low) / 4).clamp(-bound, bound).exp()
-        owner = self.group_of_class[classes]
-        slope, divisor = slope[owner], divisor[owner]
+        slope, divisor = slope[self.group_of_class], divisor[self.group_of_class]
         shift = positive.shift / slope
         return (
             positive._replace(shift=shift, divisor=divisor),

@@ -19,7 +19,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from tailwise.losses.autograd import is_transformed
 from tailwise.shapes import Bool, Float, Shaped
 
 Factor: TypeAlias = Tensor | float
@@ -195,6 +197,9 @@ def _margin_side(z: Tensor, side: Side, margin: float) -> tuple[Tensor, Tensor]:
 
 def _softplus_and_log_sigmoid(a: Tensor) -> tuple[Tensor, Tensor]:
     """log(1 + eᵃ) and log σ(a), both to full relative precision for every a."""
+    if a.requires_grad or is_transformed(a):
+        # Twice the work, but derivatives of every order also at 0, where those of |a| are not those of the whole.
+        return -logsigmoid(-a), logsigmoid(a)
     tail = torch.log1p(torch.exp(-a.abs()))
     return a.clamp(min=0) + tail, a.clamp(max=0) - tail
 

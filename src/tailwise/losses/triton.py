@@ -48,7 +48,7 @@ class TritonBackend(Backend):
             down = _parts(samples, height)
             width = _extent(classes, columns, _SUMMED_CLASSES, down)
             across = _parts(classes, width)
-            sums = torch.empty(across, samples, kinds, device=block.device)
+            sums = torch.empty(across, samples, kinds, dtype=torch.float32, device=block.device)
             known, known_stride = _known_rows(mask, rows)
             _launch(
                 kernels.row_sums, down * across, block, known, factors, sums, samples, classes, block.stride(0),
@@ -69,7 +69,7 @@ class TritonBackend(Backend):
             across = _parts(classes, columns)
             height = _extent(samples, least_height, _SUMMED_SAMPLES, across)
             down = _parts(samples, height)
-            sums = torch.empty(down, 4, classes, device=z.device)
+            sums = torch.empty(down, 4, classes, dtype=torch.float32, device=z.device)
             known, known_stride = _known_rows(mask, rows)
             _launch(
                 kernels.probability_sums, down * across, part, block, known, sums, samples, classes, part.stride(0),
@@ -93,7 +93,7 @@ class TritonBackend(Backend):
         """See :class:`tailwise.losses.implementation.Backend`."""
         z = _with_rows(logits.detach())
         slopes = (torch.empty_like(z) if out is None or not _has_rows(out) else out) if gradient else None
-        table = torch.empty(z.shape, device=z.device) if values else None
+        table = torch.empty(z.shape, dtype=torch.float32, device=z.device) if values else None
         known = known_in_advance(targets, mask)
         totals, counts = [], []
         for rows, block in _dense_blocks(targets):
@@ -138,7 +138,7 @@ def _evaluate_block(
     across = _parts(classes, columns)
     height = _extent(samples, least_height, _EVALUATED_SAMPLES, across)
     tiles = _parts(samples, height) * across
-    totals = torch.empty(tiles, device=z.device)
+    totals = torch.empty(tiles, dtype=torch.float32, device=z.device)
     counts = torch.empty(tiles if counted else 0, dtype=torch.int32, device=z.device)
     _launch(
         kernels.evaluate, tiles, z, targets, known[0], *_sides(positive, negative), _vector(weight.sample),

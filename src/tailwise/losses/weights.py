@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tailwise.labels import LabelStats
+from tailwise.labels import LabelStats, require_stats
 from tailwise.losses.term import PairWeight, Smoothing
 from tailwise.shapes import Bool, Float, Shaped
 
@@ -24,6 +24,7 @@ _SMALLEST_SUM = 1e-30
 
 def clamped_counts(stats: LabelStats) -> NDArray[np.float64]:
     """Class counts n_k kept within [1, N − 1], as the formulas need them; a warning names the classes it touches."""
+    require_stats(stats)
     highest = max(stats.num_samples - 1, 1)
     counts = np.clip(stats.class_counts, 1, highest).astype(np.float64)
     touched = np.flatnonzero(counts != stats.class_counts)
