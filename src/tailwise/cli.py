@@ -20,10 +20,11 @@ from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
 from tailwise import __version__
-from tailwise.errors import InputError
+from tailwise.errors import InputError, RunsFailedError
 from tailwise.options import add_options, from_namespace, plain_arguments
 from tailwise.spelling import near
 
+_EXIT_RUNS_FAILED = 1
 _EXIT_INPUT_ERROR = 2
 _EXIT_INTERRUPTED = 130
 # The parser's messages name Python types; people give options.
@@ -45,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process when None.
 
     Returns:
-        The exit code: 0, 2 for input that cannot be used (one line on standard error, no traceback), 130 when
-        interrupted.
+        The exit code: 0; 1 when none of many runs came to its end, and 2 for input that cannot be used (one line on
+        standard error, no traceback); 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (InputError, ArgumentError) as error:
             errors.print(f"error: {error}")
             return _EXIT_INPUT_ERROR
+        except RunsFailedError as error:
+            errors.print(f"error: {error}")
+            return _EXIT_RUNS_FAILED
         except KeyboardInterrupt:
             command = _COMMANDS.get(arguments[0]) if arguments else None
             errors.print(f"interrupted{f': {command.going_on}' if command and command.going_on else ''}")

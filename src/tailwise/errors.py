@@ -21,6 +21,13 @@ class InputError(ValueError):
     """
 
 
+class RunsFailedError(RuntimeError):
+    """Everything that was given could be used, and yet none of many runs came to its end; the message says why.
+
+    The command line prints it without a traceback.
+    """
+
+
 class MissingExtraError(ModuleNotFoundError):
     """A part of tailwise needs libraries that a plain installation does not have; the message says how to get them."""
 

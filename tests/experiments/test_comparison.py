@@ -194,6 +194,18 @@ class TestResults:
         assert (config.val_folds, config.val_fold, config.seed) == (2, 1, 1)
 
 
+def test_methods_that_all_failed_are_an_error_and_some_are_a_warning(folder, finished, capsys):
+    """Nothing of the finished ones is run again: only those that failed are."""
+    assert main(arguments(folder, "whole")) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 5 methods failed and are not ranked: broken (--loss pgg: unknown loss 'pgg'" in said
+    assert main(arguments(folder, "failed", "--folds=0", methods="broken.yaml,nan.yaml")) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "error: no method finished all of its runs: broken (--loss pgg: unknown loss 'pgg'" in said
+    assert "); nan (the bce loss became" in said
+    assert json.loads((folder / "failed" / "results.json").read_text())["recommendation"]["methods"] == []
+
+
 class TestInterruption:
     def test_kills_do_not_change_the_results(self, folder, finished, capfd):
         """SIGKILL for the parent alone, then for the whole process group; then the rest."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from inspect import getsource
+
 import numpy as np
 import pytest
 import torch
 import yaml
 
 from tailwise import LabelStats
+from tailwise.commands import compare
 from tailwise.config import TrainConfig, resolve
 from tailwise.errors import InputError
 from tailwise.experiments.plan import candidates
-from tailwise.experiments.registry import BASELINE, METHODS, find_methods, simplicity
+from tailwise.experiments.registry import BASELINE, DEFAULT_METHODS, METHODS, find_methods, simplicity
 from tailwise.losses import available, create
 from tailwise.training.run import create_loss
 
@@ -142,9 +145,19 @@ def test_losses_of_ones_own_are_named_by_file_or_python_name(tmp_path):
     assert sampled.configure(SHARED, 0).sampler == "uniform"
 
 
+def test_all_stands_for_every_method_and_the_default_is_a_part_of_them(tmp_path):
+    (tmp_path / "mine.yaml").write_text("options: {loss: bce}")
+    found = find_methods(["all", str(tmp_path / "mine.yaml")])
+    assert [method.name for method in found] == [*METHODS, "mine"]
+    assert BASELINE in DEFAULT_METHODS
+    assert set(DEFAULT_METHODS) < set(METHODS)
+    assert ",".join(DEFAULT_METHODS) in getsource(compare)  # what its help says
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (["all", "pg"], "two methods are called 'pg'"),
         (["db-focl"], r"no method 'db-focl' \(did you mean 'db-focal'\?\)"),
         (["pg@unifrm"], r"no sampler 'unifrm' \(did you mean 'uniform'\?\)"),
         (["pg", "pg"], "two methods are called 'pg'"),

@@ -34,8 +34,8 @@ class Options(TrainConfig):
     """Folder of the comparison; the same command goes on with one that is there."""
     methods: list[str] | str | None = None
     """What to compare, separated by commas: names, each with @SAMPLER for another sampler, YAML files of a method or a
-    loss, and losses package.module:Loss; by default every loss of the library and ML-GCN, with the published
-    samplers."""
+    loss, and losses package.module:Loss; "all" for every loss of the library, their parts and ML-GCN; by default
+    bce@uniform,bce,focal,rw,asl,db-focal,pg,pg-auto."""
     mode: Mode = "probe"
     """Train neck and classifier on features of the frozen backbone (probe), or the network (finetune)."""
     recipe: Literal["voc-mlt", "coco-mlt"] | None = "coco-mlt"
@@ -63,10 +63,10 @@ def run(options: Options) -> None:
 
     from tailwise.experiments.comparison import compare, default_workers
     from tailwise.experiments.plan import Plan
-    from tailwise.experiments.registry import BASELINE, METHODS, find_methods
+    from tailwise.experiments.registry import BASELINE, DEFAULT_METHODS, find_methods
     from tailwise.experiments.tables import show_results
 
-    given = options.methods if options.methods is not None else list(METHODS)
+    given = options.methods if options.methods is not None else list(DEFAULT_METHODS)
     methods = find_methods(given.split(",") if isinstance(given, str) else given)
     baseline = options.baseline
     if baseline is None and BASELINE in (method.name for method in methods):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
@@ -16,9 +17,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from tailwise.config import TrainConfig, resolve
-from tailwise.data.targets import can_be_scored, dense_chunks
+from tailwise.data.targets import Targets, can_be_scored, dense_chunks
 from tailwise.errors import InputError
-from tailwise.experiments.plan import RUNS, Plan
+from tailwise.experiments.plan import RUNS, Plan, in_rounds
 from tailwise.experiments.results import summarize
 from tailwise.experiments.runs import Run, execute, unfinished
 from tailwise.experiments.search import settle
@@ -26,11 +27,13 @@ from tailwise.experiments.tables import markdown_page, read_costs
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.report.comparison_page import write_comparison_page
+from tailwise.report.problems import counted
 from tailwise.training import finetune, probe
 from tailwise.training.inference import choose_device
 from tailwise.training.inputs import RunSplits, Split, check_labels, open_images, read_run
 from tailwise.training.outputs import write_json
 from tailwise.training.progress import countdown
+from tailwise.training.run import create_sampler
 
 RESULTS_FILE = "results.json"
 TABLE_FILE = "table.md"
@@ -57,6 +60,7 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
     splits = read_run(shared)
     stats = LabelStats.from_targets(splits.whole.targets, splits.whole.class_names, shared.thresholds)
     check_labels(splits, stats)
+    assert splits.test is not None
     if not plan.folds and not can_be_scored(splits.test.targets).any():
         raise InputError(
             f"no class of split {splits.test.name!r} has both a positive and a judged negative, so that methods cannot "
@@ -67,10 +71,11 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
         for method in plan.methods:
             is_searched = plan.search and method.search
             unfinished(chain(*plan.search_runs(method)) if is_searched else plan.runs(method))
+        _announce(plan)
         train, test = _prepare(plan, splits)
-        do = _Runner(plan, workers).do
+        do = _Runner(plan, workers, splits.whole).do
         chosen = settle(plan, train, do)
-        do(run for entry in chosen for run in plan.runs(entry.method))
+        do([in_rounds([plan.test_runs(entry.method), plan.fold_runs(entry.method)]) for entry in chosen])
         results = summarize(plan, chosen, train, test)
         write_json(plan.folder / RESULTS_FILE, results)
         with replacing(plan.folder / TABLE_FILE) as temporary:
@@ -82,16 +87,18 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
 class _Runner:
     """Does runs in worker processes, shows how far they are, and says once what there is to say."""
 
-    def __init__(self, plan: Plan, workers: int) -> None:
+    def __init__(self, plan: Plan, workers: int, train: Split) -> None:
         self.show = not plan.shared.quiet
         self.workers = workers
         # Matrices of a head are too small to share, and sums are then the same for any number of workers.
         self.threads = 1 if plan.shared.mode == "probe" else max(1, _num_cores() // workers)
+        self._targets = train.targets
         self._said: set[str] = set()
 
-    def do(self, runs: Iterable[Run]) -> None:
-        """Do the runs that are not finished."""
-        runs = list(runs)
+    def do(self, methods: Iterable[Sequence[Run]]) -> None:
+        """Do the runs of methods that are not finished: one of each method in turn, the shorter ones first."""
+        methods = [runs for runs in methods if runs]
+        runs = in_rounds(sorted(methods, key=lambda runs: _steps(runs[0], self._targets)))
         missing = unfinished(runs)
         if not missing:
             return
@@ -124,6 +131,33 @@ def default_workers(shared: TrainConfig) -> int:
 def _num_cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _announce(plan: Plan) -> None:
+    """Say how many runs there will be, and of what."""
+    parts = [counted(len(plan.seeds), "seed")]
+    parts += [counted(plan.folds, "held-out fold")] if plan.folds else []
+    tried = [runs for method in plan.methods if plan.search and method.search for runs in plan.search_runs(method)]
+    searching = f"; before that {counted(sum(map(len, tried)), 'run')} to try options" if tried else ""
+    _logger.info(
+        "%s: %s (%s), each with %s%s",
+        counted(sum(len(plan.runs(method)) for method in plan.methods), "run"),
+        counted(len(plan.methods), "method"),
+        ", ".join(method.name for method in plan.methods),
+        " and ".join(parts),
+        searching,
+    )
+
+
+def _steps(run: Run, targets: Targets) -> int:
+    """Number of training steps of a run on these labels; 0 of one that will fail."""
+    try:
+        config = resolve(run.configure())
+        draws = len(create_sampler(config, targets))
+    except ValueError:
+        return 0
+    assert config.optim.epochs is not None
+    return config.optim.epochs * math.ceil(draws / config.batch_size)
 
 
 def _prepare(plan: Plan, splits: RunSplits) -> tuple[Split, Split]:

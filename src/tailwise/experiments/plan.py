@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from tailwise.config import TrainConfig
@@ -86,6 +87,12 @@ class Plan:
     def _run(self, method: Method, name: str, seed: int, held_out: tuple[int, int] = (0, 0)) -> Run:
         folder = self.folder / name
         return Run(name, folder, partial(_configure, method, self.shared, seed, folder, held_out))
+
+
+def in_rounds(groups: Iterable[Sequence[Run]]) -> list[Run]:
+    """The first run of every group, then the second of every group, and so on: each group soon has a result."""
+    rounds = zip_longest(*groups)
+    return [run for runs in rounds for run in runs if run is not None]
 
 
 def candidates(method: Method) -> Sequence[Method]:

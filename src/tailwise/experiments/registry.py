@@ -76,6 +76,12 @@ METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
 """The methods that have a name, the simplest first. They are the rows of the published tables and the parts of DB and
 PG; their loss options are the losses' defaults, or those of the shared ``recipe``."""
 
+DEFAULT_METHODS = ("bce@uniform", "bce", "focal", "rw", "asl", "db-focal", "pg", "pg-auto")
+"""What is compared unless it is chosen otherwise: whole losses rather than their parts, and one of each kind."""
+
+ALL = "all"
+"""Stands for every method that has a name."""
+
 BASELINE = "bce@uniform"
 """What others are compared with unless it is chosen otherwise."""
 
@@ -91,17 +97,18 @@ def find_methods(given: Iterable[str]) -> tuple[Method, ...]:
     """Methods by what people call them.
 
     Args:
-        given: names of the registry; files ``*.yaml``, of a method (``name``, ``title``, ``options`` of a run, and a
-            list ``search`` of options to try) or of a loss; and losses in Python, ``package.module:Loss``. Each may
-            end with ``@SAMPLER``.
+        given: names of the registry, or ``all`` for every one; files ``*.yaml``, of a method (``name``, ``title``,
+            ``options`` of a run, and a list ``search`` of options to try) or of a loss; and losses in Python,
+            ``package.module:Loss``. Each may end with ``@SAMPLER``.
 
     Raises:
         InputError: an unknown name (near ones are offered) or sampler, two methods of one name, or a file that is not
             of a method.
     """
-    methods = tuple(_find(text.strip()) for text in given)
+    texts = [text.strip() for text in given]
+    methods = tuple(method for text in texts for method in (METHODS.values() if text == ALL else (_find(text),)))
     if not methods:
-        raise InputError(f"no method is given; there are {', '.join(METHODS)}")
+        raise InputError(f"no method is given; there are {', '.join(METHODS)}, and {ALL} for every one")
     names = [method.name for method in methods]
     for name in names:
         if names.count(name) > 1:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tailwise.training.run import CONFIG_FILE
 SEARCH_FILE = "search.json"
 
 
-def settle(plan: Plan, train: Split, do: Callable[[Iterable[Run]], None]) -> list[Chosen]:
+def settle(plan: Plan, train: Split, do: Callable[[Sequence[Sequence[Run]]], None]) -> list[Chosen]:
     """Settle the options of every method: those of its search that do best on the folds, if there is a search.
 
     Best is the highest mAP of the predictions for all held-out images together; the first of several, so that a method
@@ -37,10 +38,10 @@ def settle(plan: Plan, train: Split, do: Callable[[Iterable[Run]], None]) -> lis
     Args:
         plan: the comparison.
         train: the training split: the images that could be read.
-        do: does runs.
+        do: does runs, given by method.
     """
     searched = [method for method in plan.methods if plan.search and method.search]
-    do(run for method in searched for runs in plan.search_runs(method) for run in runs)
+    do([list(chain(*plan.search_runs(method))) for method in searched])
     settled = {method.name: Chosen(method) for method in plan.methods}
     if not searched:
         return list(settled.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
@@ -11,10 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tailwise.errors import RunsFailedError
 from tailwise.experiments.plan import Plan
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.problems import counted
 from tailwise.training.outputs import METRICS_FILE, describe_left_out
+
+_logger = logging.getLogger(__name__)
 
 
 def read_costs(plan: Plan) -> dict[str, float]:
@@ -29,7 +33,11 @@ def read_costs(plan: Plan) -> dict[str, float]:
 
 
 def show_results(results: Mapping[str, Any], plan: Plan, console: Console) -> None:
-    """Print the table, what failed, the recommendation, and where everything is."""
+    """Print the table, what failed, the recommendation, and where everything is.
+
+    Raises:
+        RunsFailedError: no method finished all of its runs.
+    """
     if not console.is_terminal:
         console = Console(file=console.file, width=160)
     console.print(terminal_table(results, read_costs(plan)))
@@ -39,6 +47,22 @@ def show_results(results: Mapping[str, Any], plan: Plan, console: Console) -> No
         console.print(sentence, highlight=False, markup=False)
     console.print(" ".join(results["recommendation"]["text"]), highlight=False, markup=False)
     console.print(f"results, table, page and all runs: {plan.folder}", soft_wrap=True, highlight=False, markup=False)
+    _require_finished(results)
+
+
+def _require_finished(results: Mapping[str, Any]) -> None:
+    """Warn of methods that failed, and refuse results that are of none."""
+    by_reason: dict[str, list[str]] = {}
+    for method in results["methods"]:
+        if method["failed"]:
+            by_reason.setdefault(method["failed"]["reason"], []).append(method["name"])
+    if not by_reason:
+        return
+    failed, total = sum(map(len, by_reason.values())), len(results["methods"])
+    reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+    if failed == total:
+        raise RunsFailedError(f"no method finished all of its runs: {reasons}")
+    _logger.warning("%d of %d methods failed and are not ranked: %s", failed, total, reasons)
 
 
 def terminal_table(results: Mapping[str, Any], costs: Mapping[str, float]) -> Table:
