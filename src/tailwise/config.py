@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast, get_args
 
 import yaml  # type: ignore[import-untyped]
 
@@ -24,6 +24,7 @@ from tailwise.files import replacing
 from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file
 from tailwise.models.config import ModelConfig
 from tailwise.options import add_options, from_namespace
+from tailwise.spelling import near
 
 Mode = Literal["finetune", "probe"]
 SamplerName = Literal["class-aware", "uniform", "repeat-factor", "inverse-frequency"]
@@ -31,6 +32,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 ThresholdObjective = Literal["f1", "precision", "recall"]
 CalibrationMethod = Literal["platt", "temperature"]
+
+DEFAULT_SAMPLER: SamplerName = "class-aware"
+"""How a run samples unless it, or its loss, says otherwise."""
 
 DIGITS = "digits"
 """The value of ``data`` that names the embedded data set."""
@@ -94,7 +98,8 @@ class TrainConfig(ReadOptions):
     output: str
     """Folder of the run; made if absent."""
     loss: str = "db-focal"
-    """Name of a loss, YAML file of its parameters, or package.module:Name of your own."""
+    """Name of a loss, YAML file of its parameters, or package.module:Name of your own; each may end with a sampler, as
+    in bce@uniform."""
     loss_options: dict[str, Any] = field(default_factory=dict)
     """Options of the loss, by name."""
     recipe: Literal["voc-mlt", "coco-mlt"] | None = None
@@ -123,9 +128,10 @@ class TrainConfig(ReadOptions):
     (platt), or a slope alone (temperature)."""
     thresholds: tuple[int, int] = (20, 100)
     """Training counts that separate tail from medium and medium from head classes."""
-    sampler: SamplerName = "class-aware"
+    sampler: SamplerName | None = None
     """Draw every class equally often (class-aware); every image once per epoch (uniform); every image once, and those
-    of rare classes again (repeat-factor); or images at random, each class with the same chance (inverse-frequency)."""
+    of rare classes again (repeat-factor); or images at random, each class with the same chance (inverse-frequency). By
+    default the one that loss names, or class-aware."""
     samples_per_class: int = 3
     """Images that the class-aware sampler draws from a class in a row."""
     epoch_reduce: float = 4.0
@@ -181,21 +187,27 @@ class TrainConfig(ReadOptions):
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fill in what depends on other options, make paths absolute, and check every range.
 
-    Where the loss is a file, its content takes its place, so that a run does not change with the file.
+    Where the loss is a file, its content takes its place, so that a run does not change with the file. A sampler that
+    the loss names becomes that of the run.
 
     Raises:
         InputError: an option is out of its range, or the file of the loss cannot be used.
     """
     _check(config)
+    sampler = config.sampler or DEFAULT_SAMPLER
+    loss, at, named = config.loss.rpartition("@")
+    if at and not is_loss_file(named):
+        sampler = _sampler_of(config, named)
+        config = replace(config, loss=loss)
     if is_loss_file(config.loss):
         options = read_loss_file(config.loss) | config.loss_options
         config = replace(config, loss=FORMULA, loss_options=options)
-    epochs = config.optim.epochs if config.optim.epochs is not None else _RECIPE_EPOCHS[config.sampler]
+    epochs = config.optim.epochs if config.optim.epochs is not None else _RECIPE_EPOCHS[sampler]
     milestones = config.optim.milestones
     if milestones is None:
         # Another number of epochs keeps the proportions of the recipe.
-        recipe = _RECIPE_EPOCHS[config.sampler]
-        milestones = tuple(epoch * epochs // recipe for epoch in _RECIPE_MILESTONES[config.sampler])
+        recipe = _RECIPE_EPOCHS[sampler]
+        milestones = tuple(epoch * epochs // recipe for epoch in _RECIPE_MILESTONES[sampler])
     model, standardize = config.model, config.standardize_features
     return replace(
         config,
@@ -204,6 +216,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         classes=_absolute(config.classes),
         root=_absolute(config.root),
         split_file=_absolute(config.split_file),
+        sampler=sampler,
         standardize_features=model.has_neck if standardize is None else standardize,
         model=replace(
             model,
@@ -213,6 +226,18 @@ def resolve(config: TrainConfig) -> TrainConfig:
         ),
         optim=replace(config.optim, epochs=epochs, milestones=milestones),
     )
+
+
+def _sampler_of(config: TrainConfig, named: str) -> SamplerName:
+    """The sampler that stands after the @ of the loss."""
+    known = get_args(SamplerName)
+    if named not in known:
+        raise InputError(
+            f"--loss {config.loss}: no sampler {named!r}{near(named, known)}; there are {', '.join(known)}"
+        )
+    if config.sampler not in (None, named):
+        raise InputError(f"--loss {config.loss} and --sampler {config.sampler} name two samplers; leave one out")
+    return cast(SamplerName, named)
 
 
 def names_no_path(data: str) -> bool:

@@ -59,7 +59,7 @@ def plain_arguments(arguments: Sequence[str], options: type[Any]) -> list[str]:
         arguments: what was given.
         options: the dataclass of the options.
     """
-    known = _types(options)
+    known = option_types(options)
     result: list[str] = []
     remaining = list(arguments)
     while remaining:
@@ -88,15 +88,15 @@ def _underscored(given: str, known: Iterable[str]) -> str:
     return given.replace("-", "_")
 
 
-def _types(options: type[Any], prefix: str = "") -> dict[str, tuple[Any, ...]]:
-    """The types that each option may have, by its name with dots; none of a group of options."""
+def option_types(options: type[Any], prefix: str = "") -> dict[str, tuple[Any, ...]]:
+    """The types that each option of a dataclass may have, by its name with dots; none of a group of options."""
     hints = get_type_hints(options)
     found: dict[str, tuple[Any, ...]] = {}
     for entry in fields(options):
         name, hint = f"{prefix}{entry.name}", hints[entry.name]
         if is_dataclass(hint):
             assert isinstance(hint, type)
-            found |= {name: (), **_types(hint, f"{name}.")}
+            found |= {name: (), **option_types(hint, f"{name}.")}
         else:
             found[name] = (hint, *get_args(hint))
     return found

@@ -93,7 +93,7 @@ def test_parts_of_pg_differ_from_one_another_with_the_default_recipe():
 
 def test_methods_with_another_sampler():
     plain, sampled = find_methods(["pg", "pg@repeat-factor"])
-    assert plain.configure(SHARED, 0).sampler == "class-aware"
+    assert resolve(plain.configure(SHARED, 0)).sampler == "class-aware"
     config = sampled.configure(SHARED, 3)
     assert (config.loss, config.sampler, config.seed) == ("pg", "repeat-factor", 3)
     assert sampled.name == "pg@repeat-factor"

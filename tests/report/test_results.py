@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
 
-from tailwise.config import TrainConfig, load
+from tailwise.config import OptimConfig, TrainConfig, load, resolve
 from tailwise.errors import InputError
-from tailwise.options import add_options
-from tailwise.report.rerun import commands
+from tailwise.experiments.plan import candidates
+from tailwise.experiments.registry import METHODS, find_methods
+from tailwise.models.config import ModelConfig
+from tailwise.options import add_options, from_namespace, plain_arguments
+from tailwise.report.rerun import commands, train_command
 from tailwise.report.results import is_comparison, read_comparison, read_run
 from tailwise.report.results_tables import method_table
 from tests.report.folders import make_comparison, make_data, make_logits, make_run
@@ -121,6 +125,9 @@ def test_command_lines_repeat_the_runs(comparison: tuple[Path, dict[str, Any]], 
     lines = {fact.name: shlex.split(fact.value) for fact in commands(read_comparison(folder))}
     config = folder / "runs" / "pg" / "seed0" / "config.yaml"
     assert lines["Repeat the first run of pg"] == ["tailwise", "train", "--config", str(config), "--output", "again"]
+    assert configured(shlex.join(lines["Train pg as it was here"])) == replace(
+        resolve(load(config)), output=str(Path("pg").absolute())
+    )
     assert lines["Write this page again"] == ["tailwise", "report", str(folder)]
     again = lines["Repeat the comparison"]
     assert again[:5] == ["tailwise", "compare", str(tmp_path / "labels.jsonl"), "--output", "again"]
@@ -141,6 +148,42 @@ def test_command_lines_repeat_the_runs(comparison: tuple[Path, dict[str, Any]], 
     assert (parsed.thresholds, parsed.batch_size, parsed.optim.lr) == ((8, 30), 16, 0.1)
     assert parsed.model.options == {"a": "b"}
     assert parsed.recipe == "voc-mlt"
+
+
+def configured(line: str) -> TrainConfig:
+    """The configuration that a command line of ``tailwise train`` has."""
+    words = shlex.split(line)
+    assert words[:2] == ["tailwise", "train"]
+    parser = ArgumentParser(exit_on_error=False)
+    add_options(parser, TrainConfig)
+    return resolve(from_namespace(TrainConfig, parser.parse_args(plain_arguments(words[2:], TrainConfig))))
+
+
+@pytest.mark.parametrize("name", [*METHODS, "pg@repeat-factor", "ml-gcn@uniform"])
+def test_the_command_line_of_a_run_has_its_configuration(tmp_path: Path, name: str) -> None:
+    shared = TrainConfig(
+        data=str(tmp_path / "labels of mine.csv"),
+        output="runs",
+        recipe="voc-mlt",
+        mode="probe",
+        classes="classes.json",
+        split_ratios={"my-train": 0.5, "my test": 0.5},
+        split_seed=3,
+        train_split="my-train",
+        test_split="my test",
+        thresholds=(10, 30),
+        accelerator="cpu",
+        optim=OptimConfig(epochs=3, clip_norm=None),
+        model=ModelConfig(backbone="test_resnet", options={"pad_type": "same"}, weights=Path("a b.safetensors")),
+    )
+    (method,) = find_methods([name])
+    for candidate in (method, candidates(method)[-1]):
+        config = resolve(candidate.configure(shared, 2))
+        line = train_command(config, "again")
+        assert configured(line) == replace(config, output=str(Path("again").absolute()), keep_backbone=True)
+        assert "--sampler" not in line
+    if set(method.options) <= {"loss", "sampler"}:
+        assert f"--loss {name} " in line
 
 
 def test_a_probe_is_offered_to_be_finetuned(tmp_path: Path) -> None:

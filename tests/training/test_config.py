@@ -40,7 +40,6 @@ RECIPE: dict[str, Any] = {
     "loss_options": {},
     "recipe": None,
     "mode": "finetune",
-    "sampler": "class-aware",
     "samples_per_class": 3,
     "epoch_reduce": 4.0,
     "repeat_threshold": None,
@@ -174,3 +173,31 @@ def test_cache_folder_is_the_option_then_the_variable(monkeypatch: pytest.Monkey
     monkeypatch.setenv("TAILWISE_CACHE", "/named")
     assert config.cache_folder == Path("/named")
     assert replace(config, cache="/chosen").cache_folder == Path("/chosen")
+
+
+def test_a_loss_may_name_its_sampler(tmp_path: Path) -> None:
+    plain = resolve(TrainConfig(data="digits", output="run", loss="pg", sampler="uniform"))
+    for sampler in (None, "uniform"):
+        assert resolve(TrainConfig(data="digits", output="run", loss="pg@uniform", sampler=sampler)) == plain
+    assert resolve(plain) == plain
+    assert plain.optim.epochs == 80
+    assert resolve(TrainConfig(data="digits", output="run")).sampler == "class-aware"
+    (tmp_path / "a@b.yaml").write_text("neg_slope: 5")
+    for loss in (str(tmp_path / "a@b.yaml"), f"{tmp_path / 'a@b.yaml'}@repeat-factor"):
+        own = resolve(TrainConfig(data="digits", output="run", loss=loss))
+        assert (own.loss, own.loss_options) == ("formula", {"neg_slope": 5})
+        assert own.sampler == ("repeat-factor" if "@repeat" in loss else "class-aware")
+
+
+@pytest.mark.parametrize(
+    ("loss", "sampler", "message"),
+    [
+        ("bce@uniform", "class-aware", "--loss bce@uniform and --sampler class-aware name two samplers"),
+        ("bce@uniform", "repeat-factor", "name two samplers; leave one out"),
+        ("bce@unifrm", None, r"--loss bce@unifrm: no sampler 'unifrm' \(did you mean 'uniform'\?\)"),
+        ("bce@", None, "--loss bce@: no sampler ''"),
+    ],
+)
+def test_a_loss_with_a_sampler_that_cannot_be_is_refused(loss: str, sampler: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve(TrainConfig(data="digits", output="run", loss=loss, sampler=sampler))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailwise.config import TrainConfig, to_mapping
+from tailwise.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
 from tailwise.data.targets import count_positives, to_dense
 from tailwise.experiments.board import Board, percent
 from tailwise.experiments.methods import Method
@@ -193,7 +193,7 @@ def _first_failure(plan: Plan, method: Method) -> dict[str, str] | None:
 
 
 def _shared(config: TrainConfig) -> dict[str, Any]:
-    shared: dict[str, Any] = portable(to_mapping(config))
+    shared: dict[str, Any] = portable(to_mapping(replace(config, sampler=config.sampler or DEFAULT_SAMPLER)))
     return {name: value for name, value in shared.items() if name not in _NOT_SHARED}
 
 

@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tailwise.config import load
 from tailwise.errors import RunsFailedError
-from tailwise.experiments.plan import Plan
+from tailwise.experiments.plan import RUNS, Plan
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.problems import counted
+from tailwise.report.rerun import train_command
 from tailwise.training.outputs import METRICS_FILE, describe_left_out
+from tailwise.training.run import CONFIG_FILE
 
 _logger = logging.getLogger(__name__)
 
@@ -46,8 +49,19 @@ def show_results(results: Mapping[str, Any], plan: Plan, console: Console) -> No
     for sentence in left_out(results):
         console.print(sentence, highlight=False, markup=False)
     console.print(" ".join(results["recommendation"]["text"]), highlight=False, markup=False)
+    for line in _how_to_train(results, plan):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"results, table, page and all runs: {plan.folder}", soft_wrap=True, highlight=False, markup=False)
     _require_finished(results)
+
+
+def _how_to_train(results: Mapping[str, Any], plan: Plan) -> list[str]:
+    """The command line of a run of the recommended method, if there is one."""
+    names = results["recommendation"]["methods"]
+    if not names:
+        return []
+    run = plan.folder / RUNS / names[0] / f"seed{plan.seeds[0]}"
+    return [f"to train {names[0]} as it was here:", f"    {train_command(load(run / CONFIG_FILE), names[0])}"]
 
 
 def _require_finished(results: Mapping[str, Any]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from functools import reduce
+from operator import getitem
 from typing import Any
 
-from tailwise.config import TrainConfig, flatten, to_mapping
+from tailwise.config import DEFAULT_SAMPLER, TrainConfig, changes, flatten, resolve, to_mapping
 from tailwise.data.sources.formats import ReadOptions
+from tailwise.options import option_types
 from tailwise.report.page import Fact
 from tailwise.report.results import Results
 from tailwise.training.run import CONFIG_FILE
@@ -26,6 +29,7 @@ def commands(results: Results) -> Iterator[Fact]:
         run = f"the first run of {first.name}" if results.is_comparison else "this run"
         if results.is_comparison:
             yield Fact("Repeat the comparison", shlex.join(_compare(results, first.config)))
+            yield Fact(f"Train {first.name} as it was here", train_command(first.config, first.name))
         yield Fact(f"Repeat {run}", shlex.join([*train, "--output", _NEW_FOLDER]))
         if results.mode == "probe":
             yield Fact(
@@ -52,7 +56,8 @@ def _compare(results: Results, config: TrainConfig) -> list[str]:
     given |= {"search": True} if any(method.chosen is not None for method in results.methods) else {}
     # What differs between "train" and "compare" by default is said in any case.
     given |= {"mode": results.mode, "recipe": results.shared.get("recipe")}
-    here, usual = flatten(to_mapping(config)), flatten(to_mapping(TrainConfig(data="", output="")))
+    usual = flatten(to_mapping(TrainConfig(data="", output="", sampler=DEFAULT_SAMPLER)))
+    here = flatten(to_mapping(config))
     reading = ReadOptions.__dataclass_fields__.keys()
     for name, value in (flatten(results.shared) | {name: here.get(name) for name in reading}).items():
         if name != "cache" and name not in given and value != usual.get(name):
@@ -62,6 +67,31 @@ def _compare(results: Results, config: TrainConfig) -> list[str]:
     for name, value in given.items():
         words += [f"--{name}", _word(value)]
     return words
+
+
+def train_command(config: TrainConfig, output: str) -> str:
+    """The command line of ``tailwise train`` that has the configuration of a run.
+
+    Args:
+        config: the run.
+        output: folder for another one.
+    """
+    config = resolve(config)
+    loss = config.loss if config.sampler == DEFAULT_SAMPLER else f"{config.loss}@{config.sampler}"
+    words = ["tailwise", "train", "--data", config.data, "--output", output, "--loss", loss]
+    usual = resolve(TrainConfig(data=config.data, output=output, loss=loss))
+    given, known = to_mapping(config), option_types(TrainConfig)
+    # What lies within an option, such as one of the loss, is given with all of it.
+    for option in dict.fromkeys(_option_of(name, known) for name, _, _ in changes(usual, config)):
+        words += [f"--{option}", _word(reduce(getitem, option.split("."), given))]
+    return shlex.join(words)
+
+
+def _option_of(name: str, known: Container[str]) -> str:
+    """The option that a name with dots is, or lies within."""
+    while name not in known:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def _word(value: Any) -> str:

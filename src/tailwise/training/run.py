@@ -240,6 +240,8 @@ def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
             if threshold is None:
                 threshold = min(1.0, config.thresholds[1] / targets.shape[0])
             return RepeatFactorSampler(targets, threshold=threshold, **shared)
+        case None:
+            raise ValueError("the sampler of a run is known when its configuration is resolved")
 
 
 def _stats(split: Split, config: TrainConfig) -> LabelStats:
