@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tailwise.cli import main
@@ -18,11 +19,11 @@ class Stopped(Exception):  # noqa: N818
 
 @pytest.fixture
 def order(monkeypatch):
-    """The names of the runs that a comparison would do, in their order; it ends before it judges them."""
-    names = []
+    """The runs that a comparison would do, in their order, by their names; it ends before it judges them."""
+    found = {}
 
     def record(runs, **_):
-        names.extend(run.name for run in runs)
+        found.update({run.name: run for run in runs})
         yield from ()
 
     def stop(*_):
@@ -30,7 +31,7 @@ def order(monkeypatch):
 
     monkeypatch.setattr(comparison, "execute", record)
     monkeypatch.setattr(comparison, "summarize", stop)
-    return names
+    return found
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_short_runs_go_first_and_every_method_soon_has_a_result(line, order, cap
     with pytest.raises(Stopped):
         main(line)
     first, second = ("runs/{}/seed0", "folds/{}/fold0"), ("runs/{}/seed1", "folds/{}/fold1")
-    assert order == [name.format(method) for name in (*first, *second) for method in ("bce@uniform", "long")]
+    assert list(order) == [name.format(method) for name in (*first, *second) for method in ("bce@uniform", "long")]
     said = capsys.readouterr().err
     assert "8 runs: 2 methods (long, bce@uniform), each with 2 seeds and 2 held-out folds\n" in said
 
@@ -61,8 +62,19 @@ def test_a_search_comes_before_all_else(line, order, capsys, monkeypatch):
     monkeypatch.setattr("tailwise.experiments.search._score", stop)
     with pytest.raises(Stopped):
         main([*line, "--search"])
-    assert order == [f"search/long/{index}/fold{fold}" for index in (0, 1) for fold in (0, 1)]
+    assert list(order) == [f"search/long/{index}/fold{fold}" for index in (0, 1) for fold in (0, 1)]
     assert "2 held-out folds; before that 4 runs to try options\n" in capsys.readouterr().err
+
+
+def test_data_without_splits_are_divided_once_for_all_runs(line, order, capsys, tiny_labels, tmp_path):
+    rows = pd.read_csv(tiny_labels, dtype=str).drop(columns="split")
+    rows.to_csv(tmp_path / "unsplit.csv", index=False)
+    for added in ([], ["--split-ratios", '{"train": 0.8, "test": 0.2}']):  # which is the same comparison
+        with pytest.raises(Stopped):
+            main([line[0], str(tmp_path / "unsplit.csv"), *line[2:], "--root", str(tiny_labels.parent), *added])
+        assert len(order) == 8
+        assert all(run.configure().split_ratios == {"train": 0.8, "test": 0.2} for run in order.values())
+        assert ("unsplit.csv gives no splits, and is divided" in capsys.readouterr().err) == (not added)
 
 
 def test_rounds_take_one_of_each_as_long_as_there_are_any():

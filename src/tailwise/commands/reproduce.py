@@ -167,6 +167,7 @@ def _output(options: Options) -> Path:
 
 def _experiment(options: Options, output: Path) -> Experiment:
     from tailwise.experiments.reproduce import Experiment, shortened
+    from tailwise.training.inputs import with_division
 
     shared = TrainConfig(
         **{entry.name: getattr(options, entry.name) for entry in fields(ReadOptions)},
@@ -187,7 +188,8 @@ def _experiment(options: Options, output: Path) -> Experiment:
         quiet=options.quiet,
     )
     if options.benchmark == _OTHER_DATA:
-        is_published, num_max, pool = False, options.num_max, partial(_other_pool, options)
+        shared = with_division(shared, read_labels(options.data, options))[0]
+        is_published, num_max, pool = False, options.num_max, partial(_other_pool, options, shared)
     else:
         is_published, num_max, pool = True, _NUM_MAX[options.benchmark], partial(_published_pool, options)
         shared = _with_published_data(options, shared, output)
@@ -234,8 +236,8 @@ def _published_pool(options: Options) -> LabeledImages:
     return read_pool(BENCHMARKS[options.benchmark], options.root, download=options.download, progress=not options.quiet)
 
 
-def _other_pool(options: Options) -> LabeledImages:
-    labels = read_labels(options.data, options)
+def _other_pool(options: Options, shared: TrainConfig) -> LabeledImages:
+    labels = read_labels(shared.data, shared)
     if options.pool_split is not None:
         return labels.select(options.pool_split)
     return labels.subset([split != options.test_split for split in labels.splits])

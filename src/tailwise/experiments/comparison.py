@@ -58,6 +58,7 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
     """
     shared = resolve(replace(plan.shared, output=str(plan.folder)))
     splits = read_run(shared)
+    plan = replace(plan, shared=replace(plan.shared, split_ratios=splits.ratios))
     stats = LabelStats.from_targets(splits.whole.targets, splits.whole.class_names, shared.thresholds)
     check_labels(splits, stats)
     assert splits.test is not None

@@ -22,7 +22,7 @@ _UNIFORM_PER_CLASS_AWARE = 10
 # What says which data are read and where a run shows itself, not how it is trained.
 _NOT_OF_THE_RECIPE = frozenset(
     {"data", "output", "recipe", "train_split", "test_split", "format", "classes", "root", "separator", "difficult"}
-    | {"split_seed", "split_file", "on_error", "accelerator"}
+    | {"split_ratios", "split_seed", "split_file", "on_error", "accelerator"}
 )
 _LABEL_EMBEDDINGS = ("model.label_embeddings", "model.label_words")
 _logger = logging.getLogger(__name__)
@@ -116,7 +116,9 @@ class Experiment:
             f"{name} {_short(now)} (recipe: {_short(before)})"
             for name, before, now in changes(recipe, shared)
             # An empty mapping is no option of its own; tables say what the label embeddings are.
-            if name not in _NOT_OF_THE_RECIPE and before != {} and not name.startswith(_LABEL_EMBEDDINGS)
+            if name.partition(".")[0] not in _NOT_OF_THE_RECIPE
+            and before != {}
+            and not name.startswith(_LABEL_EMBEDDINGS)
         ]
         if self.epochs is not None and self.epochs != _RECIPE_EPOCHS:
             found.append(

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailwise.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig
+from tailwise.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig, load
 from tailwise.data.cache import ImageCache, build_cache
 from tailwise.data.cache_entries import cache_limit, make_room
 from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
+from tailwise.data.sources.labeled import SPLIT_JOINER
 from tailwise.data.sources.splits import split_by_ratio
 from tailwise.data.targets import Targets, can_be_scored, count_negatives, count_positives
 from tailwise.errors import InputError, OnError
@@ -106,12 +107,14 @@ class RunSplits:
         held_out: (N,) whether a row of it is held out.
         test: the test split; None without one.
         validation: a split of its own, or the rows held out; None without either.
+        ratios: how all rows were divided into splits, if they were.
     """
 
     whole: Split
     held_out: NDArray[np.bool_]
     test: Split | None
     validation: Split | None
+    ratios: dict[str, float] | None = None
 
     @cached_property
     def train(self) -> Split:
@@ -120,12 +123,7 @@ class RunSplits:
 
 
 def read_splits(
-    data: str,
-    names: Sequence[str | None],
-    options: ReadOptions,
-    *,
-    classes: Sequence[str] | None = None,
-    reserved: str | None = None,
+    data: str, names: Sequence[str | None], options: ReadOptions, *, classes: Sequence[str] | None = None
 ) -> list[Split]:
     """Read the labels of splits, and check that their images are there.
 
@@ -134,7 +132,6 @@ def read_splits(
         names: the splits; None for all rows.
         options: how to read it.
         classes: class names in the order wanted, instead of those of ``options``.
-        reserved: a name that no split of the data may have.
 
     Raises:
         InputError: the data or a split cannot be used.
@@ -142,33 +139,72 @@ def read_splits(
     if data == DIGITS:
         return [_digits(name) for name in names]
     labeled = read_labels(data, options, classes=classes)
-    if reserved is not None and reserved in labeled.splits:
-        raise InputError(
-            f"--test_split {reserved} means to test on nothing, and {labeled.source} has a split of this name: give "
-            "that split another name"
-        )
     return [_files(labeled, name, options.on_error) for name in names]
 
 
 def read_run(config: TrainConfig) -> RunSplits:
     """Read the labels of the splits that a run trains, tests and validates on.
 
-    A part held out depends on the labels of the training split and on nothing else, so that runs with other seeds and
-    losses hold out the same images. Where all parts are held out in turn, none is here; see :func:`each_fold`.
+    Data that give no splits are divided; see :func:`with_division`. A part held out depends on the labels of the
+    training split and on nothing else, so that runs with other seeds and losses hold out the same images. Where all
+    parts are held out in turn, none is here; see :func:`each_fold`.
 
     Raises:
         InputError: the data or a split cannot be used, or there are fewer images than parts.
     """
     wanted = (config.train_split, None if config.test_split == NO_SPLIT else config.test_split, config.val_split)
-    names = [name for name in wanted if name is not None]
-    reserved = NO_SPLIT if config.test_split == NO_SPLIT else None
-    found = iter(read_splits(config.data, names, config, reserved=reserved))
-    train, test, validation = (None if name is None else next(found) for name in wanted)
+    if config.data == DIGITS:
+        train, test, validation = (None if name is None else _digits(name) for name in wanted)
+    else:
+        labeled = read_labels(config.data, config)
+        if config.test_split == NO_SPLIT and NO_SPLIT in labeled.splits:
+            raise InputError(
+                f"--test_split {NO_SPLIT} means to test on nothing, and {labeled.source} has a split of this name: "
+                "give that split another name"
+            )
+        config, labeled = with_division(config, labeled)
+        train, test, validation = (None if name is None else _files(labeled, name, config.on_error) for name in wanted)
     assert train is not None
-    splits = RunSplits(train, np.zeros(len(train), dtype=np.bool_), test, validation)
+    splits = RunSplits(train, np.zeros(len(train), dtype=np.bool_), test, validation, config.split_ratios)
     if not config.val_folds or config.val_fold == ALL_FOLDS:
         return splits
     return each_fold(splits, config.val_folds)[config.val_fold]
+
+
+def with_division(config: TrainConfig, labeled: LabeledImages) -> tuple[TrainConfig, LabeledImages]:
+    """Divide data that give no splits into those that a run wants, evenly in every class.
+
+    A fifth is tested on, and a tenth validated on if there is to be a split for that. The division is recorded in the
+    configuration as split_ratios, so that whatever reads the data of the run again divides them in the same way.
+
+    Args:
+        config: the run.
+        labeled: its data.
+
+    Returns:
+        Both as they were where the data give a split, or the run says how to divide them; else both divided.
+    """
+    is_said = config.split_ratios is not None or config.split_file is not None
+    if any(labeled.splits) or is_said or SPLIT_JOINER in f"{config.train_split}{config.test_split}{config.val_split}":
+        return config, labeled
+    shares = {} if config.test_split == NO_SPLIT else {config.test_split: 0.2}
+    shares |= {} if config.val_split is None else {config.val_split: 0.1}
+    ratios = {config.train_split: round(1 - sum(shares.values()), 1), **shares}
+    _logger.info(
+        "%s gives no splits, and is divided, evenly in every class: %s (change it by --split_ratios, --split_seed or "
+        "--split_file)",
+        labeled.source,
+        ", ".join(f"{share:.0%} {name}" for name, share in ratios.items()),
+    )
+    splits = split_by_ratio(labeled.targets, ratios, seed=config.split_seed)
+    return replace(config, split_ratios=ratios), replace(labeled, splits=splits)
+
+
+def with_division_of(run: Path, config: TrainConfig) -> TrainConfig:
+    """The configuration with the division that an earlier run in its folder has recorded, if it says none itself."""
+    if config.split_ratios is not None or config.split_file is not None or not run.is_file():
+        return config
+    return replace(config, split_ratios=load(run).split_ratios)
 
 
 def each_fold(splits: RunSplits, folds: int) -> list[RunSplits]:

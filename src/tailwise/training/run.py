@@ -37,7 +37,7 @@ from tailwise.training.crossfit import cross_fit
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
 from tailwise.training.datamodule import TrainData
 from tailwise.training.inference import choose_device
-from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits
+from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits, with_division_of
 from tailwise.training.module import MultiLabelModule
 from tailwise.training.outputs import METRICS_FILE, THRESHOLDS_FILE, load_thresholds, versions, write_json
 from tailwise.training.task import Task
@@ -105,10 +105,13 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     config = resolve(config)
     folder = Path(config.output)
     device = choose_device(config.accelerator, config.precision)
+    if config.resume:
+        config = with_division_of(folder / CONFIG_FILE, config)
     recorded = _claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
     splits = part or read_run(config)
+    config = replace(config, split_ratios=splits.ratios)
     stats = _stats(splits.train, config)
     check_labels(splits, stats, tell=part is None)
     # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
