@@ -21,6 +21,7 @@ from tailwise.config import TrainConfig, load, resolve
 from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.metrics import f1_scores, fit_decisions
+from tailwise.models.config import ModelConfig
 from tailwise.training import crossfit, probe
 from tailwise.training.module import MultiLabelModule
 from tailwise.training.outputs import load_thresholds
@@ -131,6 +132,18 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(
         assert_same_model(folder / place, tmp_path / "whole" / place)
     assert again["validation"] == whole["validation"]
     assert run(replace(config, resume=True)) == again
+
+
+def test_a_probe_goes_on_with_its_folds_when_the_weights_file_is_gone(
+    tiny: Tiny, weights: Path, tmp_path: Path, interruption: Interruption
+) -> None:
+    model = ModelConfig("test_resnet", weights=weights)
+    config = tiny(mode="probe", model=model, val_folds=2, val_fold="all", optim={"epochs": 2})
+    with interruption(lambda module: is_in_the_second_epoch_of(tmp_path / "run" / "folds" / "0", module)):
+        train(config)
+    weights.unlink()
+    assert run(replace(config, resume=True))["validation"]["num_images"] == 46
+    assert [path.name for path in sorted((tmp_path / "run").rglob("backbone.safetensors"))] == ["backbone.safetensors"]
 
 
 def test_without_a_test_split_all_images_are_trained_on_and_thresholds_are_cross_fitted(

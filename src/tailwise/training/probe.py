@@ -101,10 +101,16 @@ class ProbeModel(nn.Module):
             )
 
 
-def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Task:
+def new_task(config: TrainConfig, splits: RunSplits, device: torch.device, begun_in: Path | None = None) -> Task:
     """Compute the features of all splits, or find them computed, and make a new head.
 
     Features of the training split are those of the whole of it, so that runs that hold out other parts share them.
+
+    Args:
+        config: the run.
+        splits: its labels.
+        device: where to compute.
+        begun_in: folder of the run whose backbone it is, if that is recorded there; by default its own.
 
     Raises:
         InputError: the backbone or head cannot be made, or an image cannot be read.
@@ -112,7 +118,7 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Ta
     # First what is quick to fail.
     labels = splits.train
     graph = create_graph(config.model, labels.targets, labels.class_names, seed=config.seed)
-    backbone, other_keys = _backbone(Path(config.output), config, device)
+    backbone, other_keys = _backbone(begun_in or Path(config.output), config, device)
     train, rows = _features(config, splits.whole, backbone)
     validation = None
     if splits.held_out.any():

@@ -119,7 +119,8 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
         create_loss(config, stats, given_loss)
     if config.compile:
         require_compiler(device)
-    task = _new_task(config, splits, device)
+    # The parts of a cross-fitting, in folders of its folder, begin with its backbone.
+    task = _new_task(config, splits, device, folder if part is None else folder.parents[1])
     stats = _stats(task.train.split, config)
     loss = create_loss(config, stats)
     if _is_first_process():
@@ -251,10 +252,10 @@ def _stats(split: Split, config: TrainConfig) -> LabelStats:
     return LabelStats.from_targets(split.targets, split.class_names, config.thresholds)
 
 
-def _new_task(config: TrainConfig, splits: RunSplits, device: torch.device) -> Task:
+def _new_task(config: TrainConfig, splits: RunSplits, device: torch.device, begun_in: Path) -> Task:
     if config.mode == "finetune":
         return finetune.new_task(config, splits)
-    return probe.new_task(config, splits, device)
+    return probe.new_task(config, splits, device, begun_in)
 
 
 def fit(
