@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 
@@ -77,6 +78,16 @@ def test_reference_counts_are_the_pareto_density(num_classes: int, num_min: int,
     assert np.all((counts == np.floor(exact + 1e-6)) | (counts == np.floor(exact - 1e-6)))
     assert counts[0] == num_max
     assert counts.min() >= num_min
+
+
+@pytest.mark.parametrize("b", [0.01, 0.05, 1e3, 1e6])
+def test_the_ends_of_the_range_are_right(b: float) -> None:
+    """By logarithms, which neither overflow nor cancel: x runs from 1 to 100^(1/b), and f(x) / b = x^(-b-1)."""
+    largest = math.expm1(math.log(100) / b)
+    exact = [math.exp(-(b + 1) * math.log1p(k / 9 * largest)) * 999_999 + 1 for k in range(10)]
+    counts = reference_counts(10, num_max=1_000_000, pareto_b=b)
+    assert counts[0] == 1_000_000
+    assert all(abs(count - math.floor(value)) <= 1 for count, value in zip(counts, exact, strict=True))
 
 
 def test_published_setting_reaches_the_published_tail() -> None:
@@ -250,9 +261,12 @@ def test_a_class_that_later_visits_empty_is_noted() -> None:
         ({"num_max": 0}, "expected 1 <= num_min <= num_max, got num_min = 1 and num_max = 0"),
         ({"num_max": 5, "num_min": 6}, "expected 1 <= num_min <= num_max"),
         ({"num_max": 5, "num_min": 0}, "expected 1 <= num_min <= num_max"),
-        ({"num_max": 5, "pareto_b": 0.0}, "pareto_b must be a positive number, got 0.0"),
-        ({"num_max": 5, "pareto_b": float("nan")}, "pareto_b must be a positive number"),
-        ({"num_max": 5, "pareto_b": float("inf")}, "pareto_b must be a positive number"),
+        ({"num_max": 10**12 + 1}, "num_max must be at most 1000000000000"),
+        ({"num_max": 10**30, "num_min": 10**29}, "num_max must be at most 1000000000000"),
+        *(
+            ({"num_max": 5, "pareto_b": shape}, f"pareto_b must be a number from 0.01 to 1e+06, got {shape}")
+            for shape in (0.0, -1.0, 1e-320, 1e-9, 0.0099, 1.1e6, 1e308, float("nan"), float("inf"))
+        ),
         ({"num_max": 5, "seed": -1}, "seed must not be negative"),
         ({"num_max": 5, "class_names": ["a"]}, "1 class names for 2 class counts"),
         ({"num_max": 5, "class_names": ["a", "a"]}, "class names must be distinct"),

@@ -263,6 +263,14 @@ def test_splits_that_do_not_fit_are_refused() -> None:
         inspect_labels(data.subset([]))
 
 
+@pytest.mark.parametrize("thresholds", [(100, 20), (-1, 5), (-2, -1)])
+def test_thresholds_that_do_not_rise_are_refused(thresholds: tuple[int, int]) -> None:
+    data = labelled(np.ones((2, 2), dtype=np.int8))
+    with pytest.raises(InputError, match=rf"thresholds must be two rising counts, got \({thresholds[0]}, "):
+        inspect_labels(data, thresholds=thresholds)
+    assert inspect_labels(data, thresholds=(2, 2)).group_of == ("head", "head")
+
+
 def test_no_square_of_the_classes_is_made() -> None:
     num_images, num_classes = 4_000, 30_000
     generator = np.random.default_rng(1)

@@ -68,7 +68,7 @@ def naive_walk(targets: NDArray[np.int8], seed: int, epoch: int, count: int, per
     counts=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     seed=st.integers(0, 3),
     epoch=st.integers(0, 3),
-    per_class=st.integers(1, 4),
+    per_class=st.sampled_from([1, 2, 3, 4, 17, 1000]),
     reduce=st.sampled_from([0.5, 1, 4]),
 )
 def test_class_aware_draws_are_the_walk_through_shuffled_lists(
@@ -115,6 +115,13 @@ def test_the_class_aware_epoch_is_that_of_the_most_frequent_class(
     with warnings.catch_warnings(action="ignore"):  # of the empty classes
         sampler = ClassAwareSampler(targets, reduce=reduce)
     assert len(sampler) == len(list(sampler)) == length
+
+
+@pytest.mark.parametrize("per_class", [10**9, 10**30])
+def test_a_visit_that_is_longer_than_the_epoch_costs_no_more_than_the_epoch(per_class: int) -> None:
+    targets = labels_with_counts(5, 3, 2)
+    sampler = ClassAwareSampler(targets, seed=2, samples_per_class=per_class, reduce=0.1)
+    assert list(sampler) == naive_walk(targets, seed=2, epoch=0, count=150, per_class=150)
 
 
 @pytest.mark.parametrize(("name", "num_classes", "length"), [("voc", 20, 3875), ("coco", 80, 22560)])

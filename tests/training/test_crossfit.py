@@ -192,7 +192,7 @@ def test_none_is_no_name_of_a_split_then(tiny: Tiny, labels: Path, tmp_path: Pat
         ({"val_fold": "all"}, "val_fold all holds out every part in turn: say how many there are with val_folds"),
         ({"val_fold": "all", "val_folds": 3, "devices": 2}, "val_fold all trains one model after the other on one dev"),
         ({"val_fold": "all", "val_folds": 3, "val_split": "val"}, "val_split and val_folds are both given"),
-        ({"val_fold": "all", "val_folds": 60}, "too few images, 46, for 60 val_folds"),
+        ({"val_fold": "all", "val_folds": 60}, "too few images, 46, for 60 folds"),
     ],
 )
 def test_options_that_do_not_go_with_all_folds_are_refused(

@@ -207,7 +207,7 @@ def test_options_that_contradict_each_other_are_refused(tiny: Tiny, options: dic
 
 
 def test_data_without_enough_to_validate_on_are_refused(tiny: Tiny, labels: Path) -> None:
-    with pytest.raises(InputError, match="too few images, 46, for 60 val_folds"):
+    with pytest.raises(InputError, match="too few images, 46, for 60 folds"):
         read_run(tiny(val_folds=60, val_fold=59))
     table = pd.read_csv(labels)
     table.loc[70:, "split"] = "val"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,9 @@ from tailwise.shapes import Int
 
 _FORMAT = "tailwise-long-tail-1"
 _LAST_QUANTILE = 0.99
+# Where the quantiles are finite and apart enough to be told from each other, and counts are exact.
+_PARETO_RANGE = (0.01, 1e6)
+_LARGEST_COUNT = 10**12
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +113,17 @@ def reference_counts(
         (K,) counts, descending.
 
     Raises:
-        InputError: unless ``1 <= num_min <= num_max``, ``pareto_b > 0`` and ``num_classes >= 1``.
+        InputError: unless ``1 <= num_min <= num_max <= 10**12``, ``0.01 <= pareto_b <= 1e6`` and ``num_classes >= 1``.
     """
     if num_classes < 1:
         raise InputError(f"num_classes must be at least 1, got {num_classes}")
     if not 1 <= num_min <= num_max:
         raise InputError(f"expected 1 <= num_min <= num_max, got num_min = {num_min} and num_max = {num_max}")
-    if not (pareto_b > 0 and math.isfinite(pareto_b)):
-        raise InputError(f"pareto_b must be a positive number, got {pareto_b}")
+    if num_max > _LARGEST_COUNT:
+        raise InputError(f"num_max must be at most {_LARGEST_COUNT}, got {num_max}")
+    low, high = _PARETO_RANGE
+    if not low <= pareto_b <= high:
+        raise InputError(f"pareto_b must be a number from {low:g} to {high:g}, got {pareto_b}")
     x = np.linspace(1.0, (1 - _LAST_QUANTILE) ** (-1 / pareto_b), num_classes)
     # f(x) / b in one power: at x = 1 it is exactly 1, so the floor cannot fall one below num_max.
     density = x ** (-pareto_b - 1)

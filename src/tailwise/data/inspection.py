@@ -184,12 +184,14 @@ def inspect_labels(
         thresholds: (low, high) training counts that separate tail from medium and medium from head.
 
     Raises:
-        InputError: there is no such split, both are the same, or there is no row.
+        InputError: there is no such split, both are the same, there is no row, or the thresholds do not rise.
     """
     if train_split is not None and train_split == test_split:
         raise InputError(f"the training and the test split are both {train_split!r}; test on other images")
     if not len(data):
         raise InputError(f"{data.source} has no row to inspect")
+    if not 0 <= thresholds[0] <= thresholds[1]:
+        raise InputError(f"thresholds must be two rising counts, got {thresholds}")
     wanted = [name for name in (train_split, test_split) if name is not None]
     names, row_split = _number_splits(data, wanted)
     # One place more than there are names, for the rows of splits left out.

@@ -30,7 +30,7 @@ from tailwise.report.comparison_page import write_comparison_page
 from tailwise.report.problems import counted
 from tailwise.training import finetune, probe
 from tailwise.training.inference import choose_device
-from tailwise.training.inputs import RunSplits, Split, check_labels, open_images, read_run
+from tailwise.training.inputs import RunSplits, Split, check_labels, open_images, read_run, require_folds
 from tailwise.training.outputs import write_json
 from tailwise.training.progress import countdown
 from tailwise.training.run import create_sampler
@@ -54,7 +54,7 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
         The content of results.json.
 
     Raises:
-        InputError: the data, the folder or the shared options cannot be used.
+        InputError: the data, the folder or the shared options cannot be used, or there are too few images for folds.
     """
     shared = resolve(replace(plan.shared, output=str(plan.folder)))
     splits = read_run(shared)
@@ -67,6 +67,7 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
             f"no class of split {splits.test.name!r} has both a positive and a judged negative, so that methods cannot "
             "be compared on it; test on other images, or choose on held-out --folds"
         )
+    require_folds(splits.whole, plan.folds)
     with _claimed(plan, splits):
         # A run with other options must be found before hours are spent on the rest.
         for method in plan.methods:

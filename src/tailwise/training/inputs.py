@@ -19,7 +19,7 @@ from tailwise.data.cache_entries import cache_limit, make_room
 from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
 from tailwise.data.sources.labeled import SPLIT_JOINER
 from tailwise.data.sources.splits import split_by_ratio
-from tailwise.data.targets import Targets, can_be_scored, count_negatives, count_positives
+from tailwise.data.targets import Targets, can_be_scored, classes_by_row, count_negatives, count_positives
 from tailwise.errors import InputError, OnError
 from tailwise.labels import LabelStats
 from tailwise.training.tables import Table, TableSubset, TensorTable, content_key
@@ -211,21 +211,55 @@ def each_fold(splits: RunSplits, folds: int) -> list[RunSplits]:
     """The labels with each of ``folds`` parts of the training split held out.
 
     Raises:
-        InputError: there are fewer images than parts.
+        InputError: there are more parts than images, or one would have none.
     """
     train = splits.whole
-    too_few = InputError(f"split {train.name!r} has too few images, {len(train)}, for {folds} val_folds")
-    if folds > len(train):
-        raise too_few
-    parts = np.array(split_by_ratio(train.targets, {str(fold): 1 / folds for fold in range(folds)}))
-    held_out = [parts == str(fold) for fold in range(folds)]
-    if not all(rows.any() for rows in held_out):
-        raise too_few
-    names = (f"{train.name}, fold {fold} of {folds}" for fold in range(folds))
+    parts = divide(train, folds)
+    names = [f"{train.name}, fold {fold} of {folds}" for fold in range(folds)]
+    for fold, name in enumerate(names):
+        if not (parts == fold).any():
+            raise InputError(f"{name}, has no image; give fewer val_folds")
     return [
-        replace(splits, held_out=rows, validation=train.subset(np.flatnonzero(rows), name))
-        for rows, name in zip(held_out, names, strict=True)
+        replace(splits, held_out=parts == fold, validation=train.subset(np.flatnonzero(parts == fold), name))
+        for fold, name in enumerate(names)
     ]
+
+
+def divide(train: Split, folds: int) -> NDArray[np.intp]:
+    """Divide a training split into parts that are held out in turn, the same whatever else a run is like.
+
+    Args:
+        train: the split.
+        folds: number of parts, 2 or more.
+
+    Returns:
+        (N,) the part of each image, from 0.
+
+    Raises:
+        InputError: there are more parts than images.
+    """
+    if folds > len(train):
+        raise InputError(f"split {train.name!r} has too few images, {len(train)}, for {folds} folds")
+    parts = split_by_ratio(train.targets, {str(fold): 1 / folds for fold in range(folds)})
+    return np.array(parts).astype(np.intp)
+
+
+def require_folds(train: Split, folds: int) -> None:
+    """Check that every part that will be held out can be tested on.
+
+    Raises:
+        InputError: there are so many parts that one has no image with a label.
+    """
+    if not folds:
+        return
+    parts = divide(train, folds)
+    labelled = [row for row, classes in enumerate(classes_by_row(train.targets)) if len(classes)]
+    missing = set(range(folds)) - set(parts[labelled].tolist())
+    if missing:
+        raise InputError(
+            f"split {train.name!r} has {len(labelled)} images with a label, too few for {folds} folds: {len(missing)} "
+            "of them would have none; give fewer --folds"
+        )
 
 
 def open_images(split: Split, size: int, config: TrainConfig) -> Images:

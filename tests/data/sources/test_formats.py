@@ -187,6 +187,16 @@ def test_splits_can_be_made_anew(tmp_path: Path) -> None:
         read_labels(data, ReadOptions(split_ratios={"a": 1.0}, split_file="x"))
 
 
+@pytest.mark.parametrize("share", [1e-12, 0.001])
+def test_a_share_that_gives_no_row_is_refused(tmp_path: Path, share: float) -> None:
+    data = WRITERS["csv-lists"](tmp_path, examples())
+    ratios = {"train": 1 - share, "test": share}
+    with pytest.raises(
+        InputError, match=rf"split_ratios gives 'test', with a share of {share:g}, none of the 76 rows of"
+    ):
+        read_labels(data, ReadOptions(split_ratios=ratios))
+
+
 def test_several_splits_are_joined_by_a_plus(tmp_path: Path) -> None:
     data = read_labels(WRITERS["csv-lists"](tmp_path, examples()))
     assert data.select("test+train").images == data.images

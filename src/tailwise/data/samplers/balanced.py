@@ -67,13 +67,14 @@ class ClassAwareSampler(EpochSampler):
     def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
         # A stream for the list of classes and one for each class's images: how far one list goes moves no other.
         walk, *streams = np.random.SeedSequence([self.seed, epoch]).spawn(1 + len(self._images))
-        visits = shuffled_rounds(walk, len(self._images), -(-count // self.samples_per_class))
+        # Of a visit that is longer than the epoch, no more than the epoch is drawn.
+        length = min(self.samples_per_class, count)
+        visits = shuffled_rounds(walk, len(self._images), -(-count // length))
         num_visits = np.bincount(visits, minlength=len(self._images))
         visits_by_class = np.split(np.argsort(visits, kind="stable"), np.cumsum(num_visits)[:-1])
-        draws = np.empty((len(visits), self.samples_per_class), dtype=np.intp)
+        draws = np.empty((len(visits), length), dtype=np.intp)
         for images, mine, stream in zip(self._images, visits_by_class, streams, strict=True):
-            rows = images[shuffled_rounds(stream, len(images), len(mine) * self.samples_per_class)]
-            draws[mine] = rows.reshape(-1, self.samples_per_class)
+            draws[mine] = images[shuffled_rounds(stream, len(images), len(mine) * length)].reshape(-1, length)
         return draws.reshape(-1)[:count]
 
 

@@ -102,6 +102,12 @@ def read_labels(
         splits = read_split_file(labeled, options.split_file)
     elif options.split_ratios is not None:
         splits = split_by_ratio(labeled.targets, options.split_ratios, seed=options.split_seed)
+        empty = [name for name in options.split_ratios if name not in splits]
+        if empty:
+            raise InputError(
+                f"split_ratios gives {empty[0]!r}, with a share of {options.split_ratios[empty[0]]:g}, none of the "
+                f"{len(labeled)} rows of {labeled.source}; give it more, or leave it out"
+            )
     else:
         return labeled
     if any(labeled.splits):
