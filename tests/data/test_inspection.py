@@ -83,7 +83,7 @@ def test_every_split_is_counted_as_by_hand(
     for split, wanted in ((facts.total, None), *zip(facts.splits, names, strict=True)):
         rows = [data.targets[row] for row, name in enumerate(data.splits) if wanted in (None, name)]
         positives = [{k for k, value in enumerate(row) if value == 1} for row in rows]
-        for value, counts in ((1, split.class_counts), (-1, split.unknown_counts)):
+        for value, counts in ((1, split.class_counts), (-1, split.unknown_counts), (0, split.negative_counts)):
             by_hand = Counter(k for row in rows for k, label in enumerate(row) if label == value)
             assert counts.tolist() == [by_hand[k] for k in range(len(counts))]
         sizes = Counter(len(of_image) for of_image in positives)

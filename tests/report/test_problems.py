@@ -77,6 +77,36 @@ def test_a_class_without_negatives_counts_known_labels_only() -> None:
     assert problem.examples == ("class 0", "class 1")
 
 
+def test_a_class_that_no_test_image_is_judged_to_be_without_is_named() -> None:
+    targets = sound()
+    targets[150:, 0] = 2 * targets[150:, 0] - 1
+    targets[150:, 1] = -1  # no positive either, which is told of
+    facts = inspect_labels(labelled(targets, ["train"] * 150 + ["eval"] * 50), train_split="train", test_split="eval")
+    problem, empty = found("no negative in the test split 'eval'", facts), found("no positive in the test", facts)
+    assert problem is not None
+    assert (problem.severity, problem.examples) == ("error", ("class 0",))
+    assert "--negative or --blank" in problem.advice
+    assert empty is not None
+    assert empty.examples == ("class 1",)
+    assert found("no negative training image", facts) is None
+
+
+def test_classes_of_one_kind_in_other_splits_are_named_with_the_split() -> None:
+    targets = sound(300)
+    targets[150:200, 0] = 2 * targets[150:200, 0] - 1
+    targets[200:250, :2] = 0
+    targets[250:, 0] = 0
+    splits = ["train"] * 100 + ["test"] * 50 + ["val"] * 50 + ["pool"] * 50 + [""] * 50
+    facts = inspect_labels(labelled(targets, splits), train_split="train", test_split="test")
+    negative, positive = found("no negative in another split", facts), found("no positive in another split", facts)
+    assert negative is not None
+    assert (negative.severity, negative.title) == ("note", "1 class has no negative in another split (val 1)")
+    assert negative.examples == ("class 0 (val)",)
+    assert positive is not None
+    assert positive.title == "2 classes have no positive in another split (pool 2)"
+    assert positive.examples == ("class 0 (pool)", "class 1 (pool)")
+
+
 def test_unknown_labels_are_told() -> None:
     targets = sound()
     targets[:50, 1] = -1

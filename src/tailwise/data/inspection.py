@@ -54,6 +54,12 @@ class SplitFacts:
         return int(self.histogram.sum())
 
     @property
+    def negative_counts(self) -> Int[np.ndarray, " K"]:
+        """(K,) images that were judged to be without each class."""
+        counts: _Counts = self.num_images - self.class_counts - self.unknown_counts
+        return counts
+
+    @property
     def num_positives(self) -> int:
         """Positive labels of all images together."""
         return int(self.class_counts.sum())

@@ -6,12 +6,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tailwise.data.image_check import EXTREME_ASPECT, DuplicateGroup, ImageReport
-from tailwise.data.inspection import MAX_SPLITS, Inspection
+from tailwise.data.inspection import MAX_SPLITS, Inspection, SplitFacts
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 
@@ -19,6 +21,10 @@ _MOST_EXAMPLES = 50
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _STRONG_IMBALANCE = 50
 _MANY_HEAD_ONLY = 0.5
+_IF_ONLY_POSITIVES = (
+    "If only positives were ever recorded, write 0 for the labels that do not apply, or say with --negative or --blank "
+    "what stands for them."
+)
 _WAY_OUT = {
     "error": "{repair}, remove their rows, or have them skipped; otherwise training stops at the first of them.",
     "note": "None of them is trained or tested on. {repair} before these splits are used.",
@@ -53,6 +59,7 @@ def find_problems(inspection: Inspection, images: ImageReport | None = None) -> 
     found = [
         *_about_training_counts(inspection),
         *_about_test_counts(inspection),
+        *_about_other_counts(inspection),
         *_about_labels(inspection),
         *_about_pairs(inspection),
         *_about_imbalance(inspection),
@@ -103,9 +110,8 @@ def _names(inspection: Inspection, classes: Iterable[int]) -> tuple[str, ...]:
 
 
 def _about_training_counts(inspection: Inspection) -> Iterator[Problem]:
-    train = inspection.train
     counts = inspection.stats.class_counts
-    empty, single = np.flatnonzero(counts == 0), np.flatnonzero(counts == 1)
+    (empty, always), single = _of_one_kind(inspection.train), np.flatnonzero(counts == 1)
     if len(empty):
         yield Problem(
             "error",
@@ -122,13 +128,12 @@ def _about_training_counts(inspection: Inspection) -> Iterator[Problem]:
             "them into a broader class, or read their results as anecdotes.",
             _names(inspection, single),
         )
-    always = np.flatnonzero((counts + train.unknown_counts == train.num_images) & (counts > 0))
     if len(always):
         yield Problem(
             "error",
             f"{_classes(len(always))} {_has(len(always))} no negative training image",
             "Every image that anybody judged has the label, so there is nothing to tell apart. Add images without it, "
-            "or leave it out. If only positives were ever recorded, write 0 for the labels that do not apply.",
+            f"or leave it out. {_IF_ONLY_POSITIVES}",
             _names(inspection, always),
         )
     groups = inspection.stats.groups
@@ -147,7 +152,7 @@ def _about_test_counts(inspection: Inspection) -> Iterator[Problem]:
     test = inspection.test
     if test is None:
         return
-    empty, single = np.flatnonzero(test.class_counts == 0), np.flatnonzero(test.class_counts == 1)
+    (empty, always), single = _of_one_kind(test), np.flatnonzero(test.class_counts == 1)
     if len(empty):
         yield Problem(
             "error",
@@ -155,6 +160,14 @@ def _about_test_counts(inspection: Inspection) -> Iterator[Problem]:
             "Average precision is undefined for them, and means leave them out. Add test images that have them, or "
             "say in your report how many classes were measured.",
             _names(inspection, empty),
+        )
+    if len(always):
+        yield Problem(
+            "error",
+            f"{_classes(len(always))} {_has(len(always))} no negative in the test split {test.name!r}",
+            "Any scores would rank them without a mistake: average precision is undefined for them, and means leave "
+            f"them out. Add test images without them. {_IF_ONLY_POSITIVES}",
+            _names(inspection, always),
         )
     if len(single):
         yield Problem(
@@ -164,6 +177,30 @@ def _about_test_counts(inspection: Inspection) -> Iterator[Problem]:
             "over a group, with several seeds.",
             _names(inspection, single),
         )
+
+
+def _of_one_kind(facts: SplitFacts) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Classes without a positive, and those with positives that no image was judged to be without."""
+    has_positive = facts.class_counts > 0
+    return np.flatnonzero(~has_positive), np.flatnonzero(has_positive & (facts.negative_counts == 0))
+
+
+def _about_other_counts(inspection: Inspection) -> Iterator[Problem]:
+    """Classes of one kind in splits that are neither trained nor tested on."""
+    used = ("", inspection.train_split, inspection.test_split)
+    ways_out = "Divide the images anew if these splits are for validation or tests.", _IF_ONLY_POSITIVES
+    for place, (kind, advice) in enumerate(zip(("positive", "negative"), ways_out, strict=True)):
+        found = {facts.name: _of_one_kind(facts)[place] for facts in inspection.splits if facts.name not in used}
+        number = len({k for classes in found.values() for k in classes.tolist()})
+        if number:
+            where = ", ".join(f"{name} {len(classes):,}" for name, classes in found.items() if len(classes))
+            listed = (f"{inspection.stats.class_names[k]} ({name})" for name, classes in found.items() for k in classes)
+            yield Problem(
+                "note",
+                f"{_classes(number)} {_has(number)} no {kind} in another split ({where})",
+                f"There, no threshold can be chosen for them and average precision is undefined. {advice}",
+                tuple(islice(listed, _MOST_EXAMPLES)),
+            )
 
 
 def _about_labels(inspection: Inspection) -> Iterator[Problem]:
