@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tailwise.commands.output import require_new
+from tailwise.commands.output import require_new, writing
 from tailwise.data.sources.formats import ReadOptions, read_labels
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.errors import InputError
@@ -55,6 +55,8 @@ def run(options: Options) -> None:
 
     is_published = options.data in BENCHMARKS
     target = Path(options.output or (f"{options.data}.csv" if is_published else "long-tail.csv"))
+    if target.suffix == ".json":
+        raise InputError(f"--output {target}: that is where class names and counts go; give a name that ends in .csv")
     require_new(target, target.with_suffix(".json"))
     if is_published:
         _get_published(options, target)
@@ -82,8 +84,9 @@ def _choose(options: Options, target: Path) -> None:
         seed=options.seed,
     )
     splits = {name: pool.subset(chosen.indices)} | kept
-    write_csv(target, splits, separator=options.separator)
-    write_manifest(target.with_suffix(".json"), chosen, pool)
+    with writing(target):
+        write_csv(target, splits, separator=options.separator)
+        write_manifest(target.with_suffix(".json"), chosen, pool)
     for note in chosen.notes:
         _logger.warning("%s", note)
     _report(target, splits, splits[name].stats())
@@ -104,8 +107,9 @@ def _get_published(options: Options, target: Path) -> None:
         progress=not options.quiet,
     )
     splits = {"train": built.train, "test": built.test}
-    write_csv(target, splits, separator=options.separator)
-    built.stats.save(target.with_suffix(".json"))
+    with writing(target):
+        write_csv(target, splits, separator=options.separator)
+        built.stats.save(target.with_suffix(".json"))
     _report(target, splits, built.stats)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from tailwise.commands.output import require_counts
 from tailwise.config import DIGITS, Mode, TrainConfig
 from tailwise.data.sources import read_labels
-from tailwise.errors import InputError
 
 NO_OPTIONS = (
     *("loss", "loss_options", "sampler", "seed", "val_split", "val_folds", "val_fold", "resume", "devices"),
@@ -66,6 +66,7 @@ def run(options: Options) -> None:
     from tailwise.experiments.registry import BASELINE, DEFAULT_METHODS, find_methods
     from tailwise.experiments.tables import show_results
 
+    require_counts(seeds=options.seeds, workers=options.workers)
     given = options.methods if options.methods is not None else list(DEFAULT_METHODS)
     methods = find_methods(given.split(",") if isinstance(given, str) else given)
     baseline = options.baseline
@@ -84,8 +85,6 @@ def run(options: Options) -> None:
         search=options.search,
     )
     workers = default_workers(shared) if options.workers is None else options.workers
-    if workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}")
     show_results(compare(plan, workers=workers), plan, Console())
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tailwise.commands.output import require_counts
+
 
 @dataclass(frozen=True)
 class Options:
@@ -22,4 +24,5 @@ def run(options: Options) -> None:
     """Compare BCE, DB-Focal and PG on embedded data."""
     from tailwise.experiments.demo import demo
 
+    require_counts(seeds=options.seeds, workers=options.workers)
     demo(Path(options.output), options.seeds, options.workers)

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from tailwise.commands.output import require_new
+from tailwise.commands.output import require_new, writing
 from tailwise.data.sources.formats import ReadOptions, read_labels
 from tailwise.data.sources.labeled import LabeledImages
 
@@ -57,7 +57,8 @@ def run(options: Options) -> None:
         images = check_images(data, workers=options.workers, progress=not options.quiet)
     show_inspection(inspection, images, page=None if page is None else str(page))
     if page is not None:
-        write_inspection_page(page, inspection, images)
+        with writing(page):
+            write_inspection_page(page, inspection, images)
         _logger.info("page: %s", page)
 
 

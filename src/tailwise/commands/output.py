@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from rich.text import Text
 from tailwise.errors import InputError
 
 _MOST_CLASSES = 40
+_MOST_RUNS = 1000
 
 
 def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
@@ -77,10 +80,40 @@ def require_new(*paths: Path) -> None:
     """Refuse to replace files, and to write where there is no folder.
 
     Raises:
-        InputError: a file is there already, or its folder is not.
+        InputError: a file is there already, or its folder is not or may not be written into.
     """
     for path in paths:
         if path.exists():
             raise InputError(f"{path} exists; remove it, or give another output")
         if not path.absolute().parent.is_dir():
             raise InputError(f"there is no folder {path.absolute().parent} to write {path.name} into; make it first")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise InputError(f"{path.absolute().parent} cannot be written into; give another output than {path.name}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in a line what has kept a file from being written in the block.
+
+    Raises:
+        InputError: something has.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); make room, or give another output"
+        ) from error
+
+
+def require_counts(**counts: int | None) -> None:
+    """Refuse numbers of runs, of processes or of epochs that are none, or that nobody means; None is left alone.
+
+    Raises:
+        InputError: one is below 1 or above 1,000.
+    """
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name} must be at least 1, got {count}")
+        if count is not None and count > _MOST_RUNS:
+            raise InputError(f"{name} must be at most {_MOST_RUNS}, got {count}")

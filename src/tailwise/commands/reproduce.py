@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from tailwise.commands.output import require_counts
 from tailwise.config import Accelerator, Mode, Precision, TrainConfig
 from tailwise.data.sources.formats import ReadOptions, read_labels
 from tailwise.data.sources.labeled import LabeledImages
@@ -130,15 +131,14 @@ def run(options: Options) -> None:
 
 
 def _check(options: Options) -> None:
-    """Refuse options that would have no effect.
+    """Refuse options that are out of range, and those that would have no effect.
 
     Raises:
         InputError: one is given.
     """
-    if options.seeds < 1:
-        raise InputError(f"--seeds must be at least 1, got {options.seeds}")
-    if options.epochs is not None and options.epochs < 1:
-        raise InputError(f"--epochs must be at least 1, got {options.epochs}")
+    require_counts(seeds=options.seeds, workers=options.workers, epochs=options.epochs)
+    if options.num_max < 1:
+        raise InputError(f"num_max must be at least 1, got {options.num_max}")
     if options.benchmark == _OTHER_DATA:
         _refuse(options, _OF_BENCHMARKS, "only voc-mlt and coco-mlt take it")
         return

@@ -15,6 +15,8 @@ from tailwise.experiments.runs import Run
 
 RUNS, FOLDS, SEARCH = "runs", "folds", "search"
 
+_MOST_REPLICATES = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -49,7 +51,7 @@ class Plan:
         rules = (
             ("seeds", len(self.seeds), len(self.seeds) >= 1, "at least 1"),
             ("folds", self.folds, self.folds == 0 or self.folds >= 2, "0, or 2 or more"),
-            ("replicates", self.replicates, self.replicates >= 1, "at least 1"),
+            ("replicates", self.replicates, 1 <= self.replicates <= _MOST_REPLICATES, f"from 1 to {_MOST_REPLICATES}"),
             ("level", self.level, 0 < self.level < 1, "between 0 and 1"),
         )
         for name, value, allowed, expected in rules:
