@@ -147,7 +147,8 @@ def test_counting_in_pieces_changes_nothing(form, monkeypatch):
 
 def test_what_lists_of_lists_and_of_chunks_hold():
     rows = [[1, 0], [1, 1], [0, 1]]
-    for targets in (rows, [np.array(rows)], [np.array(rows[:1]), np.array(rows[1:])], tuple(map(tuple, rows))):
+    chunks = [rows[:1], rows[1:]]
+    for targets in (rows, tuple(map(tuple, rows)), [np.array(rows)], list(map(np.array, chunks)), chunks):
         stats = LabelStats.from_targets(targets)
         assert (stats.num_samples, stats.class_counts.tolist()) == (3, [2, 2])
     assert LabelStats.from_targets(np.ones((2, 1))).class_names == ("class 0",)
