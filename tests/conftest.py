@@ -10,6 +10,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tests import checker
@@ -20,6 +21,10 @@ install_import_hook(
 
 # Operations on test-sized tensors are too short to share: threads would wait for each other.
 torch.set_num_threads(1)
+
+# How long a case takes is up to the machine and what else it does.
+settings.register_profile("tailwise", deadline=None)
+settings.load_profile("tailwise")
 
 SHARED = Path(os.environ.get("TAILWISE_SHARED", Path(__file__).parents[2] / "shared"))
 
