@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
+from torch.nn import functional
 
 from tailwise.data.benchmarks import DigitScenes, digits
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
+
+module = sys.modules[digits.__module__]  # whose name the function has
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +122,97 @@ def test_sizes_are_options() -> None:
     assert len(small.train_images) <= 150
     with pytest.raises(InputError, match="num_min <= num_max"):
         digits(num_max=0)
+
+
+def test_sets_of_labels_are_drawn_by_frequency_and_liking() -> None:
+    """The shares of one and of two digits, worked out exactly: a first by frequency, a second by what it likes."""
+    frequency = np.geomspace(1.0, 0.1, 10)
+    affinity = np.where((np.arange(10)[:, None] + np.arange(10)) % 5 == 1, 10.0, 1.0)
+    count = 40_000
+    found = module._compose(np.random.Generator(np.random.PCG64(0)), frequency, affinity, count)
+    sizes = found.sum(axis=1)
+    assert sizes.min() == 1
+    for size, share in ((1, 0.5), (2, 0.3), (3, 0.15), (4, 0.05)):
+        assert abs((sizes == size).mean() - share) < 5 * (share * (1 - share) / count) ** 0.5
+    first = frequency / frequency.sum()
+    weights = frequency * affinity * (1 - np.eye(10))
+    pairs = first[:, None] * weights / weights.sum(axis=1, keepdims=True)
+    ones, twos = found[sizes == 1], found[sizes == 2].astype(np.int64)
+    spread = 5 * (0.25 / len(twos)) ** 0.5
+    assert np.abs(ones.mean(axis=0) - first).max() < spread
+    together = twos.T @ twos / len(twos) * (1 - np.eye(10))
+    assert np.abs(together - pairs - pairs.T).max() < spread
+
+
+def test_half_of_the_handwritten_digits_of_each_class_is_for_training() -> None:
+    classes = np.repeat(np.arange(10), [5, 6, 7, 8, 9, 10, 11, 12, 13, 1])
+    first = module._split_in_half(np.random.Generator(np.random.PCG64(0)), classes)
+    assert [int(first[classes == k].sum()) for k in range(10)] == [2, 3, 3, 4, 4, 5, 5, 6, 6, 0]
+
+
+@pytest.mark.parametrize("size", [8, 13, 14, 15, 16, 5])
+def test_digits_are_stretched_as_images_are(size: int) -> None:
+    """Bilinear, with pixels as squares."""
+    source = np.random.default_rng(0).random((8, 8))
+    weights = module._interpolation(size, 8)
+    expected = functional.interpolate(torch.from_numpy(source)[None, None], size=(size, size), mode="bilinear")
+    np.testing.assert_allclose(weights @ source @ weights.T, expected[0, 0].numpy(), atol=1e-12)
+
+
+def test_ground_places_sizes_and_ink_of_scenes() -> None:
+    absent = np.full((300, 10), -1)
+    glyphs = np.ones((1, 8, 8))
+    ground = module._render(np.random.Generator(np.random.PCG64(0)), absent, glyphs)
+    assert ground.max() <= 51  # two parts, each up to a tenth
+    assert ground.min() == 0
+    assert ground.mean() == pytest.approx(25.5, abs=2.2)
+    assert ground.mean(axis=(1, 2, 3)).std() == pytest.approx(25.5 / 12**0.5, rel=0.2)  # one part is of the whole scene
+    scenes = absent.copy()
+    scenes[:, 3] = 0
+    shown = module._render(np.random.Generator(np.random.PCG64(1)), scenes, glyphs)
+    quarters_used, sides, corners, brightest = [], [], [], []
+    for image in shown:
+        inked = image.min(axis=0) > 120
+        rows, columns = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
+        assert inked.sum() == len(rows) * len(columns) == len(rows) ** 2
+        assert rows[0] // 16 == rows[-1] // 16
+        assert columns[0] // 16 == columns[-1] // 16
+        quarters_used.append(2 * (rows[0] // 16) + columns[0] // 16)
+        sides.append(len(rows))
+        corners += [(rows[0] % 16, len(rows)), (columns[0] % 16, len(columns))]
+        brightest.append(image[:, rows[0] + 2, columns[0] + 2] / 255)
+    for values in (quarters_used, sides):
+        assert np.unique(values, return_counts=True)[1].min() > 40  # 75 of each of four
+    assert sorted(set(quarters_used)) == [0, 1, 2, 3]
+    assert sorted(set(sides)) == [13, 14, 15, 16]
+    assert {place for place, side in corners if side == 13} == {0, 1, 2, 3}
+    assert {place for place, side in corners if side == 16} == {0}
+    ink = np.array(brightest)
+    assert 0.64 <= ink.min() < 0.68
+    assert 0.95 < ink.max() <= 1
+    assert ink.mean() == pytest.approx(0.81, abs=0.02)
+    assert ink.std(axis=1).mean() > 0.02  # a tint
+
+
+def test_any_allowed_digit_of_the_class_may_stand_for_it() -> None:
+    classes = np.repeat(np.arange(10), 4)
+    allowed = np.tile([True, False, True, True], 10)
+    targets = np.tile((np.arange(10) < 6).astype(np.int8), (200, 1))
+    placed = module._assign(np.random.Generator(np.random.PCG64(0)), targets, classes, allowed)
+    for k in range(10):
+        assert set(placed[:, k].tolist()) == ({4 * k, 4 * k + 2, 4 * k + 3} if k < 6 else {-1})
+
+
+def test_constants_of_the_scenes() -> None:
+    defaults = inspect.signature(digits).parameters
+    assert {name: defaults[name].default for name in ("seed", "num_max", "num_min", "pareto_b", "num_test")} == {
+        "seed": 0,
+        "num_max": 850,
+        "num_min": 1,
+        "pareto_b": 8.0,
+        "num_test": 1000,
+    }
+    assert {defaults[name].kind for name in list(defaults)[1:]} == {inspect.Parameter.KEYWORD_ONLY}
+    # A record, as of the counts below: other scenes are another benchmark.
+    assert (module._SIDE, module._CELL, module._NUM_CLASSES, module._POOL_SIZE) == (32, 16, 10, 10_000)
+    assert (module._NUM_COMPANIONS, module._COMPANION_WEIGHT, module._LEAST_FREQUENT) == (2, 10.0, 0.1)

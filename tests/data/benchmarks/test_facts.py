@@ -1,13 +1,20 @@
-"""The published facts about VOC-MLT and COCO-MLT, typed once more, and what must hold between them."""
+"""The published facts about VOC-MLT and COCO-MLT, typed once more, what must hold between them, and the check."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tailwise.data.benchmarks import BENCHMARKS, COCO_MLT, VOC_MLT
-from tailwise.data.benchmarks.facts import PublishedFacts
+from tailwise.data.benchmarks import BENCHMARKS, COCO_MLT, VOC_MLT, build_benchmark, read_pool
+from tailwise.data.benchmarks.facts import PublishedFacts, require_published
+from tailwise.data.benchmarks.store import Store
+from tailwise.data.sources import LabeledImages
+from tailwise.errors import InputError
 
 # Training images of each class, in the order of the classes.
 COUNTS = {
@@ -92,3 +99,77 @@ def test_addresses() -> None:
     # Other files of the repository hold another split.
     assert VOC_MLT.list_place == "appendix/VOCdevkit/longtail2012/img_id.txt"
     assert COCO_MLT.list_place == "appendix/coco/longtail2017/img_id.pkl"
+
+
+SMALL = PublishedFacts(
+    class_names=("cat", "dog"),
+    class_counts=(2, 1),
+    groups={"head": (), "medium": (), "tail": (0, 1)},
+    num_train=3,
+    num_test=4,
+    test_counts={"cat": 2},
+    num_test_without_label=1,
+)
+TRAIN, TEST = [[1, 0], [1, 1], [0, 0]], [[1, 0], [1, 1], [0, 1], [0, 0]]
+
+
+def images(targets: list[list[int]]) -> LabeledImages:
+    size = len(targets)
+    return LabeledImages(
+        images=tuple(f"{row}.jpg" for row in range(size)),
+        root=Path("root"),
+        targets=np.array(targets, dtype=np.int8),
+        class_names=("cat", "dog"),
+        splits=("",) * size,
+        lines=tuple(range(size)),
+        source=Path("list.txt"),
+    )
+
+
+def test_data_that_agree_are_the_published_ones() -> None:
+    require_published("small", SMALL, images(TRAIN), images(TEST))
+    unknown = [[1, -1], [1, 1], [0, 1], [-1, -1]]
+    require_published("small", SMALL, images(TRAIN), images(unknown))
+    silent = replace(SMALL, num_test_without_label=None, test_counts={})
+    require_published("small", silent, images(TRAIN), images([[1, 1]] * 4))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "differences"),
+    [
+        ([*TRAIN, [0, 0]], TEST, ["4 training images instead of 3"]),
+        (TRAIN[:2], TEST, ["2 training images instead of 3"]),
+        ([[1, 0], [1, 1], [1, 0]], TEST, ["class  published  found", "cat            2      3"]),
+        ([[0, 0], [1, 1], [0, 0]], TEST, ["class  published  found", "cat            2      1"]),
+        (TRAIN, [*TEST, [0, 1]], ["5 test images instead of 4"]),
+        (TRAIN, [[1, 0], [1, 1], [0, 0]], ["3 test images instead of 4"]),
+        (TRAIN, [[1, 0], [1, 1], [1, 1], [0, 0]], ["3 test images with cat instead of 2"]),
+        (TRAIN, [[1, 0], [0, 1], [0, 1], [0, 0]], ["1 test images with cat instead of 2"]),
+        (TRAIN, [[1, 0], [1, 1], [0, 0], [0, 0]], ["2 test images without any class instead of 1"]),
+        (TRAIN, [[1, 0], [1, 1], [0, 1], [0, 1]], ["0 test images without any class instead of 1"]),
+    ],
+)
+def test_more_and_fewer_than_published_are_told(
+    train: list[list[int]], test: list[list[int]], differences: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        require_published("small", SMALL, images(train), images(test))
+    first, *listed = str(caught.value).splitlines()
+    assert first == "small: these are not the published images and labels."
+    assert [line.strip() for line in listed if line.startswith("  ")] == differences
+
+
+def test_other_groups_are_told() -> None:
+    facts = replace(SMALL, groups={"head": (0,), "medium": (), "tail": (1,)})
+    with pytest.raises(InputError, match=r"(?s)the group head differs by cat.*the group tail differs by cat"):
+        require_published("small", facts, images(TRAIN), images(TEST))
+
+
+def test_downloads_are_allowed_and_shown_unless_they_are_not() -> None:
+    store = Store(Path("root"))
+    assert (store.download, store.progress, store.wait) == (True, True, 1.0)
+    for function, free in ((build_benchmark, 2), (read_pool, 2)):
+        parameters = inspect.signature(function).parameters
+        assert {parameters[name].kind for name in list(parameters)[free:]} == {inspect.Parameter.KEYWORD_ONLY}
+        defaults = [parameters[name].default for name in ("download", "progress", "wait")]
+        assert defaults == [True, True, 1.0]
