@@ -141,6 +141,19 @@ def test_the_class_of_the_gradients_is_the_median_of_the_tail(labels: Path) -> N
         np.testing.assert_allclose(found.gradient, expected.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize(("counts", "count"), [((1,), 1), ((0, 0), 1), ((40, 30), 30)])
+def test_a_class_of_one_image_is_of_one_and_without_a_tail_the_rarest_counts(
+    tmp_path: Path, counts: tuple[int, ...], count: int
+) -> None:
+    names = [f"class{k}" for k in range(len(counts))]
+    rows = [f"{i}.jpg,train,{'|'.join(n for n, c in zip(names, counts, strict=True) if i < c)}" for i in range(60)]
+    path = tmp_path / "few.csv"
+    path.write_text("\n".join(["image,split,labels", *rows, f"t.jpg,test,{'|'.join(names)}"]))
+    found = gradient_on_negatives("ntr", experiment(path))
+    shift = 0.05 / 5 * np.log(60 / count - 1)
+    np.testing.assert_allclose(found.gradient, 1 / (1 + np.exp(-5 * (found.logits - shift))), atol=1e-6)
+
+
 def test_gradients_are_sums_and_not_means(labels: Path) -> None:
     stats = LabelStats([5], 60, thresholds=(10, 20))
     z = torch.tensor([[1.5]], dtype=torch.float64, requires_grad=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.experiments import bootstrap, comparison, methods
-from tailwise.experiments.comparison import _key, _other_features, _Runner, default_workers
+from tailwise.experiments.comparison import _claimed, _key, _other_features, _Runner, default_workers
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan, candidates
 from tailwise.models.config import ModelConfig
-from tailwise.training.inputs import Split
+from tailwise.training.inputs import RunSplits, Split
 
 BCE = Method("bce", {"loss": "bce"})
 PG = Method("pg", {"loss": "pg", "loss_options": {"mu": 0.1}}, search=({"loss_options": {"kappa": 0.2}},))
@@ -157,6 +158,50 @@ def test_keys_tell_data_apart() -> None:
     assert len({key(), key(images="ac"), key(images="ba"), key(classes="yx"), key(labels=(1, 0, 0, 0))}) == 5
     folded = np.asfortranarray(np.array([[1, 0], [0, -1]], dtype=np.int8))
     assert _key(Split("other", ("a", "b"), folded, ("x", "y"))) == key()
+
+
+def splits_of(labels: tuple[int, ...] = (1, 0, 0, 1)) -> RunSplits:
+    split = Split("train", ("a", "b"), np.array(labels, dtype=np.int8).reshape(2, 2), ("x", "y"))
+    return RunSplits(split, np.zeros(2, dtype=np.bool_), split, None)
+
+
+def test_a_folder_is_of_one_comparison_of_the_same_data(tmp_path: Path) -> None:
+    given = plan(tmp_path / "deep" / "out")
+    for _ in range(2):  # made, and found again
+        with _claimed(given, splits_of()):
+            assert json.loads((given.folder / "data.json").read_text())["train"] == _key(splits_of().whole)
+            with (
+                pytest.raises(InputError, match="another process is at the comparison"),
+                _claimed(given, splits_of()),
+            ):
+                pass
+    with pytest.raises(InputError, match="was started with other data"), _claimed(given, splits_of((1, 1, 0, 1))):
+        pass
+
+
+@pytest.mark.parametrize(("name", "refused"), [(".DS_Store", False), ("notes.txt", True)])
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str, refused: bool) -> None:
+    (tmp_path / name).touch()
+    if refused:
+        with (
+            pytest.raises(InputError, match="is there already and holds no comparison"),
+            _claimed(plan(tmp_path), splits_of()),
+        ):
+            pass
+        return
+    with _claimed(plan(tmp_path), splits_of()):
+        assert (tmp_path / "data.json").is_file()
+
+
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="holds no comparison"), _claimed(plan(tmp_path / "file"), splits_of()):
+        pass
+    with (
+        pytest.raises(InputError, match="cannot be written: Not a directory"),
+        _claimed(plan(tmp_path / "file" / "out"), splits_of()),
+    ):
+        pass
 
 
 def test_what_is_given_by_name_only() -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from contextlib import closing
 from dataclasses import replace
@@ -25,6 +26,7 @@ from tailwise.experiments.runs import (
     Failure,
     Run,
     _death,
+    _interrupts_ignored,
     _is_worthless,
     do,
     execute,
@@ -236,3 +238,20 @@ def test_what_is_worth_going_on_from(config, files, worthless):
     assert _is_worthless(run.folder, run.configure()) == worthless
     other = replace(run.configure(), batch_size=7)
     assert _is_worthless(run.folder, other) == (worthless or files == ["config.yaml", "failed.json"])
+
+
+def test_processes_are_started_deaf_to_the_keyboard():
+    before = signal.getsignal(signal.SIGINT)
+    with _interrupts_ignored():
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) == before
+    seen = []
+
+    def elsewhere():  # where signals cannot be set
+        with _interrupts_ignored():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -96,6 +96,12 @@ def test_bad_rows_of_parquet_files_are_left_out(tmp_path: Path) -> None:
     assert "row 1: column 'unknown' holds [1], no list of strings" in data.skipped[0]
 
 
+def test_of_several_bad_cells_the_first_is_named(tmp_path: Path) -> None:
+    path = parquet(tmp_path, image=["a.jpg", "b.jpg"], cow=[0, 1], cat=[0, 5], dog=[0, 7])
+    with pytest.raises(InputError, match="row 2: column 'cat' holds 5"):
+        read_parquet(path)
+
+
 def test_batches_go_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_PARQUET_BATCH", 2)
     images = [f"{row}.jpg" for row in range(5)]

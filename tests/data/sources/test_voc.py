@@ -225,6 +225,7 @@ LAUGHS = "<!DOCTYPE x [<!ENTITY a 'ha'>" + "".join(
             annotation("", ["cat"], filename="2008_000009.jpg"),
             "annotates '2008_000009.jpg', not an image '2008_000001'",
         ),
+        (annotation("", ["cat"], filename="2007_1.jpg"), "annotates '2007_1.jpg', not an image '2008_000001'"),
         (None, r"no annotation .*2008_000001.xml: No such file"),
     ],
 )
