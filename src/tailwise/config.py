@@ -5,7 +5,6 @@ The defaults are the official recipe of the Distribution-Balanced Loss (Wu et al
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -24,10 +23,12 @@ from tailwise.files import replacing
 from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file
 from tailwise.models.config import ModelConfig
 from tailwise.options import add_options, from_namespace
+from tailwise.schedule import OptimConfig as OptimConfig
+from tailwise.schedule import SamplerName as SamplerName
+from tailwise.schedule import scheduled
 from tailwise.spelling import near
 
 Mode = Literal["finetune", "probe"]
-SamplerName = Literal["class-aware", "uniform", "repeat-factor", "inverse-frequency"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 ThresholdObjective = Literal["f1", "precision", "recall"]
@@ -45,48 +46,11 @@ NO_SPLIT: Final = "none"
 ALL_FOLDS: Final = "all"
 """The value of ``val_fold`` with which every part is held out in turn."""
 
-# Epochs of all samplers but the class-aware one are about as long as the training set.
-_RECIPE_EPOCHS: dict[SamplerName, int] = {
-    "class-aware": 8,
-    "uniform": 80,
-    "repeat-factor": 80,
-    "inverse-frequency": 80,
-}
-_RECIPE_MILESTONES: dict[SamplerName, tuple[int, ...]] = {
-    "class-aware": (5, 7),
-    "uniform": (55, 75),
-    "repeat-factor": (55, 75),
-    "inverse-frequency": (55, 75),
-}
 # Options that say where and how a run shows itself, not what it computes, but for rounding: a resumed run may change
 # them.
 _OPTIONS_WITHOUT_EFFECT = (
     *("output", "resume", "quiet", "cache", "num_workers", "checkpoint_minutes", "compile", "keep_backbone"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Optimizer and schedule: SGD with a linear warm-up, and a decay in steps."""
-
-    lr: float = 0.02
-    """Learning rate after the warm-up."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 1e-4
-    """Weight decay, of all parameters."""
-    clip_norm: float | None = 35.0
-    """Largest norm of the gradient of all parameters together; null for no clipping."""
-    warmup_steps: int = 500
-    """Steps over which the learning rate rises linearly to lr; 0 for no warm-up."""
-    warmup_ratio: float = 1 / 3
-    """Learning rate of the first step, as a share of lr."""
-    epochs: int | None = None
-    """Number of epochs; by default 8 with the class-aware sampler and 80 with the others."""
-    milestones: tuple[int, ...] | None = None
-    """Epochs after which the learning rate is multiplied by decay; by default 5 and 7 of 8 epochs, 55 and 75 of 80."""
-    decay: float = 0.1
-    """Factor of the learning rate at each milestone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,12 +166,6 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if is_loss_file(config.loss):
         options = read_loss_file(config.loss) | config.loss_options
         config = replace(config, loss=FORMULA, loss_options=options)
-    epochs = config.optim.epochs if config.optim.epochs is not None else _RECIPE_EPOCHS[sampler]
-    milestones = config.optim.milestones
-    if milestones is None:
-        # Another number of epochs keeps the proportions of the recipe.
-        recipe = _RECIPE_EPOCHS[sampler]
-        milestones = tuple(epoch * epochs // recipe for epoch in _RECIPE_MILESTONES[sampler])
     model, standardize = config.model, config.standardize_features
     return replace(
         config,
@@ -224,7 +182,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
             weights=model.weights and model.weights.absolute(),
             label_embeddings=model.label_embeddings and model.label_embeddings.absolute(),
         ),
-        optim=replace(config.optim, epochs=epochs, milestones=milestones),
+        optim=scheduled(config.optim, sampler),
     )
 
 
@@ -300,18 +258,24 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _check(config: TrainConfig) -> None:
-    optim, size = config.optim, config.cache_size
+    size = config.cache_size
     repeat, background = config.repeat_threshold, config.background_weight
     folds, fold, target = config.val_folds, config.val_fold, config.threshold_target
     rules = (
+        (
+            "output",
+            repr(config.output),
+            bool(config.output.strip()),
+            "the name of a folder (. is this one)",
+        ),
         ("image_size", config.image_size, config.image_size >= 1, "at least 1"),
         ("batch_size", config.batch_size, config.batch_size >= 2, "at least 2, because batch norm trains on it"),
         ("samples_per_class", config.samples_per_class, config.samples_per_class >= 1, "at least 1"),
         ("epoch_reduce", config.epoch_reduce, config.epoch_reduce > 0, "positive"),
         ("repeat_threshold", repeat, repeat is None or 0 < repeat <= 1, "in (0, 1]"),
-        ("background_weight", background, 0 <= background < math.inf, "0 or more"),
+        ("background_weight", background, background >= 0, "0 or more"),
         ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0, "positive"),
-        ("seed", config.seed, config.seed >= 0, "0 or more"),
+        ("seed", config.seed, 0 <= config.seed < 2**63, "0 or more, and below 2**63"),
         ("devices", config.devices, config.devices >= 1, "at least 1"),
         ("num_nodes", config.num_nodes, config.num_nodes >= 1, "at least 1"),
         ("num_workers", config.num_workers, config.num_workers >= 0, "0 or more"),
@@ -320,14 +284,6 @@ def _check(config: TrainConfig) -> None:
         ("val_fold", fold, fold == ALL_FOLDS or 0 <= fold < max(1, folds), "0 or more, and below val_folds"),
         ("threshold_target", target, _fits(target, config.threshold_objective), "in (0, 1], or null for f1"),
         ("thresholds", config.thresholds, 0 <= config.thresholds[0] <= config.thresholds[1], "two rising counts"),
-        ("optim.lr", optim.lr, optim.lr > 0 and math.isfinite(optim.lr), "positive"),
-        ("optim.momentum", optim.momentum, 0 <= optim.momentum < 1, "in [0, 1)"),
-        ("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "0 or more"),
-        ("optim.clip_norm", optim.clip_norm, optim.clip_norm is None or optim.clip_norm > 0, "positive, or null"),
-        ("optim.warmup_steps", optim.warmup_steps, optim.warmup_steps >= 0, "0 or more"),
-        ("optim.warmup_ratio", optim.warmup_ratio, 0 < optim.warmup_ratio <= 1, "in (0, 1]"),
-        ("optim.epochs", optim.epochs, optim.epochs is None or optim.epochs >= 1, "at least 1"),
-        ("optim.decay", optim.decay, optim.decay > 0, "positive"),
     )
     for name, value, allowed, expected in rules:
         if not allowed:

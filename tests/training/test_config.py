@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import torch
 
 from tailwise import config as configuration
 from tailwise.config import OptimConfig, TrainConfig, differences, resolve
 from tailwise.data.augment import Augmentation
+from tailwise.data.sources import ReadOptions
 from tailwise.errors import InputError
 from tailwise.models.config import ModelConfig
+from tailwise.schedule import scheduled
+from tailwise.training.module import warmup_and_decay
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,115 @@ def test_milestones_keep_their_place_in_another_number_of_epochs() -> None:
     assert config.optim.milestones == (10, 14)
 
 
+@pytest.mark.parametrize("sampler", ["class-aware", "uniform"])
+def test_milestones_of_a_few_epochs_lie_inside_the_second_half(sampler: Any) -> None:
+    for epochs in range(1, 81):
+        optim = resolve(
+            TrainConfig(data="digits", output="run", sampler=sampler, optim=OptimConfig(epochs=epochs))
+        ).optim
+        assert optim.milestones is not None
+        assert all(epochs / 2 <= milestone < epochs for milestone in optim.milestones)
+        assert len(set(optim.milestones)) == len(optim.milestones) == min(2, max(0, epochs - 1 - (epochs == 3)))
+
+
+def test_a_single_epoch_trains_at_its_whole_rate(tiny: Callable[..., TrainConfig]) -> None:
+    config = resolve(tiny(optim={"epochs": 1, "warmup_steps": 0}))
+    assert config.optim.milestones is not None
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.optim.lr)
+    schedule = warmup_and_decay(optimizer, config.optim, config.optim.milestones, steps_per_epoch=6)
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == [config.optim.lr] * 6
+
+
+@pytest.mark.parametrize("milestones", [(0, 2), (2, 2), (3, 2), (2, 4), (5, 7), (-1,)])
+def test_milestones_outside_the_schedule_or_not_rising_are_refused(milestones: tuple[int, ...]) -> None:
+    optim = OptimConfig(epochs=4, milestones=milestones)
+    with pytest.raises(InputError, match=r"optim\.milestones must rise, above 0 and below the 4 epochs, got .*null"):
+        resolve(TrainConfig(data="digits", output="run", optim=optim))
+    assert scheduled(OptimConfig(epochs=4, milestones=(1, 3)), "uniform").milestones == (1, 3)
+
+
+# The checks of the tests would refuse first what ours must refuse.
+pytestmark = pytest.mark.usefixtures("unchecked")
+CONFIGURATIONS = (TrainConfig, OptimConfig, ModelConfig, Augmentation, ReadOptions)
+
+
+def fields_of(kind: Any) -> list[Any]:
+    """Every option with a type of words or numbers, as (configuration, name, parts of its type)."""
+    cases = []
+    for configuration_type in CONFIGURATIONS:
+        hints = get_type_hints(configuration_type)
+        for entry in fields(configuration_type):
+            hint = hints[entry.name]
+            parts = [part for part in (hint, *get_args(hint)) if get_origin(part) is kind or part is kind]
+            if parts:
+                cases.append(
+                    pytest.param(configuration_type, entry.name, id=f"{configuration_type.__name__}.{entry.name}")
+                )
+    return cases
+
+
+def make(configuration_type: Any, **options: Any) -> Any:
+    return configuration_type(
+        **({"data": "digits", "output": "run"} if configuration_type is TrainConfig else {}), **options
+    )
+
+
+@pytest.mark.parametrize(("configuration_type", "name"), fields_of(Literal))
+def test_words_that_are_no_choice_are_refused_when_the_configuration_is_made(
+    configuration_type: Any, name: str
+) -> None:
+    with pytest.raises(InputError, match=rf"{name} must be .*one of .*got 'nonsense'"):
+        make(configuration_type, **{name: "nonsense"})
+    with pytest.raises(InputError, match=rf"{name} must be .*one of"):
+        make(configuration_type, **{name: ["nonsense"]})
+
+
+def test_the_nearest_choice_is_suggested() -> None:
+    with pytest.raises(InputError, match=r"mode must be one of .*got 'probee' \(did you mean 'probe'"):
+        TrainConfig(data="digits", output="run", mode="probee")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"model\.head must be .*\(did you mean 'linear'"):
+        ModelConfig(head="lineer")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("configuration_type", "name"), fields_of(float))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, "0.5", True, [1.0]])
+def test_numbers_must_be_numbers_and_finite(configuration_type: Any, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"{name} must be .*a finite number"):
+        make(configuration_type, **{name: value})
+
+
+@pytest.mark.parametrize(("configuration_type", "name"), fields_of(float))
+def test_negative_numbers_are_refused(configuration_type: Any, name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        resolve(replace(TrainConfig(data="digits", output="run"), **nested(configuration_type, {name: -1.0})))
+
+
+def nested(configuration_type: Any, options: dict[str, Any]) -> dict[str, Any]:
+    names = {OptimConfig: "optim", ModelConfig: "model", Augmentation: "augment"}
+    name = names.get(configuration_type)
+    return options if name is None else {name: configuration_type(**options)}
+
+
+@pytest.mark.parametrize(("configuration_type", "name"), fields_of(int))
+@pytest.mark.parametrize("value", [1.5, "3", True])
+def test_whole_numbers_must_be_whole(configuration_type: Any, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"{name} must be .*a whole number"):
+        make(configuration_type, **{name: value})
+
+
+def test_lists_and_text_become_what_is_asked_for() -> None:
+    assert TrainConfig(data="digits", output="run", thresholds=[5, 9]).thresholds == (5, 9)  # type: ignore[arg-type]
+    assert ModelConfig(weights="w.safetensors").weights == Path("w.safetensors")  # type: ignore[arg-type]
+    for options in ({"thresholds": (1, 2, 3)}, {"thresholds": ("a", "b")}, {"loss_options": {1: 2}}, {"loss": None}):
+        with pytest.raises(InputError, match=f"{next(iter(options))} must be"):
+            TrainConfig(data="digits", output="run", **options)
+
+
 def test_file_gives_back_what_was_written(tmp_path: Path) -> None:
     config = TrainConfig(
         data="labels.csv",
@@ -148,6 +262,10 @@ def test_differences_name_what_changes_the_result(tiny: Callable[..., TrainConfi
     [
         ({"batch_size": 1}, "batch_size"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, r"seed must be 0 or more, and below 2\*\*63"),
+        ({"seed": 10**30}, "seed"),
+        ({"split_seed": -1}, "split_seed"),
+        ({"output": " "}, "output must be the name of a folder"),
         ({"test_split": "train"}, "test_split"),
         ({"thresholds": (30, 10)}, "thresholds"),
         ({"repeat_threshold": 0.0}, "repeat_threshold"),

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tailwise.checked import check_fields
 from tailwise.errors import InputError
 from tailwise.shapes import Bool, Float, Int
 
@@ -52,6 +53,7 @@ class Augmentation:
     flip: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self, "augment.")
         if not 0 <= self.brightness <= 255:
             raise InputError(f"brightness must be between 0 and 255, got {self.brightness}")
         for name, (low, high) in (("contrast", self.contrast), ("saturation", self.saturation)):

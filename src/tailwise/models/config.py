@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tailwise.checked import check_fields
 from tailwise.errors import InputError
 
 
@@ -73,12 +73,9 @@ class ModelConfig:
     """Channel standard deviations that input images are normalised with; those of the timm model when absent."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "model.")
         if self.frozen_stages < -1:
             raise InputError(f"frozen_stages must be -1 (nothing), 0 (the stem) or more, got {self.frozen_stages}")
-        if self.neck not in ("recipe", "none", None):
-            raise InputError(f'neck must be "recipe" or "none", got {self.neck!r}')
-        if self.head not in ("linear", "gcn"):
-            raise InputError(f'head must be "linear" or "gcn", got {self.head!r}')
         if self.neck_width < 1:
             raise InputError(f"neck_width must be at least 1, got {self.neck_width}")
         if not 0 <= self.dropout < 1:
@@ -89,7 +86,7 @@ class ModelConfig:
             raise InputError(f"graph_hidden must be at least 1, got {self.graph_hidden}")
         if not 0 < self.graph_threshold <= 1:
             raise InputError(f"graph_threshold must be in (0, 1], got {self.graph_threshold}")
-        if not 0 <= self.graph_reweight < math.inf:
+        if self.graph_reweight < 0:
             raise InputError(f"graph_reweight must be 0 or more, got {self.graph_reweight}")
         if self.std is not None and min(self.std, default=0) <= 0:
             raise InputError(f"std must be positive in every channel, got {self.std}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from tailwise.checked import check_fields
 from tailwise.data.cache_entries import cache_folder, make_room
 from tailwise.data.sources.cells import Blank, Negative
 from tailwise.data.sources.coco import holds_coco, read_coco
@@ -66,6 +67,11 @@ class ReadOptions:
     """Stop at a row or image that is bad or missing, or leave it out and list it."""
     cache: str | None = None
     """Folder of decoded images and features; by default $TAILWISE_CACHE, or the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.split_seed < 0:
+            raise InputError(f"split_seed must be 0 or more, got {self.split_seed}")
 
     @property
     def cache_folder(self) -> Path:

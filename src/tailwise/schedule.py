@@ -1,0 +1,89 @@
+"""Optimizer and learning-rate schedule of a run, by default the recipe's for its sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from tailwise.checked import check_fields
+from tailwise.errors import InputError
+
+SamplerName = Literal["class-aware", "uniform", "repeat-factor", "inverse-frequency"]
+
+# Epochs of all samplers but the class-aware one are about as long as the training set.
+_RECIPE_EPOCHS: dict[SamplerName, int] = {
+    "class-aware": 8,
+    "uniform": 80,
+    "repeat-factor": 80,
+    "inverse-frequency": 80,
+}
+_RECIPE_MILESTONES: dict[SamplerName, tuple[int, ...]] = {
+    "class-aware": (5, 7),
+    "uniform": (55, 75),
+    "repeat-factor": (55, 75),
+    "inverse-frequency": (55, 75),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer and schedule: SGD with a linear warm-up, and a decay in steps."""
+
+    lr: float = 0.02
+    """Learning rate after the warm-up."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay, of all parameters."""
+    clip_norm: float | None = 35.0
+    """Largest norm of the gradient of all parameters together; null for no clipping."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate rises linearly to lr; 0 for no warm-up."""
+    warmup_ratio: float = 1 / 3
+    """Learning rate of the first step, as a share of lr."""
+    epochs: int | None = None
+    """Number of epochs; by default 8 with the class-aware sampler and 80 with the others."""
+    milestones: tuple[int, ...] | None = None
+    """Epochs after which the learning rate is multiplied by decay; by default 5 and 7 of 8 epochs, 55 and 75 of 80, and
+    in proportion for other numbers, but never in the first half."""
+    decay: float = 0.1
+    """Factor of the learning rate at each milestone."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "optim.")
+        rules = (
+            ("lr", self.lr, self.lr > 0, "positive"),
+            ("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
+            ("clip_norm", self.clip_norm, self.clip_norm is None or self.clip_norm > 0, "positive, or null"),
+            ("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more"),
+            ("warmup_ratio", self.warmup_ratio, 0 < self.warmup_ratio <= 1, "in (0, 1]"),
+            ("epochs", self.epochs, self.epochs is None or self.epochs >= 1, "at least 1"),
+            ("decay", self.decay, self.decay > 0, "positive"),
+        )
+        for name, value, allowed, expected in rules:
+            if not allowed:
+                raise InputError(f"optim.{name} must be {expected}, got {value}")
+
+
+def scheduled(optim: OptimConfig, sampler: SamplerName) -> OptimConfig:
+    """Fill in epochs and milestones.
+
+    Raises:
+        InputError: milestones are given that do not rise, or are not between 0 and the number of epochs.
+    """
+    recipe = _RECIPE_EPOCHS[sampler]
+    epochs = recipe if optim.epochs is None else optim.epochs
+    milestones = optim.milestones
+    if milestones is None:
+        # Another number of epochs keeps the proportions of the recipe, rounded down; in a few epochs that would be at
+        # the start, or twice at once.
+        places = (max(epoch * epochs // recipe, -(-epochs // 2)) for epoch in _RECIPE_MILESTONES[sampler])
+        milestones = tuple(sorted({place for place in places if place < epochs}))
+    elif not all(low < high for low, high in pairwise((0, *milestones, epochs))):
+        raise InputError(
+            f"optim.milestones must rise, above 0 and below the {epochs} epochs, got {list(milestones)}; leave them "
+            "out (null) for those of the recipe in proportion"
+        )
+    return replace(optim, epochs=epochs, milestones=milestones)
