@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve
 
 from tailwise.metrics import f1_scores
 from tailwise.report.class_curves import NUM_THRESHOLDS, precision_recall, sweep_thresholds, threshold_logits
+from tailwise.report.run_page import write_run_page
+from tests.report.browser import browse
+from tests.report.folders import CLASSES, Data, make_data, make_logits, make_run
+from tests.report.pages import TOOLS, page_data
 
 
 @pytest.fixture
@@ -60,3 +68,41 @@ def test_a_sweep_is_f1_at_every_threshold(generator: np.random.Generator) -> Non
     np.testing.assert_allclose(of1, [scores.of1 for scores in expected], rtol=1e-12)
     assert (bounds[0], bounds[100], bounds[-1]) == (-np.inf, 0, np.inf)
     np.testing.assert_allclose(1 / (1 + np.exp(-bounds.astype(float))), np.arange(201) / 200, atol=1e-7)
+
+
+def never_denied(data: Data, k: int) -> Data:
+    """The data, with every negative of a class in the test split made unknown."""
+    lines = [json.loads(line) for line in data.path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if line["split"] == "test":
+            line["labels"].setdefault(CLASSES[k], None)
+    data.path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    targets = data.targets.copy()
+    targets[targets[:, k] == 0, k] = -1
+    return replace(data, targets=targets)
+
+
+def test_a_class_without_negatives_has_no_curve_to_choose(tmp_path: Path) -> None:
+    k = 4
+    data = never_denied(make_data(tmp_path), k)
+    make_run(tmp_path / "run", data, make_logits(data, 1.0, 0))
+    page = write_run_page(tmp_path / "run")
+    text = page.read_text(encoding="utf-8")
+    left_out = f"in the test split and are left out of the means: {CLASSES[k]}, never tested."
+    assert f"2 of 7 classes have no positive or no judged negative {left_out}" in text
+    found = page_data(text)["page-data"]
+    assert found["positives"][k] == found["known"][k] == (data.targets[:, k] == 1).sum() > 0
+    assert [len(points[0]) > 0 for points in found["points"]["0"]] == [
+        name not in (CLASSES[k], "never tested") for name in CLASSES
+    ]
+    script = f"""
+    const title = () => document.getElementById("class-title").textContent;
+    const named = (name) => [...document.querySelectorAll("#class-table tbody tr")].find(
+      (row) => row.firstChild.textContent === name);
+    named("person").querySelector("button").click();
+    named({json.dumps(CLASSES[k])}).querySelector("button").click();
+    outcome.title = title();
+    """
+    seen = browse(page, TOOLS + script, tmp_path)
+    assert seen["problems"] == []
+    assert seen["title"].startswith("person: ")
