@@ -21,6 +21,7 @@ from rich.console import Console
 
 from tailwise import __version__
 from tailwise.errors import InputError, RunsFailedError
+from tailwise.loss_file import is_loss_file
 from tailwise.options import add_options, from_namespace, plain_arguments
 from tailwise.spelling import near
 
@@ -123,7 +124,30 @@ def _run(arguments: Sequence[str]) -> None:
         options = parser.parse_args(plain_arguments(arguments[1:], module.Options))
     except ArgumentError as error:
         raise InputError(_explain(str(error), list(parser.get_defaults().keys()))) from error
-    module.run(from_namespace(module.Options, options))
+    chosen = from_namespace(module.Options, options)
+    if options.get("config"):
+        _refuse_from_file(chosen, arguments)
+    module.run(chosen)
+
+
+def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
+    """Refuse what a file of options may not decide: to run code, or to read other files and the network for a model.
+
+    Raises:
+        InputError: it does, and the command line does not say the same itself.
+    """
+    given = {argument.partition("=")[0] for argument in arguments}
+    from tailwise.losses import is_dotted_path
+
+    model, loss = getattr(options, "model", None), getattr(options, "loss", "")
+    if model is not None and not {"--model.backbone", "--model.options"} & given:
+        from tailwise.models.backbone import refuse_sources
+
+        refuse_sources(model, "the file of --config", "if you mean it, give --model.backbone or --model.options itself")
+    if "--loss" not in given and is_dotted_path(loss.partition("@")[0]) and not is_loss_file(loss):
+        raise InputError(f"the file of --config runs the code {loss!r} as its loss; if you mean it, give --loss {loss}")
+    if getattr(options, "trust", False) and "--trust" not in given:
+        raise InputError("the file of --config sets trust; give --trust true itself if you mean it")
 
 
 def _overview(given: str) -> None:

@@ -137,7 +137,7 @@ def test_any_module_can_be_the_head(images: torch.Tensor) -> None:
         ({"graph_threshold": 0.0}, r"graph_threshold must be in \(0, 1\]"),
         ({"graph_threshold": 1.1}, r"graph_threshold must be in \(0, 1\]"),
         ({"graph_threshold": math.nan}, "graph_threshold must be"),
-        ({"graph_reweight": -0.1}, "graph_reweight must be a finite number"),
+        ({"graph_reweight": -0.1}, "graph_reweight must be 0 or more"),
         ({"graph_reweight": math.inf}, "graph_reweight must be a finite number"),
         ({"neck_width": 0}, "neck_width must be at least 1"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),

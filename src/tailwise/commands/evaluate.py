@@ -21,6 +21,8 @@ class Options(ReadOptions):
     """Split to test on; by default the test split of the run, or all rows of other data."""
     output: str | None = None
     """Folder to write metrics and predictions into."""
+    trust: bool = False
+    """Whether the configuration of the run may name a backbone of a hub or a folder (hf-hub:, local-dir:)."""
 
 
 def run(options: Options) -> None:
@@ -33,5 +35,6 @@ def run(options: Options) -> None:
         options=options,
         split=options.split,
         output=None if options.output is None else Path(options.output),
+        trust=options.trust,
     )
     show_metrics(result.metrics, result.folder)

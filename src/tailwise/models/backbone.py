@@ -29,6 +29,7 @@ _OWN_OPTIONS = {
     "pretrained",
     "pretrained_cfg",
     "pretrained_cfg_overlay",
+    "pretrained_strict",
 }
 
 
@@ -55,16 +56,44 @@ def create_backbone(config: ModelConfig, *, seed: int = 0) -> nn.Module:
         InputError: there is no such model, an option is not one of its arguments, the weights file is missing,
             unreadable or of another model, or the download failed.
     """
-    _check_name(config.backbone)
-    own = sorted(_OWN_OPTIONS & config.options.keys())
-    if own:
-        raise InputError(f"--model.options: {own[0]!r} is set by this program; use the other options of the model")
+    check_backbone(config)
     with seeded(seed):
         if config.weights is not None:
             return _from_file(config.backbone, Path(config.weights), config.options)
         if config.pretrained:
             return _from_download(config.backbone, config.options)
         return _create(config.backbone, config.options, num_classes=0)
+
+
+def check_backbone(config: ModelConfig) -> None:
+    """Look at the names of a backbone and of its options, without making it.
+
+    Raises:
+        InputError: timm has no such model or weights, or an option is not the user's to set.
+    """
+    _check_name(config.backbone)
+    own = sorted(_OWN_OPTIONS & config.options.keys())
+    if own:
+        raise InputError(f"--model.options: {own[0]!r} is set by this program; use the other options of the model")
+
+
+def refuse_sources(config: ModelConfig, place: str, way_out: str) -> None:
+    """Refuse what makes timm read other files, or the network, than a name of its own does.
+
+    Args:
+        config: the model.
+        place: where it was read.
+        way_out: what to do if it is meant.
+
+    Raises:
+        InputError: the backbone is one of a hub or a folder, or a folder for downloads is set.
+    """
+    if ":" in config.backbone:
+        raise InputError(
+            f"{place} names the backbone {config.backbone!r}, for which files or the network are read; {way_out}"
+        )
+    if "cache_dir" in config.options:
+        raise InputError(f"{place} names a folder for downloads (model.options.cache_dir); {way_out}")
 
 
 def feature_width(backbone: nn.Module) -> int:

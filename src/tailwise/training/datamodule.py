@@ -16,12 +16,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from typing_extensions import override
 
+from tailwise.config import TrainConfig
 from tailwise.data.samplers import EpochSampler
 from tailwise.data.targets import Targets, to_dense
+from tailwise.errors import InputError
 from tailwise.training.tables import Table
 
 # One is ready while another is read and pinned.
 _AHEAD_OF_AN_ACCELERATOR = 2
+# An epoch is drawn at once, at some 100 bytes a draw.
+_MOST_DRAWS = 10**8
 _T = TypeVar("_T")
 
 
@@ -69,6 +73,26 @@ class EpochBatches(Sampler[tuple[Tensor, NDArray[np.int64]]]):
             start = batch * self.batch_size - done
             drawn = slice(start, start + self.batch_size)
             yield rows[drawn], positions[drawn]
+
+
+def check_epoch(sampler: EpochSampler, config: TrainConfig) -> None:
+    """Refuse epochs that hold no batch, or more draws than memory has room for.
+
+    Raises:
+        InputError: so they do.
+    """
+    draws = len(sampler)
+    way_out = "epoch_reduce" if config.sampler == "class-aware" else "the number of training images"
+    if not len(EpochBatches(sampler, config.batch_size)):
+        raise InputError(
+            f"an epoch of the {config.sampler} sampler has {draws} draw of {config.devices * config.num_nodes} "
+            f"process(es), and a step needs two at least: change {way_out}, or add training images"
+        )
+    if draws > _MOST_DRAWS:
+        raise InputError(
+            f"an epoch of the {config.sampler} sampler would have {draws:,} draws, {_MOST_DRAWS:,} are the most: "
+            f"change {way_out}"
+        )
 
 
 class ResumableLoader(DataLoader[Batch]):

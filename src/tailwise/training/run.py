@@ -30,12 +30,14 @@ from tailwise.data.targets import Targets
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.models.backbone import refuse_sources
 from tailwise.models.embeddings import embeddings_source
+from tailwise.models.trial import require_memory, try_backbone
 from tailwise.training import finetune, probe
 from tailwise.training.compiling import require_compiler
 from tailwise.training.crossfit import cross_fit
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
-from tailwise.training.datamodule import TrainData
+from tailwise.training.datamodule import TrainData, check_epoch
 from tailwise.training.inference import choose_device
 from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits, with_division_of
 from tailwise.training.module import MultiLabelModule
@@ -110,10 +112,15 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     recorded = _claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
+    num_features = try_backbone(config.model, config.image_size)
+    _check_loss_name(config, given_loss)
     splits = part or read_run(config)
     config = replace(config, split_ratios=splits.ratios)
     stats = _stats(splits.train, config)
     check_labels(splits, stats, tell=part is None)
+    if num_features is not None:
+        require_memory(config.model, num_features, stats.num_classes)
+    check_epoch(create_quietly(config, splits.train.targets), config)
     # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
     with warnings.catch_warnings(action="ignore"):
         create_loss(config, stats, given_loss)
@@ -158,6 +165,7 @@ def evaluate(
     options: ReadOptions | None = None,
     split: str | None = None,
     output: Path | None = None,
+    trust: bool = False,
 ) -> Result:
     """Test the model of a finished run, also at the thresholds and with the calibration in its folder.
 
@@ -167,6 +175,7 @@ def evaluate(
         options: how to read other data; the classes are always those of the run.
         split: split to test on; by default the test split of the run, or all rows of other data.
         output: folder for metrics and predictions, and the list of images left out; nothing is written without it.
+        trust: whether the run's configuration may name a backbone that files or the network are read for.
 
     Raises:
         InputError: the run is not finished, the data do not fit it, or ``output`` has results already.
@@ -176,6 +185,8 @@ def evaluate(
     if output is not None and (output / METRICS_FILE).exists():
         raise InputError(f"{output} has results already; give another output")
     config = load(run / CONFIG_FILE)
+    if not trust:
+        refuse_sources(config.model, str(run / CONFIG_FILE), "give --trust true if you trust whoever made the run")
     stats = LabelStats.load(run / STATS_FILE)
     decisions = load_thresholds(run)
     if decisions is not None and decisions.class_names != stats.class_names:
@@ -224,6 +235,21 @@ def create_loss(config: TrainConfig, stats: LabelStats, given: str | None = None
         return losses.create(config.loss, stats, config.recipe, **config.loss_options)
     except ValueError as error:
         raise InputError(f"--loss {given or config.loss}: {error}") from error
+
+
+def _check_loss_name(config: TrainConfig, given: str) -> None:
+    """Find a misspelt name before anything is read."""
+    if not losses.is_dotted_path(config.loss):
+        try:
+            losses.option_names(config.loss)
+        except ValueError as error:
+            raise InputError(f"--loss {given}: {error}") from error
+
+
+def create_quietly(config: TrainConfig, targets: Targets) -> EpochSampler:
+    """The sampler of a run, without what it warns of, which comes when it is made for training."""
+    with warnings.catch_warnings(action="ignore"):
+        return create_sampler(config, targets)
 
 
 def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
