@@ -197,7 +197,11 @@ class TestResults:
 def test_methods_that_all_failed_are_an_error_and_some_are_a_warning(folder, finished, capsys):
     """Nothing of the finished ones is run again: only those that failed are."""
     assert main(arguments(folder, "whole")) == 0
-    said = " ".join(capsys.readouterr().err.split())
+    shown = capsys.readouterr()
+    best = json.loads((finished / "results.json").read_text())["recommendation"]["methods"][0]
+    command = f"tailwise train --data {folder / 'labels.csv'} --output {best} "
+    assert f"to train {best} as it was here:\n    {command}" in shown.out
+    said = " ".join(shown.err.split())
     assert "2 of 5 methods failed and are not ranked: broken (--loss pgg: unknown loss 'pgg'" in said
     assert main(arguments(folder, "failed", "--folds=0", methods="broken.yaml,nan.yaml")) == 1
     said = " ".join(capsys.readouterr().err.split())
