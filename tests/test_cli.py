@@ -164,6 +164,34 @@ def test_report_writes_the_page_of_a_run(
     assert (code, "has nothing to report: its run is not finished" in err) == (2, True)
 
 
+@pytest.mark.parametrize("split", [None, "train"])
+def test_report_writes_the_page_of_an_evaluation(
+    cli: Callable[..., Outcome], train_line: str, labels: Path, tmp_path: Path, split: str | None
+) -> None:
+    cli(f"{train_line} --mode probe")
+    run, folder = tmp_path / "run", tmp_path / "test"
+    rows = pd.read_csv(labels)
+    rows.iloc[5:].to_csv(tmp_path / "other.csv", index=False)
+    chosen = "" if split is None else f"--split {split}"
+    line = f"evaluate {run} --data {tmp_path / 'other.csv'} --root {labels.parent} {chosen} --output {folder}"
+    assert cli(line)[0] == 0
+    code, _, err = cli(f"report {folder}")
+    assert (code, err.strip()) == (0, f"page: {folder / 'report.html'}")
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["num_images"] == (35 if split is None else 19)
+    assert f"<dd>{metrics['mAP']['total']:.2f}</dd>" in text
+    assert str(tmp_path / "other.csv") in text
+    assert "Probabilities during training" in text
+    assert "Mistakes on rare classes" in text
+    run.rename(tmp_path / "elsewhere")
+    code, _, err = cli(f"report {folder}")
+    assert (code, f"is an evaluation of the run in {run}, which is not there any more" in err) == (2, True)
+    (folder / "metrics.json").write_text("{}")
+    code, _, err = cli(f"report {folder}")
+    assert (code, "does not say which run was tested" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("added", "message"),
     [

@@ -18,7 +18,7 @@ class Options:
     """Options of a report."""
 
     folder: str
-    """Folder of a finished run, or of a comparison."""
+    """Folder of a finished run, of an evaluation, or of a comparison."""
     output: str | None = None
     """HTML page to write; by default report.html in the folder, which is replaced."""
 

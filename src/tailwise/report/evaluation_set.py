@@ -82,12 +82,15 @@ class EvaluationSet:
         return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def read_evaluation_set(config: TrainConfig, class_names: Sequence[str]) -> EvaluationSet:
+def read_evaluation_set(
+    config: TrainConfig, class_names: Sequence[str], *, is_of_all_rows: bool = False
+) -> EvaluationSet:
     """Read the test split of a run again.
 
     Args:
         config: the run.
         class_names: its classes.
+        is_of_all_rows: whether to read all rows of the data instead.
 
     Raises:
         InputError: the labels cannot be read, or there is no such split in them any more.
@@ -95,5 +98,7 @@ def read_evaluation_set(config: TrainConfig, class_names: Sequence[str]) -> Eval
     if config.data == DIGITS:
         (split,) = read_splits(config.data, [config.test_split], config)
         return EvaluationSet(split.images, to_dense(split.targets), split.class_names, pixels=split.pixels)
-    rows = read_labels(config.data, config, classes=class_names).select(config.test_split)
+    rows = read_labels(config.data, config, classes=class_names)
+    if not is_of_all_rows:
+        rows = rows.select(config.test_split)
     return EvaluationSet(rows.images, to_dense(rows.targets), rows.class_names, files=tuple(rows.paths()))

@@ -86,7 +86,7 @@ def _read_again(results: Results, methods: Sequence[MethodResults], found: Evide
         found.missing.append("The folder holds no finished runs, only their results.")
         return None
     try:
-        return read_evaluation_set(config, results.stats.class_names)
+        return read_evaluation_set(config, results.stats.class_names, is_of_all_rows=results.is_of_all_rows)
     except InputError as error:
         found.missing.append(f"The labels of the test split cannot be read again: {error}.")
         return None

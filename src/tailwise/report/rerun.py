@@ -23,8 +23,8 @@ def commands(results: Results) -> Iterator[Fact]:
     """Each command line with what it does."""
     methods = results.scored if results.is_tested else results.methods
     first = next((method for method in methods if method.folders), None)
-    if first is not None and first.config is not None:
-        folder = first.folders[0].absolute()
+    if first is not None and first.config is not None and first.trained is not None:
+        folder = first.trained.absolute()
         train = ["tailwise", "train", "--config", str(folder / CONFIG_FILE)]
         run = f"the first run of {first.name}" if results.is_comparison else "this run"
         if results.is_comparison:

@@ -48,7 +48,9 @@ class MethodResults:
         failed: why there are no scores, if a run failed.
         test: scores in percent as results.json has them ("mean", "std", "AP", ...); None without any.
         validation: the same of validation images ("mAP", "AP"); None without any.
-        folders: the folders of its finished runs, by rising seed.
+        folders: the folders of its finished runs, by rising seed; or that of a test of one.
+        tested: of a test, the configuration of the run with the data that were read for it.
+        origin: of a test, the folder of the run.
     """
 
     name: str
@@ -59,17 +61,24 @@ class MethodResults:
     test: Mapping[str, Any] | None = None
     validation: Mapping[str, Any] | None = None
     folders: tuple[Path, ...] = ()
+    tested: TrainConfig | None = None
+    origin: Path | None = None
 
     @cached_property
     def seconds(self) -> float | None:
         """Median wall time of its runs; None without one."""
-        times = [read_json(folder / METRICS_FILE)["seconds"] for folder in self.folders]
+        times = [read_json(folder / METRICS_FILE)["seconds"] for folder in self.folders if self.origin is None]
         return median(times) if times else None
 
     @cached_property
     def config(self) -> TrainConfig | None:
         """The configuration of its first run; None without one."""
-        return load(self.folders[0] / CONFIG_FILE) if self.folders else None
+        return self.tested or (load(self.folders[0] / CONFIG_FILE) if self.folders else None)
+
+    @property
+    def trained(self) -> Path | None:
+        """The folder of its first run; None without one."""
+        return self.origin or (self.folders[0] if self.folders else None)
 
     @property
     def is_tuned(self) -> bool:
@@ -91,7 +100,7 @@ class Results:
 
     Attributes:
         folder: where they were read from.
-        is_comparison: whether it is the folder of a comparison, rather than that of a run.
+        is_comparison: whether it is the folder of a comparison, rather than that of a run or of a test of one.
         source: what the data were read from.
         splits: name and number of images of the training and the test split; None for a run that is tested on nothing.
         stats: counts, names and groups of the training labels.
@@ -107,6 +116,7 @@ class Results:
         folds: parts of the training split that were held out in turn; 0 for none.
         level: of the intervals, such as .95; None without intervals.
         replicates: of the bootstrap that made them; None without.
+        is_of_all_rows: whether all rows of the data were tested on, whatever their split.
     """
 
     folder: Path
@@ -126,6 +136,13 @@ class Results:
     folds: int = 0
     level: float | None = None
     replicates: int | None = None
+    is_of_all_rows: bool = False
+
+    @property
+    def command(self) -> str:
+        """The command of tailwise that found them."""
+        is_test = self.methods[0].origin is not None
+        return "compare" if self.is_comparison else "evaluate" if is_test else "train"
 
     @property
     def is_tested(self) -> bool:
@@ -180,21 +197,21 @@ def validation_name(method: MethodResults) -> str:
 
 
 def is_comparison(folder: Path) -> bool:
-    """Whether a folder holds a comparison; a single run otherwise.
+    """Whether a folder holds a comparison; a single run, or a test of one, otherwise.
 
     Raises:
-        InputError: it holds neither.
+        InputError: it holds none of these.
     """
     if (folder / RESULTS_FILE).is_file():
         return True
-    if (folder / CONFIG_FILE).is_file() and (folder / METRICS_FILE).is_file():
+    if (folder / METRICS_FILE).is_file():
         return False
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; give the folder of a run or of a comparison")
+        raise InputError(f"there is no folder {folder}; give the folder of a run, an evaluation or a comparison")
     state = "its run is not finished" if (folder / CONFIG_FILE).is_file() else f"there is no {RESULTS_FILE} in it"
     raise InputError(
-        f"{folder} has nothing to report: {state}, and no {METRICS_FILE}; give the folder of a finished run, or of a "
-        "comparison"
+        f"{folder} has nothing to report: {state}, and no {METRICS_FILE}; give the folder of a finished run, of an "
+        "evaluation (evaluate --output), or of a comparison"
     )
 
 
@@ -215,27 +232,38 @@ def read_comparison(folder: Path) -> Results:
 
 
 def read_run(folder: Path) -> Results:
-    """Read the folder of a finished run, as a comparison of one method.
+    """Read the folder of a finished run, or of a test of one, as a comparison of one method.
 
     Raises:
         InputError: the run is not finished, or one of its files cannot be read.
     """
     metrics = read_json(folder / METRICS_FILE)
-    config = load(folder / CONFIG_FILE)
+    is_test = not (folder / CONFIG_FILE).is_file()
+    origin = _tested_run(folder, metrics) if is_test else folder
+    config = load(origin / CONFIG_FILE)
+    if is_test:
+        config = replace(config, **{name: value for name, value in metrics["reading"].items() if name != "split"})
     try:
-        stats = LabelStats.load(folder / STATS_FILE)
+        stats = LabelStats.load(origin / STATS_FILE)
         is_tested = metrics["split"] is not None
         test = _scores(metrics, config, stats) if is_tested else None
         tested_on = (metrics["split"], metrics["num_images"]) if is_tested else None
     except (KeyError, OSError, ValueError) as error:
         raise InputError(f"{folder} is not as training leaves a run: {_reason(error)}; train again") from error
     method = MethodResults(
-        config.loss, options=_options(config), test=test, validation=metrics.get("validation"), folders=(folder,)
+        config.loss,
+        options=_options(config),
+        test=test,
+        validation=metrics.get("validation"),
+        folders=(folder,),
+        tested=replace(config, test_split=tested_on[0]) if is_test and tested_on else None,
+        origin=origin if is_test else None,
     )
     return Results(
         folder=folder,
         is_comparison=False,
         source=config.data,
+        is_of_all_rows=is_test and metrics["reading"].get("split") is None,
         splits=((config.train_split, stats.num_samples), tested_on),
         stats=stats,
         test_counts=None,
@@ -244,6 +272,19 @@ def read_run(folder: Path) -> Results:
         methods=(method,),
         best=method.name if is_tested else None,
     )
+
+
+def _tested_run(folder: Path, metrics: Mapping[str, Any]) -> Path:
+    """The folder of the run that a test in a folder is of."""
+    if not isinstance(metrics.get("run"), str) or not isinstance(metrics.get("reading"), dict):
+        raise InputError(
+            f"{folder / METRICS_FILE} does not say which run was tested on which data, and there is no {CONFIG_FILE} "
+            "beside it; evaluate the run again with --output"
+        )
+    run = Path(metrics["run"])
+    if not (run / CONFIG_FILE).is_file():
+        raise InputError(f"{folder} is an evaluation of the run in {run}, which is not there any more")
+    return run
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _curves(methods: Sequence[MethodResults]) -> dict[int, PagePlot]:
     """The probability curves of each method's first run, by the method's place."""
     found = {}
     for place, method in enumerate(methods):
-        curves = plots.read_curves(method.folders[0] / CURVES_FILE) if method.folders else None
+        curves = plots.read_curves(method.trained / CURVES_FILE) if method.trained is not None else None
         if curves is not None:
             found[place] = plots.probability_curves(method.name, place, curves)
     return found
@@ -132,7 +132,8 @@ def _shared(results: Results) -> dict[str, Any]:
     """What the runs have in common, as the page prints it."""
     if results.is_comparison:
         return dict(results.shared)
-    written: dict[str, Any] = yaml.safe_load((results.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    folder = results.methods[0].trained or results.folder
+    written: dict[str, Any] = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     return written
 
 

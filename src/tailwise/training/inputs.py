@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailwise.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig, load
+from tailwise.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig, load, resolve, to_mapping
 from tailwise.data.cache import ImageCache, build_cache
 from tailwise.data.cache_entries import cache_limit, make_room
 from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
@@ -205,6 +206,18 @@ def with_division_of(run: Path, config: TrainConfig) -> TrainConfig:
     if config.split_ratios is not None or config.split_file is not None or not run.is_file():
         return config
     return replace(config, split_ratios=load(run).split_ratios)
+
+
+def read_as(config: TrainConfig, data: str, options: ReadOptions) -> TrainConfig:
+    """The configuration with other data and options of reading; its cache serves unless they name one."""
+    chosen = {entry.name: getattr(options, entry.name) for entry in fields(ReadOptions)}
+    return replace(config, data=data, **{**chosen, "cache": options.cache or config.cache})
+
+
+def record_reading(config: TrainConfig, split: str | None) -> dict[str, Any]:
+    """What a test has read, for its metrics: the data, the split or None for all rows, and the options of reading."""
+    plain = to_mapping(resolve(config))
+    return {"data": plain["data"], "split": split, **{entry.name: plain[entry.name] for entry in fields(ReadOptions)}}
 
 
 def each_fold(splits: RunSplits, folds: int) -> list[RunSplits]:

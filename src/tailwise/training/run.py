@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,13 @@ from tailwise.labels import LabelStats
 from tailwise.models.backbone import refuse_sources
 from tailwise.models.embeddings import embeddings_source
 from tailwise.models.trial import require_memory, try_backbone
-from tailwise.training import finetune, probe
+from tailwise.training import finetune, inputs, probe
 from tailwise.training.compiling import require_compiler
 from tailwise.training.crossfit import cross_fit
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
 from tailwise.training.datamodule import TrainData, check_epoch
 from tailwise.training.inference import choose_device
-from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits, with_division_of
+from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits
 from tailwise.training.module import MultiLabelModule
 from tailwise.training.outputs import METRICS_FILE, THRESHOLDS_FILE, load_thresholds, versions, write_json
 from tailwise.training.task import Task
@@ -108,7 +108,7 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     folder = Path(config.output)
     device = choose_device(config.accelerator, config.precision)
     if config.resume:
-        config = with_division_of(folder / CONFIG_FILE, config)
+        config = inputs.with_division_of(folder / CONFIG_FILE, config)
     recorded = _claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
@@ -198,8 +198,8 @@ def evaluate(
     if name == config.test_split == NO_SPLIT and split is None:
         raise InputError(f"the run in {run} has no test split: say what to test it on with --split or --data")
     if data is not None:
-        config = _reading(config, options or ReadOptions())
-    (test_split,) = read_splits(data or config.data, [name], config, classes=stats.class_names)
+        config = inputs.read_as(config, data, options or ReadOptions())
+    (test_split,) = read_splits(config.data, [name], config, classes=stats.class_names)
     saved = torch.load(checkpoint_path(run), map_location="cpu", weights_only=True)["state_dict"]
     state = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
     if config.mode == "finetune":
@@ -211,7 +211,12 @@ def evaluate(
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--output {output} cannot be made: {error.strerror}") from error
-    metrics = {**run_test(config, task, stats, device, decisions, output), "run": str(run), "versions": versions()}
+    metrics = {
+        **run_test(config, task, stats, device, decisions, output),
+        "run": str(run.absolute()),
+        "reading": inputs.record_reading(config, name),
+        "versions": versions(),
+    }
     if output is not None:
         _write_skipped(task.test.split.skipped, output)
         write_json(output / METRICS_FILE, metrics)
@@ -412,12 +417,6 @@ def _write_skipped(skipped: tuple[str, ...], folder: Path) -> None:
         with replacing(folder / SKIPPED_FILE) as temporary:
             temporary.write_text("\n".join(messages) + "\n", encoding="utf-8")
         _logger.warning("%d rows or images are left out; see %s", len(messages), folder / SKIPPED_FILE)
-
-
-def _reading(config: TrainConfig, options: ReadOptions) -> TrainConfig:
-    """The configuration with other options of reading; its cache serves unless they name one."""
-    chosen = {entry.name: getattr(options, entry.name) for entry in fields(ReadOptions)}
-    return replace(config, **{**chosen, "cache": options.cache or config.cache})
 
 
 def _is_first_process() -> bool:
