@@ -341,6 +341,7 @@ def test_the_command_names_the_figures_and_tables_there_are() -> None:
         ("photos --workers 0", "workers must be at least 1, got 0"),
         ("photos --seeds 1000000000000000000000000000000", "seeds must be at most 1000"),
         ("photos --epochs 1000000000000000000000000000000", "epochs must be at most 1000"),
+        ("photos --losses []", "--losses names no loss"),
         ("photos --num_max 0", "num_max must be at least 1, got 0"),
         ("photos --epochs 0", "epochs must be at least 1, got 0"),
         ("photos --data {folder}/none.csv --table 3", "cannot read .*none.csv"),

@@ -137,6 +137,8 @@ def _check(options: Options) -> None:
         InputError: one is given.
     """
     require_counts(seeds=options.seeds, workers=options.workers, epochs=options.epochs)
+    if not options.losses:
+        raise InputError("--losses names no loss; give at least one, such as bce")
     if options.num_max < 1:
         raise InputError(f"num_max must be at least 1, got {options.num_max}")
     if options.benchmark == _OTHER_DATA:
