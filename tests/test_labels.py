@@ -213,6 +213,7 @@ def test_bad_statistics(arguments, message):
         (np.array([[0.0, 0.5]]), "must be 0, 1 or unknown .* found 0.5"),
         (np.array([[0, 2]]), "found 2"),
         (np.array([0, 1]), r"must be \(N, K\)"),
+        (np.zeros((3, 0)), "one count per class"),
         (iter([]), "hold no row"),
         (iter([np.zeros((1, 2)), np.zeros((1, 3))]), "2 classes, then 3"),
         (7, "got int 7"),

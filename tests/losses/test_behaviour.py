@@ -233,6 +233,13 @@ def test_impossible_counts_warn_once_with_the_names():
     assert loss(torch.zeros(2, 3), torch.ones(2, 3)).isfinite()
 
 
+@pytest.mark.parametrize(("impossible", "more"), [(5, ""), (7, " and 2 more")])
+def test_a_warning_names_five_classes(impossible, more):
+    names = ", ".join(f"'class {k}'" for k in range(5))
+    with pytest.warns(UserWarning, match=f"in all 100: {names}{more}; the loss"):
+        create("db", LabelStats([0] * impossible + [5], 100))
+
+
 @pytest.mark.usefixtures("unchecked")
 class TestErrors:
     def test_unknown_name_offers_the_near_ones(self, stats):
