@@ -168,7 +168,7 @@ def test_a_fold_without_readable_image_is_refused(tiny: Tiny, labels: Path) -> N
     Image.new("RGB", (8, 8)).save(labels.parent / "good.jpg")
     (labels.parent / "good2.jpg").write_bytes((labels.parent / "good.jpg").read_bytes())
     data = labels.parent / "three.csv"
-    data.write_text("image,split,red\nempty.jpg,train,1\ngood.jpg,train,1\ngood2.jpg,train,1\nimages/0.jpg,test,1\n")
+    data.write_text("image,split,red\nempty.jpg,train,1\ngood.jpg,train,1\ngood2.jpg,train,0\nimages/0.jpg,test,1\n")
     config = tiny(data=str(data), mode="probe", on_error="skip", val_folds=3)
     splits = [read_run(replace(config, val_fold=fold)) for fold in range(3)]
     (fold,) = [index for index, part in enumerate(splits) if part.held_out[0]]
