@@ -16,6 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tailwise.config import TrainConfig
+from tailwise.errors import InputError
 from tailwise.metrics import ProbabilityCurves
 from tailwise.training.module import MultiLabelModule
 from tailwise.training.run import train
@@ -165,3 +166,41 @@ def test_nothing_is_saved_inside_an_epoch_before_its_time(
         file.write("1,0.5")
     train(replace(config, resume=True))
     assert [int(row["step"]) for row in logged(tmp_path / "run")] == list(range(2, 19, 2))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_run_killed_before_its_configuration_starts_anew(tiny: Tiny, tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / ".config.yaml.writing.yaml").write_text("data: lab")
+    assert train(tiny(mode="probe", optim={"epochs": 1}, resume=resume)) is not None
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_what_a_user_put_there_is_no_run(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "mine.ckpt").write_text("mine")
+    with pytest.raises(InputError, match="holds no run"):
+        train(tiny(mode="probe", resume=True))
+    assert (tmp_path / "run" / "checkpoints" / "mine.ckpt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00bin\x80", b"", b"data: [1", b"- 1\n", b"mode: [2]\n", b"seed: x\n"])
+def test_damaged_configuration_is_named(tiny: Tiny, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.yaml is damaged .*remove the folder") as refused:
+        train(tiny(mode="probe", resume=True))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["stats.json", "checkpoints/last.ckpt"])
+@pytest.mark.parametrize("content", [b"", b"\x80\x81binary", b"{}"])
+def test_damaged_state_is_named(tiny: Tiny, tmp_path: Path, name: str, content: bytes) -> None:
+    config = tiny(mode="probe", optim={"epochs": 1})
+    train(config)
+    (tmp_path / "run" / "metrics.json").unlink()
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} is damaged .*remove it"):
+        train(replace(config, resume=True))
+    (tmp_path / "run" / name).unlink()
+    assert train(replace(config, resume=True)) is not None

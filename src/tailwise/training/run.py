@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ import torch
 from torch import nn
 
 from tailwise import losses
-from tailwise.config import ALL_FOLDS, NO_SPLIT, TrainConfig, differences, load, resolve, save
+from tailwise.config import ALL_FOLDS, NO_SPLIT, TrainConfig, load, resolve, save
 from tailwise.data.samplers import (
     ClassAwareSampler,
     EpochSampler,
@@ -38,6 +36,9 @@ from tailwise.training.compiling import require_compiler
 from tailwise.training.crossfit import cross_fit
 from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
 from tailwise.training.datamodule import TrainData, check_epoch
+from tailwise.training.folder import CONFIG_FILE as CONFIG_FILE
+from tailwise.training.folder import STATS_FILE as STATS_FILE
+from tailwise.training.folder import claim, is_first_process, require_same_labels
 from tailwise.training.inference import choose_device
 from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits
 from tailwise.training.module import MultiLabelModule
@@ -49,12 +50,11 @@ from tailwise.training.trainer import (
     contained,
     create_trainer,
     forget_logs_after,
+    read_checkpoint,
     steps_in,
     threads,
 )
 
-CONFIG_FILE = "config.yaml"
-STATS_FILE = "stats.json"
 SKIPPED_FILE = "skipped.txt"
 
 # A probe's epochs are short: saving each would take longer than the epoch.
@@ -109,7 +109,7 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     device = choose_device(config.accelerator, config.precision)
     if config.resume:
         config = inputs.with_division_of(folder / CONFIG_FILE, config)
-    recorded = _claim(config, folder)
+    recorded = claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
     num_features = try_backbone(config.model, config.image_size)
@@ -130,13 +130,13 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     task = _new_task(config, splits, device, folder if part is None else folder.parents[1])
     stats = _stats(task.train.split, config)
     loss = create_loss(config, stats)
-    if _is_first_process():
+    if is_first_process():
         _write_start(config, stats, task, folder)
     validation, decisions = None, None
     if config.val_fold == ALL_FOLDS:
         validation, decisions = cross_fit(config, splits, task, stats, folder, _train)
     steps = fit(config, task, loss, stats, folder)
-    if not _is_first_process():
+    if not is_first_process():
         return None
     if validation is None:
         validation, decisions = run_validation(config, task, stats, device, folder, tell=part is None)
@@ -200,7 +200,7 @@ def evaluate(
     if data is not None:
         config = inputs.read_as(config, data, options or ReadOptions())
     (test_split,) = read_splits(config.data, [name], config, classes=stats.class_names)
-    saved = torch.load(checkpoint_path(run), map_location="cpu", weights_only=True)["state_dict"]
+    saved = read_checkpoint(checkpoint_path(run))["state_dict"]
     state = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
     if config.mode == "finetune":
         task = finetune.evaluation_task(run, config, state, test_split)
@@ -332,7 +332,7 @@ def fit(
         checkpoint = checkpoint_path(folder)
         resume_from = checkpoint if config.resume and checkpoint.exists() else None
         steps_done = 0 if resume_from is None else steps_in(resume_from)
-        if config.resume and _is_first_process():
+        if config.resume and is_first_process():
             forget_logs_after(folder, steps_done)
         curves = ProbabilityCurveCallback(folder / CURVES_FILE, stats, epochs * steps_per_epoch)
         trainer = create_trainer(
@@ -365,43 +365,11 @@ def _train_data(config: TrainConfig, task: Task) -> TrainData:
     )
 
 
-def _claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
-    """Make sure that the run may use its folder; returns the metrics if the run to resume is finished.
-
-    Raises:
-        InputError: the folder holds another run, or this one and it is not to be resumed, or something else.
-    """
-    if not _is_first_process():
-        return None
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        above = next(path for path in (folder, *folder.parents) if path.exists())
-        if not (above.is_dir() and os.access(above, os.W_OK)):
-            raise InputError(f"--output {folder} cannot be written: {above} is no folder that you may write into")
-        return None
-    if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"--output {folder} is there already and holds no run; give another output")
-    finished = (folder / METRICS_FILE).is_file()
-    if not config.resume:
-        state = "a finished run" if finished else "an unfinished run"
-        raise InputError(f"--output {folder} holds {state}: go on with --resume true, or give another output")
-    changed = differences(resolve(load(folder / CONFIG_FILE)), config)
-    if changed:
-        raise InputError(
-            f"--resume true: the run in {folder} was started with other options ({'; '.join(changed)}); resume it with "
-            "its own, or give another output"
-        )
-    if not finished:
-        return None
-    _logger.info("the run in %s is finished", folder)
-    recorded: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-    return recorded
-
-
 def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Path) -> None:
     """Record what the run is about to do."""
     recorded = folder / STATS_FILE
-    if config.resume and recorded.exists() and LabelStats.load(recorded) != stats:
-        raise InputError(f"--resume true: the training labels have changed since the run in {folder} was started")
+    if config.resume:
+        require_same_labels(folder, stats)
     checkpoint_path(folder).parent.mkdir(parents=True, exist_ok=True)
     save(replace(config, resume=False), folder / CONFIG_FILE)
     stats.save(recorded)
@@ -417,8 +385,3 @@ def _write_skipped(skipped: tuple[str, ...], folder: Path) -> None:
         with replacing(folder / SKIPPED_FILE) as temporary:
             temporary.write_text("\n".join(messages) + "\n", encoding="utf-8")
         _logger.warning("%d rows or images are left out; see %s", len(messages), folder / SKIPPED_FILE)
-
-
-def _is_first_process() -> bool:
-    """Whether this process, of those that a launcher or Lightning has started for one run, writes the files."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import pickle
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from tailwise.config import ALL_FOLDS, Precision, TrainConfig
+from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.training.progress import LossLog, TrainingProgress
 
@@ -199,7 +201,25 @@ def checkpoint_path(folder: Path) -> Path:
 
 def steps_in(checkpoint: Path) -> int:
     """Number of steps after which a checkpoint was saved."""
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return int(read_checkpoint(checkpoint)["global_step"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read the state of a run: tensors and numbers only.
+
+    Raises:
+        InputError: the file is damaged, or holds something else.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not {"global_step", "state_dict"} <= state.keys():
+            raise KeyError("no state of a training is in it")
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} is damaged ({reason}); remove it and give --resume true to train from the start"
+        ) from error
+    return state
 
 
 @contextmanager
