@@ -139,13 +139,18 @@ def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
     given = {argument.partition("=")[0] for argument in arguments}
     from tailwise.losses import is_dotted_path
 
-    model, loss = getattr(options, "model", None), getattr(options, "loss", "")
+    model = getattr(options, "model", None)
     if model is not None and not {"--model.backbone", "--model.options"} & given:
         from tailwise.models.backbone import refuse_sources
 
         refuse_sources(model, "the file of --config", "if you mean it, give --model.backbone or --model.options itself")
-    if "--loss" not in given and is_dotted_path(loss.partition("@")[0]) and not is_loss_file(loss):
-        raise InputError(f"the file of --config runs the code {loss!r} as its loss; if you mean it, give --loss {loss}")
+    for name in {"loss", "methods"} - {option.removeprefix("--") for option in given}:
+        values = getattr(options, name, None) or ()
+        for value in values.split(",") if isinstance(values, str) else values:
+            if is_dotted_path(value.partition("@")[0]) and not is_loss_file(value):
+                raise InputError(
+                    f"the file of --config runs the code {value!r} as a loss; if you mean it, give --{name} itself"
+                )
     if getattr(options, "trust", False) and "--trust" not in given:
         raise InputError("the file of --config sets trust; give --trust true itself if you mean it")
 

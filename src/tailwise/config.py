@@ -52,6 +52,10 @@ _OPTIONS_WITHOUT_EFFECT = (
     *("output", "resume", "quiet", "cache", "num_workers", "checkpoint_minutes", "compile", "keep_backbone"),
 )
 
+# Beyond what anybody means: a number with a digit too many is said at once, not by a machine that is overrun.
+_MOST_PIXELS = 16_384
+_MOST_WORKERS = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(ReadOptions):
@@ -227,7 +231,7 @@ def load(path: Path) -> TrainConfig:
     add_options(parser, TrainConfig)
     try:
         return from_namespace(TrainConfig, parser.parse_path(path))
-    except (ArgumentError, TypeError) as error:
+    except (ArgumentError, TypeError, UnicodeDecodeError, yaml.YAMLError, OSError) as error:
         raise InputError(f"{path} is not the configuration of a run: {' '.join(str(error).split())}") from error
 
 
@@ -262,13 +266,8 @@ def _check(config: TrainConfig) -> None:
     repeat, background = config.repeat_threshold, config.background_weight
     folds, fold, target = config.val_folds, config.val_fold, config.threshold_target
     rules = (
-        (
-            "output",
-            repr(config.output),
-            bool(config.output.strip()),
-            "the name of a folder (. is this one)",
-        ),
-        ("image_size", config.image_size, config.image_size >= 1, "at least 1"),
+        ("output", repr(config.output), bool(config.output.strip()), "the name of a folder (. is this one)"),
+        ("image_size", config.image_size, 1 <= config.image_size <= _MOST_PIXELS, f"1 to {_MOST_PIXELS}"),
         ("batch_size", config.batch_size, config.batch_size >= 2, "at least 2, because batch norm trains on it"),
         ("samples_per_class", config.samples_per_class, config.samples_per_class >= 1, "at least 1"),
         ("epoch_reduce", config.epoch_reduce, config.epoch_reduce > 0, "positive"),
@@ -278,7 +277,7 @@ def _check(config: TrainConfig) -> None:
         ("seed", config.seed, 0 <= config.seed < 2**63, "0 or more, and below 2**63"),
         ("devices", config.devices, config.devices >= 1, "at least 1"),
         ("num_nodes", config.num_nodes, config.num_nodes >= 1, "at least 1"),
-        ("num_workers", config.num_workers, config.num_workers >= 0, "0 or more"),
+        ("num_workers", config.num_workers, 0 <= config.num_workers <= _MOST_WORKERS, f"0 to {_MOST_WORKERS}"),
         ("cache_size", size, size is None or 1 <= size <= 2 * config.image_size, "at most twice image_size"),
         ("val_folds", folds, folds == 0 or folds >= 2, "0, or 2 or more"),
         ("val_fold", fold, fold == ALL_FOLDS or 0 <= fold < max(1, folds), "0 or more, and below val_folds"),

@@ -370,3 +370,14 @@ def test_training_images_are_augmented_by_epoch_and_position_and_gradients_clipp
     for epoch in range(2):
         assert [position for when, where in seen if when == epoch for position in where] == list(range(46))
     assert norms == [35.0] * len(seen)
+
+
+@pytest.mark.parametrize(("warmup_steps", "is_short"), [(500, True), (4, True), (3, False), (0, False)])
+def test_a_training_that_ends_in_its_warm_up_says_so(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture, warmup_steps: int, is_short: bool
+) -> None:
+    with caplog.at_level("WARNING", "tailwise"):
+        result = train(tiny(mode="probe", optim={"epochs": 1, "warmup_steps": warmup_steps}))
+    assert result is not None
+    assert result.metrics["steps"] == 3
+    assert ("never reaches optim.lr: lower optim.warmup_steps" in caplog.text) == is_short

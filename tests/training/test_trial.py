@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from tailwise.cli import main
 from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.models.config import ModelConfig
+from tailwise.models.record import RECORD_FILE
 from tailwise.models.trial import try_backbone
 from tailwise.training import inputs
+from tailwise.training.outputs import METRICS_FILE
 from tailwise.training.run import evaluate, train
+from tailwise.training.trainer import checkpoint_path
 
 Tiny = Callable[..., TrainConfig]
 
@@ -128,3 +134,51 @@ def test_a_strangers_run_reads_no_hub_and_runs_no_loss(
     file.write_text(text.replace("backbone: test_resnet", "backbone: hf-hub:someone/model"))
     with pytest.raises(InputError, match=r"config\.yaml names the backbone 'hf-hub:someone/model'.*--trust true"):
         evaluate(Path(config.output))
+
+
+class Evil:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("ran"),)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_strangers_checkpoint_runs_nothing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    config = tiny(mode="probe", optim={"epochs": 1})
+    train(config)
+    monkeypatch.chdir(tmp_path)
+    checkpoint = checkpoint_path(Path(config.output))
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state | {"extra": Evil()}, checkpoint)
+    if resume:
+        (Path(config.output) / METRICS_FILE).unlink()
+    with pytest.raises(InputError, match=r"last\.ckpt is damaged"):
+        _ = train(replace(config, resume=True)) if resume else evaluate(Path(config.output))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "local-dir:/somewhere"}, {"name": "hf-hub:someone/model"}, {"options": {"cache_dir": "/there"}}]
+)
+def test_a_strangers_record_of_a_backbone_names_no_source(tiny: Tiny, change: dict[str, Any]) -> None:
+    config = tiny(mode="probe", optim={"epochs": 1})
+    train(config)
+    record = Path(config.output) / RECORD_FILE
+    record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    with pytest.raises(InputError, match=r"backbone\.json is no record of a backbone: it names a source of models"):
+        evaluate(Path(config.output))
+
+
+def test_methods_of_a_strangers_file_run_nothing(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    for written in ("methods: [bce, evil.Loss]", "methods: bce,evil:Loss@uniform"):
+        Path("theirs.yaml").write_text(written + "\n")
+        assert main(["compare", str(labels), "--config", "theirs.yaml", "--output", "run"]) == 2
+        assert "runs the code 'evil" in capsys.readouterr().err
+    assert not Path("ran").exists()

@@ -98,7 +98,11 @@ class BackboneRecord:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != _FORMAT:
                 raise ValueError(f'its "format" is not "{_FORMAT}"')
-            return cls(**content | {name: tuple(content[name]) for name in ("mean", "std")})
+            record = cls(**content | {name: tuple(content[name]) for name in ("mean", "std")})
+            # Ours names a plain model of timm. Another name would have timm read a folder or a hub.
+            if ":" in record.name or _OPTIONS_WITHOUT_EFFECT[0] in record.options:
+                raise ValueError(f"it names a source of models, {record.name!r}")
+            return record
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path} is no record of a backbone: {error}; restore it, or remove it") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -205,7 +206,9 @@ def with_division_of(run: Path, config: TrainConfig) -> TrainConfig:
     """The configuration with the division that an earlier run in its folder has recorded, if it says none itself."""
     if config.split_ratios is not None or config.split_file is not None or not run.is_file():
         return config
-    return replace(config, split_ratios=load(run).split_ratios)
+    with suppress(InputError):  # what cannot be read is refused where the folder is claimed
+        config = replace(config, split_ratios=load(run).split_ratios)
+    return config
 
 
 def read_as(config: TrainConfig, data: str, options: ReadOptions) -> TrainConfig:

@@ -57,6 +57,11 @@ from tailwise.training.trainer import (
 
 SKIPPED_FILE = "skipped.txt"
 
+_ONLY_WARM_UP = (
+    "the training has fewer steps than its warm-up, optim.warmup_steps %d, so that the learning rate never reaches "
+    "optim.lr: lower optim.warmup_steps, or train for more epochs"
+)
+
 # A probe's epochs are short: saving each would take longer than the epoch.
 _STEPS_BETWEEN_PROBE_CHECKPOINTS = 1000
 # The head's operations on small batches are too short to be shared between threads: on a busy machine, waiting for the
@@ -320,6 +325,8 @@ def fit(
     with contained(), threads(1 if is_short else None):
         data = _train_data(config, task)
         steps_per_epoch = len(data.batches())
+        if epochs * steps_per_epoch < config.optim.warmup_steps:
+            _logger.warning(_ONLY_WARM_UP, config.optim.warmup_steps)
         module = MultiLabelModule(
             task.model.train(),
             loss,
