@@ -35,7 +35,7 @@ def plan(folder: Path = Path("out"), /, *, shared: dict[str, Any] | None = None,
         ({"seeds": ()}, "seeds must be at least 1, got 0"),
         ({"folds": 1}, "folds must be 0, or 2 or more, got 1"),
         ({"folds": -2}, "folds must be 0, or 2 or more, got -2"),
-        ({"replicates": 0}, "replicates must be at least 1, got 0"),
+        ({"replicates": 0}, "replicates must be from 1 to 100000, got 0"),
         ({"level": 0.0}, "level must be between 0 and 1, got 0.0"),
         ({"level": 1.0}, "level must be between 0 and 1, got 1.0"),
         ({"baseline": "db"}, "baseline 'db' is none of the methods that are compared: bce, pg"),
@@ -113,7 +113,8 @@ def test_a_device_trains_one_network_at_a_time(
 @pytest.mark.parametrize(("mode", "workers", "threads"), [("probe", 1, 1), ("finetune", 2, 3), ("finetune", 9, 1)])
 def test_runs_share_the_cores(monkeypatch: pytest.MonkeyPatch, mode: str, workers: int, threads: int) -> None:
     monkeypatch.setattr(comparison, "_num_cores", lambda: 7)
-    runner = _Runner(plan(shared={"mode": mode, "quiet": True}), workers)
+    train = Split("train", ("a",), np.ones((1, 1), dtype=np.int8), ("x",))
+    runner = _Runner(plan(shared={"mode": mode, "quiet": True}), workers, train)
     assert (runner.threads, runner.workers, runner.show) == (threads, workers, False)
 
 

@@ -230,7 +230,8 @@ TUNED = Method("focal", {"loss": "focal"}, search=({"loss_options": {"gamma": 1.
 def settled(plan: Plan, skills: Sequence[float | None]) -> list[Chosen]:
     """What is chosen if the options that a method tries have these skills on the folds; None fails."""
 
-    def do(runs: Any) -> None:
+    def do(methods: Any) -> None:
+        (runs,) = methods
         assert len({run.folder for run in runs}) == len(skills) * plan.folds
 
     for candidate, skill in zip(plan.search_runs(TUNED), skills, strict=True):
@@ -313,7 +314,7 @@ def test_fold_runs_that_are_there_are_kept(tmp_path: Path) -> None:
 
 def test_without_a_search_nothing_is_tried(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, [BCE, TUNED])
-    asked: list[Run] = []
+    asked: list[Sequence[Run]] = []
     assert settle(plan, TRAIN, asked.extend) == [Chosen(BCE), Chosen(TUNED)]
     assert asked == []
     assert not (plan.folder / "search.json").exists()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from tailwise.config import TrainConfig
+from tailwise.config import TrainConfig, save
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.tables import failures, left_out, markdown_page, read_costs, show_results, terminal_table
@@ -151,7 +152,7 @@ def test_costs_are_medians_of_finished_runs(tmp_path):
 def test_what_is_shown_ends_with_the_folder(results, tmp_path):
     plan = Plan(
         folder=tmp_path,
-        shared=TrainConfig(data="labels.csv", output="out"),
+        shared=TrainConfig(data="digits", output="out"),
         methods=(Method("bce"), Method("pg")),
         seeds=(0,),
         folds=0,
@@ -159,13 +160,16 @@ def test_what_is_shown_ends_with_the_folder(results, tmp_path):
     for name in ("bce", "pg"):
         (tmp_path / "runs" / name / "seed0").mkdir(parents=True)
         (tmp_path / "runs" / name / "seed0" / "metrics.json").write_text('{"seconds": 2.0}')
+        save(replace(plan.shared, loss=name), tmp_path / "runs" / name / "seed0" / "config.yaml")
     console = Console(file=io.StringIO(), width=20)
     show_results(results, plan, console)
     lines = console.file.getvalue().splitlines()
     assert any("held-out folds" in line and "cost" in line for line in lines)  # as wide as it is
-    assert lines[-4:] == [
+    assert lines[-6:] == [
         "odd failed (runs/odd/seed0): the loss became nan",
         *left_out(results),
         "Take pg.",
+        "to train pg as it was here:",
+        "    tailwise train --data digits --output pg --loss pg",
         f"results, table, page and all runs: {tmp_path}",
     ]

@@ -208,7 +208,7 @@ def test_a_fold_that_says_nothing_is_refused_before_any_is_trained(tiny: Tiny, l
     with data.open("w", newline="") as file:
         rows = [[f"images/{index}.jpg", "train", int(index < 2)] for index in range(12)]
         csv.writer(file).writerows([["image", "split", "red"], *rows, ["images/50.jpg", "test", 1]])
-    config = tiny(data=str(data), mode="probe", val_folds=3, val_fold="all", thresholds=(1, 2))
+    config = tiny(data=str(data), mode="probe", val_folds=3, val_fold="all", thresholds=(1, 2), epoch_reduce=1.0)
     with pytest.raises(InputError, match=r"no image of split 'train, fold \d of 3' has a positive label"):
         train(config)
     assert not (tmp_path / "run" / crossfit.FOLDS_FOLDER).exists()

@@ -169,7 +169,7 @@ def test_a_fold_without_readable_image_is_refused(tiny: Tiny, labels: Path) -> N
     (labels.parent / "good2.jpg").write_bytes((labels.parent / "good.jpg").read_bytes())
     data = labels.parent / "three.csv"
     data.write_text("image,split,red\nempty.jpg,train,1\ngood.jpg,train,1\ngood2.jpg,train,0\nimages/0.jpg,test,1\n")
-    config = tiny(data=str(data), mode="probe", on_error="skip", val_folds=3)
+    config = tiny(data=str(data), mode="probe", on_error="skip", val_folds=3, epoch_reduce=0.5)
     splits = [read_run(replace(config, val_fold=fold)) for fold in range(3)]
     (fold,) = [index for index, part in enumerate(splits) if part.held_out[0]]
     with pytest.raises(InputError, match=f"none of the images of split 'train, fold {fold} of 3' can be read"):

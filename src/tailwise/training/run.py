@@ -30,6 +30,7 @@ from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.models.backbone import refuse_sources
 from tailwise.models.embeddings import embeddings_source
+from tailwise.models.record import RECORD_FILE
 from tailwise.models.trial import require_memory, try_backbone
 from tailwise.training import finetune, inputs, probe
 from tailwise.training.compiling import require_compiler
@@ -117,7 +118,10 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     recorded = claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
-    num_features = try_backbone(config.model, config.image_size)
+    # The parts of a cross-fitting, in folders of its folder, begin with its backbone.
+    origin = folder if part is None else folder.parents[1]
+    # What has begun keeps or records its backbone, whatever has become of the file that it came from.
+    num_features = None if (origin / RECORD_FILE).is_file() else try_backbone(config.model, config.image_size)
     _check_loss_name(config, given_loss)
     splits = part or read_run(config)
     config = replace(config, split_ratios=splits.ratios)
@@ -131,8 +135,7 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
         create_loss(config, stats, given_loss)
     if config.compile:
         require_compiler(device)
-    # The parts of a cross-fitting, in folders of its folder, begin with its backbone.
-    task = _new_task(config, splits, device, folder if part is None else folder.parents[1])
+    task = _new_task(config, splits, device, origin)
     stats = _stats(task.train.split, config)
     loss = create_loss(config, stats)
     if is_first_process():

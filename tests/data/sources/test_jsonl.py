@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailwise.data.sources import read_jsonl
-from tailwise.data.sources.jsonl import jsonl_rows
+from tailwise.data.sources.cells import Cells
+from tailwise.data.sources.jsonl import JsonCells, jsonl_rows
 from tailwise.data.sources.rows import Problems
 from tailwise.errors import InputError
 
@@ -78,7 +79,7 @@ def test_names_splits_and_images_are_stripped(tmp_path: Path) -> None:
 
 def test_a_folder_and_a_split_are_those_of_rows_that_name_none(tmp_path: Path) -> None:
     path = write(tmp_path, {"image": "a.jpg", "labels": []}, {"image": "b.jpg", "labels": [], "split": "own"})
-    first, second = jsonl_rows(path, Problems(), folder="train/", split="train")
+    first, second = jsonl_rows(path, JsonCells(path, Cells()), Problems(), folder="train/", split="train")
     assert (first.image, first.split, first.line) == ("train/a.jpg", "train", 1)
     assert (second.image, second.split, second.line) == ("train/b.jpg", "own", 2)
 
