@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Test files that run at a time; each takes up to 2 GB of memory.
+WORKERS := 2
 
 .PHONY: demo test lint bench clean
 
@@ -15,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/tailwise demo
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

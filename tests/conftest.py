@@ -22,6 +22,12 @@ install_import_hook(
 # Operations on test-sized tensors are too short to share: threads would wait for each other.
 torch.set_num_threads(1)
 
+# Numba numbers the files it keeps without looking at what another process keeps at the same moment; it reads this
+# when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    kept = Path(__file__).parents[1] / ".pytest_cache" / f"numba-{os.environ['PYTEST_XDIST_WORKER']}"
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(kept))
+
 # How long a case takes is up to the machine and what else it does.
 settings.register_profile("tailwise", deadline=None)
 settings.load_profile("tailwise")
