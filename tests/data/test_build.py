@@ -346,14 +346,14 @@ def test_broken_manifests_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "subset.json"
     write_manifest(path, build_long_tail(data.targets, data.class_names, num_max=20), data)
     record = json.loads(path.read_text(encoding="utf-8"))
-    broken = {
-        "cannot read": "{",
-        "not a manifest": json.dumps({"format": "other"}),
-        "not a whole manifest": json.dumps({key: value for key, value in record.items() if key != "history"}),
-        "differ in length": json.dumps(record | {"images": record["images"][1:]}),
-        "disagree": json.dumps(record | {"labels": [[] for _ in record["labels"]]}),
-    }
-    for message, text in broken.items():
+    broken = [
+        ("cannot read", "{"),
+        ("not a manifest", json.dumps({"format": "other"})),
+        ("not a whole manifest", json.dumps({key: value for key, value in record.items() if key != "history"})),
+        *(("differ in length", json.dumps(record | {key: record[key][1:]})) for key in ("images", "labels", "indices")),
+        ("disagree", json.dumps(record | {"labels": [[] for _ in record["labels"]]})),
+    ]
+    for message, text in broken:
         path.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=message) as caught:
             read_manifest(path)

@@ -61,11 +61,16 @@ def test_error_of_one_bin_is_the_difference_of_the_means_and_of_sure_truth_0() -
     assert calibration_error(torch.empty(0, 1), torch.empty(0, 1)).isnan().all()
 
 
-def test_error_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("shape", "elements"), [((30, 5), 70), ((4, 9), 8)])
+def test_error_does_not_depend_on_chunks(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], elements: int
+) -> None:
     rng = np.random.default_rng(2)
-    p, y = rng.random((30, 5)), rng.integers(-1, 2, (30, 5))
+    p, y = rng.random(shape), rng.integers(-1, 2, shape)
+    y[0] = 0
     whole = calibration_error(p, y)
-    monkeypatch.setattr("tailwise.metrics.calibration._CHUNK_ELEMENTS", 70)
+    assert not whole.isnan().any()
+    monkeypatch.setattr("tailwise.metrics.calibration._CHUNK_ELEMENTS", elements)
     assert torch.equal(calibration_error(p, y), whole)
 
 
