@@ -153,8 +153,10 @@ def test_visits_go_by_how_much_other_classes_bring_a_class_along() -> None:
         middle = (1 + 100 ** (1 / 6)) / 2
         wanted = [8, int(7 * middle**-7 + 1), int(7 * 100 ** (-7 / 6) + 1)]
         assert subset.reference[subset.order].tolist() == wanted
-    tied = build_long_tail(np.eye(6, 3, dtype=np.int8), ["a", "b", "c"], num_max=1)
-    assert tied.order.tolist() == [0, 1, 2]
+    # Classes that come alone have the sum 1, p(j|j), however many rows they have.
+    for sizes in ((1, 1, 1), (1, 2, 3), (3, 1, 2)):
+        tied = build_long_tail(np.repeat(np.eye(3, dtype=np.int8), sizes, axis=0), ["a", "b", "c"], num_max=3)
+        assert tied.order.tolist() == [0, 1, 2]
 
 
 def test_parameters_left_out_are_the_published_ones(tmp_path: Path) -> None:
