@@ -286,6 +286,31 @@ class TestErrors:
         with pytest.raises(ValueError, match=option):
             create(name, stats, **{option: value})
 
+    @pytest.mark.parametrize(
+        ("name", "option", "allowed", "refused"),
+        [
+            ("rw", "power", (0.0,), (-1e-3,)),
+            ("focal", "gamma", (0.0,), (-1e-3,)),
+            ("cb-focal", "beta", (0.0, 1.0), (-1e-3, 1.001)),
+            ("cb-focal", "gamma", (0.0,), (-1e-3,)),
+            ("ldam", "max_margin", (0.0,), (-1e-3,)),
+            ("asl", "gamma_neg", (0.0,), (-1e-3,)),
+            ("asl", "gamma_pos", (0.0,), (-1e-3,)),
+            ("asl", "margin", (0.0, 0.999), (-1e-3, 1.0)),
+            ("pg", "base_exponent", (0.0,), (-1e-3,)),
+            ("db-focal", "gamma", (0.0,), (-1e-3,)),
+            ("ntr", "neg_scale", (1e-3,), (0.0, -1e-3)),
+            ("formula", "margin", (0.0, 0.999), (-1e-3, 1.0)),
+            ("formula", "balance", (1e-3,), (0.0, -1e-3)),
+        ],
+    )
+    def test_ranges_end_where_they_are_said_to(self, name, option, allowed, refused, stats):
+        for value in allowed:
+            create(name, stats, **{option: value})
+        for value in refused:
+            with pytest.raises(ValueError, match=option):
+                create(name, stats, **{option: value})
+
     @pytest.mark.parametrize("given", [[10, 20], np.array([10, 20]), {"cat": 10}, None, 9])
     def test_what_is_no_statistics(self, given, stats):
         message = rf"stats must be a LabelStats, got {type(given).__name__}: LabelStats\(class_counts, num_samples\) or"
