@@ -381,6 +381,7 @@ class TestSearch:
         ("--level=95", "level must be between 0 and 1"),
         ("--loss=pg", "--loss"),
         ("--model.backbone=test_resnt", "no model 'test_resnt'"),
+        ("--model.backbone=vit_tiny_patch16_224", "cannot be made for images of 32 x 32 pixels"),
         ("--train_split=pool", "no split 'pool'"),
     ],
 )

@@ -26,6 +26,7 @@ from tailwise.experiments.search import settle
 from tailwise.experiments.tables import markdown_page, read_costs
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.models.trial import try_backbone
 from tailwise.report.comparison_page import write_comparison_page
 from tailwise.report.problems import counted
 from tailwise.training import finetune, probe
@@ -57,6 +58,7 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
         InputError: the data, the folder or the shared options cannot be used, or there are too few images for folds.
     """
     shared = resolve(replace(plan.shared, output=str(plan.folder)))
+    try_backbone(shared.model, shared.image_size)
     splits = read_run(shared)
     plan = replace(plan, shared=replace(plan.shared, split_ratios=splits.ratios))
     stats = LabelStats.from_targets(splits.whole.targets, splits.whole.class_names, shared.thresholds)
@@ -173,6 +175,7 @@ def _prepare(plan: Plan, splits: RunSplits) -> tuple[Split, Split]:
     found = probe.compute_features(shared, wanted, choose_device(shared.accelerator, shared.precision))
     for config in _other_features(plan):
         with suppress(InputError):  # the run will say so
+            try_backbone(config.model, config.image_size)
             probe.compute_features(config, wanted, choose_device(config.accelerator, config.precision))
     train, test = found
     return train.split, test.split

@@ -78,7 +78,7 @@ def _tried(name: str, options: str, size: int) -> int:
     try:
         return _features(name, given, size)
     except Exception as error:  # of timm's models, each fails in its own way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         text = f"--model.backbone {name}" + (f" with --model.options {given}" if given else "")
         raise InputError(
             f"{text} cannot be made for images of {size} x {size} pixels: {reason}{_way_out(name, given, size)}"
