@@ -57,7 +57,9 @@ def test_chunks_equal_the_whole(variant, kind, stats):
 
 
 @pytest.mark.parametrize("name", ["bce", "cb-focal", "db-focal", "pg", "pg-auto", "asl"])
-@pytest.mark.parametrize("kind", ["soft", "soft, masked", "sparse, masked", "sparse, soft", "sparse, soft, masked"])
+@pytest.mark.parametrize(
+    "kind", ["hard", "masked", "soft", "soft, masked", "sparse, masked", "sparse, soft", "sparse, soft, masked"]
+)
 def test_soft_labels_and_masks_count_in_every_chunk(name, kind, stats):
     """Against the whole, in float64, on dense labels with NaN for what is unknown."""
     targets, mask, dense = stored_with_mask(soft="soft" in kind)
