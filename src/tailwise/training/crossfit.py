@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,8 +73,6 @@ def cross_fit(
 
 def _held_out(config: TrainConfig, fold: int, place: Path) -> TrainConfig:
     """The run that holds out a fold, which goes on if it was begun."""
-    if place.exists() and not (place / "config.yaml").is_file():
-        shutil.rmtree(place)  # killed before it was a run
     return replace(
         config, val_fold=fold, output=str(place), test_split=NO_SPLIT, keep_backbone=False, resume=place.exists()
     )
