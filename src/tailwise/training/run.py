@@ -129,9 +129,10 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     check_labels(splits, stats, tell=part is None)
     if num_features is not None:
         require_memory(config.model, num_features, stats.num_classes)
-    check_epoch(create_quietly(config, splits.train.targets), config)
-    # Images may take long to decode: first see that the loss can be made. What it warns of comes when it is made.
+    # Images may take long to decode: first see that sampler and loss can be made. What they warn of comes when they are
+    # made for training.
     with warnings.catch_warnings(action="ignore"):
+        check_epoch(create_sampler(config, splits.train.targets), config)
         create_loss(config, stats, given_loss)
     if config.compile:
         require_compiler(device)
@@ -257,12 +258,6 @@ def _check_loss_name(config: TrainConfig, given: str) -> None:
             losses.option_names(config.loss)
         except ValueError as error:
             raise InputError(f"--loss {given}: {error}") from error
-
-
-def create_quietly(config: TrainConfig, targets: Targets) -> EpochSampler:
-    """The sampler of a run, without what it warns of, which comes when it is made for training."""
-    with warnings.catch_warnings(action="ignore"):
-        return create_sampler(config, targets)
 
 
 def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
