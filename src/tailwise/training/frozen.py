@@ -144,21 +144,20 @@ class Backbone:
 
 def _weights_key(config: TrainConfig) -> str:
     """A name for what decides which backbone is made; libraries do, because they draw weights and name downloads."""
-    model = config.model
-    weights = "pretrained" if model.pretrained else f"random, seed {config.seed}"
-    if model.weights is not None:
-        weights = file_digest(model.weights)
-    libraries = [version("timm"), version("torch")]
-    parts = [model.backbone, model.options, weights, model.mean, model.std, libraries]
+    model, libraries = config.model, [version("timm"), version("torch")]
+    parts = [model.backbone, model.options, configured_weights(config), model.mean, model.std, libraries]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def file_digest(weights: Path) -> str:
-    """SHA-256 of a weights file.
+def configured_weights(config: TrainConfig) -> str:
+    """A name for the weights that a configuration asks for: the SHA-256 of a file, or where else they come from.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
+    weights = config.model.weights
+    if weights is None:
+        return "pretrained" if config.model.pretrained else f"random, seed {config.seed}"
     try:
         with Path(weights).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

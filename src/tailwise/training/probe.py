@@ -26,7 +26,7 @@ from tailwise.files import replacing
 from tailwise.models.classifier import create_head
 from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.shapes import Float
-from tailwise.training.frozen import Backbone, file_digest
+from tailwise.training.frozen import Backbone, configured_weights
 from tailwise.training.inference import forward_table
 from tailwise.training.inputs import Images, RunSplits, Split, open_images
 from tailwise.training.outputs import METRICS_FILE
@@ -194,10 +194,7 @@ def _older_keys(run: Path, config: TrainConfig) -> Collection[str]:
     releases = {version("timm")}
     with suppress(OSError, ValueError, KeyError):
         releases.add(json.loads((run / METRICS_FILE).read_text(encoding="utf-8"))["versions"]["timm"])
-    model = config.model
-    weights = "pretrained" if model.pretrained else f"random, seed {config.seed}"
-    if model.weights is not None:
-        weights = file_digest(model.weights)
+    model, weights = config.model, configured_weights(config)
     whole = [[model.backbone, model.options, weights, model.mean, model.std, config.precision, it] for it in releases]
     return {hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest() for parts in whole}
 
