@@ -72,7 +72,8 @@ def hold(path: Path) -> int | None:
 def unused(path: Path) -> Iterator[bool]:
     """Keep others from holding a file within the block, and yield whether nobody holds it now.
 
-    Where files cannot be locked, nobody knows, and the answer is no.
+    Where files cannot be locked, nobody knows, and the answer is no; but on Windows it is yes, because that system lets
+    nobody remove a file that is open.
 
     Raises:
         OSError: there is no such file, or it may not be read.

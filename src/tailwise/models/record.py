@@ -100,7 +100,7 @@ class BackboneRecord:
                 raise ValueError(f'its "format" is not "{_FORMAT}"')
             record = cls(**content | {name: tuple(content[name]) for name in ("mean", "std")})
             # Ours names a plain model of timm. Another name would have timm read a folder or a hub.
-            if ":" in record.name or _OPTIONS_WITHOUT_EFFECT[0] in record.options:
+            if ":" in record.name or record.options.keys() & set(_OPTIONS_WITHOUT_EFFECT):
                 raise ValueError(f"it names a source of models, {record.name!r}")
             return record
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
