@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from tailwise.config import OptimConfig, TrainConfig
 from tailwise.models.classifier import ModelConfig
+from tailwise.training import probe
 from tailwise.training.module import MultiLabelModule
 
 CLASSES = ("red", "green", "blue", "dark")
@@ -86,6 +87,20 @@ def weights(tmp_path: Path) -> Path:
     path = tmp_path / "weights.safetensors"
     save_file(model.state_dict(), path)
     return path
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What features are computed of, from now on."""
+    found: list[str] = []
+    forward = probe.forward_table
+
+    def noted(*arguments: Any, description: str, **options: Any) -> torch.Tensor:
+        found.append(description)
+        return forward(*arguments, description=description, **options)
+
+    monkeypatch.setattr(probe, "forward_table", noted)
+    return found
 
 
 @pytest.fixture

@@ -35,20 +35,6 @@ def probing(tiny: Tiny, weights: Path, tmp_path: Path) -> TrainConfig:
     return tiny(mode="probe", model=model, cache=str(tmp_path / "cache"), optim={"epochs": 1})
 
 
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What features are computed of."""
-    found: list[str] = []
-    forward = probe.forward_table
-
-    def noted(*arguments: Any, description: str, **options: Any) -> torch.Tensor:
-        found.append(description)
-        return forward(*arguments, description=description, **options)
-
-    monkeypatch.setattr(probe, "forward_table", noted)
-    return found
-
-
 def other_weights(path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(9)

@@ -22,7 +22,7 @@ from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.metrics import f1_scores, fit_decisions
 from tailwise.models.config import ModelConfig
-from tailwise.training import crossfit, probe
+from tailwise.training import crossfit
 from tailwise.training.module import MultiLabelModule
 from tailwise.training.outputs import load_thresholds
 from tailwise.training.run import evaluate, train
@@ -54,16 +54,8 @@ def labels_of(data: Path, images: list[str]) -> np.ndarray:
 
 @pytest.mark.parametrize(("mode", "folds"), [("probe", 3), ("finetune", 2)])
 def test_all_folds_at_once_are_the_folds_one_by_one_and_the_model_of_the_whole_split(
-    tiny: Tiny, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, folds: int
+    tiny: Tiny, labels: Path, tmp_path: Path, computed: list[str], mode: str, folds: int
 ) -> None:
-    computed: list[str] = []
-    forward = probe.forward_table
-
-    def noted(*arguments: Any, description: str, **options: Any) -> torch.Tensor:
-        computed.append(description)
-        return forward(*arguments, description=description, **options)
-
-    monkeypatch.setattr(probe, "forward_table", noted)
     base = tiny(mode=mode, cache=str(tmp_path / "cache"), optim={"epochs": 1})
     metrics = run(replace(base, val_folds=folds, val_fold="all"))
     assert computed == (["features of train", "features of test"] if mode == "probe" else [])
