@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -140,10 +140,13 @@ def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
     from tailwise.losses import is_dotted_path
 
     model = getattr(options, "model", None)
-    if model is not None and not {"--model.backbone", "--model.options"} & given:
+    if model is not None:
         from tailwise.models.backbone import refuse_sources
 
-        refuse_sources(model, "the file of --config", "if you mean it, give --model.backbone or --model.options itself")
+        # What the command line says itself is of no account here, and vouches for nothing else.
+        said = {"backbone": "", "options": {}}
+        model = replace(model, **{name: none for name, none in said.items() if f"--model.{name}" in given})
+        refuse_sources(model, "the file of --config", "if you mean it, give that option on the command line as well")
     for name in {"loss", "methods"} - {option.removeprefix("--") for option in given}:
         values = getattr(options, name, None) or ()
         for value in values.split(",") if isinstance(values, str) else values:

@@ -172,6 +172,30 @@ def test_a_strangers_record_of_a_backbone_names_no_source(tiny: Tiny, change: di
         evaluate(Path(config.output))
 
 
+@pytest.mark.parametrize(
+    ("text", "given", "message"),
+    [
+        ("model: {backbone: 'hf-hub:someone/model'}", ["--model.options", "{pad_type: same}"], "names the backbone"),
+        ("model: {options: {cache_dir: /there}}", ["--model.backbone", "test_resnet"], "names a folder for downloads"),
+    ],
+)
+def test_an_option_of_the_command_line_vouches_for_no_other(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, given: list[str], message: str
+) -> None:
+    (tmp_path / "theirs.yaml").write_text(text + "\n")
+    line = [
+        "train",
+        "--config",
+        str(tmp_path / "theirs.yaml"),
+        "--data",
+        str(labels),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    assert main([*line, *given]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_methods_of_a_strangers_file_run_nothing(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
