@@ -7,8 +7,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tailwise.errors import InputError
@@ -56,6 +58,32 @@ def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "S S 3"]:
     """
     with _opened(path, 2 * size) as image:
         return np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def square_pixels(image: Image.Image | NDArray[Any], size: int) -> UInt8[np.ndarray, "S S 3"]:
+    """Squash an image in memory to a square, as :func:`decode_image` does with one in a file.
+
+    Args:
+        image: a Pillow image; or pixels, uint8 of the shape (H, W) for gray levels, (H, W, 3) or (H, W, 4).
+        size: S, the side in pixels.
+
+    Returns:
+        (S, S, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the array is of another type or shape, or the image has 32-bit values.
+    """
+    if not isinstance(image, Image.Image):
+        pixels = np.asarray(image)
+        is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+        if pixels.dtype != np.uint8 or not is_image or not pixels.size:
+            raise ValueError(
+                f"pixels must be uint8 of the shape (H, W), (H, W, 3) or (H, W, 4), got {pixels.dtype} of the shape "
+                f"{pixels.shape}"
+            )
+        image = Image.fromarray(pixels)
+    upright = ImageOps.exif_transpose(image)
+    return np.array(_to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def read_thumbnail(path: Path, size: int) -> Image.Image:

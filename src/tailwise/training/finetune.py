@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tailwise.config import TrainConfig
 from tailwise.data.augment import Augmentation, augment, prepare
-from tailwise.models.classifier import create_classifier
+from tailwise.models.classifier import Classifier, create_classifier
 from tailwise.models.config import ModelConfig
 from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.models.record import RECORD_FILE, BackboneRecord, describe_backbone
@@ -86,13 +86,17 @@ def training_size(config: TrainConfig) -> int:
     return config.cache_size or math.ceil(config.image_size / config.augment.min_crop)
 
 
-def evaluation_task(run: Path, config: TrainConfig, state: Mapping[str, Tensor], test: Split) -> EvaluationTask:
-    """Make the network of the run in a folder with the state of its checkpoint, and decode the images."""
+def restore(run: Path, config: TrainConfig, state: Mapping[str, Tensor], num_classes: int) -> Classifier:
+    """Make the network of the run in a folder, with the state of its checkpoint."""
     architecture = _without_weights(run, config.model)
-    num_classes = len(test.class_names)
     model = create_classifier(architecture, num_classes, graph=blank_graph(architecture, num_classes))
     model.load_state_dict(state)
-    model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)
+
+
+def evaluation_task(run: Path, config: TrainConfig, state: Mapping[str, Tensor], test: Split) -> EvaluationTask:
+    """Make the network of the run in a folder with the state of its checkpoint, and decode the images."""
+    model = restore(run, config, state, len(test.class_names))
     return EvaluationTask(
         model,
         test=open_images(test, config.image_size, config),

@@ -85,6 +85,11 @@ class ProbeModel(nn.Module):
         self.backbone_key = backbone_key
         self.other_keys = other_keys
 
+    @property
+    def width(self) -> int:
+        """F, the width of the features that it takes."""
+        return _width(self.state_dict())
+
     def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B C"]:
         """Return the (B, K) logits of backbone features."""
         logits: Tensor = self.head(self.scale(features))
@@ -157,6 +162,28 @@ def compute_features(config: TrainConfig, splits: Sequence[Split], device: torch
     return [_features(config, split, backbone)[0] for split in splits]
 
 
+def restore(
+    run: Path, config: TrainConfig, state: Mapping[str, Any], num_classes: int, device: torch.device
+) -> tuple[ProbeModel, Backbone]:
+    """Make the head of the run in a folder with the state of its checkpoint, and find its backbone.
+
+    The backbone is the one that the run was started with, from its own file of weights if it has one.
+
+    Raises:
+        InputError: the backbone is not the one that the head was trained on.
+    """
+    backbone, other_keys = _backbone(run, config, device)
+    width = _width(state)
+    model = ProbeModel(
+        Standardize(torch.zeros(width), torch.ones(width)) if config.standardize_features else nn.Identity(),
+        create_head(width, num_classes, config.model, graph=blank_graph(config.model, num_classes)),
+        backbone.key,
+        other_keys,
+    )
+    model.load_state_dict(state)
+    return model, backbone
+
+
 def evaluation_task(
     run: Path, config: TrainConfig, state: Mapping[str, Any], test: Split, device: torch.device
 ) -> EvaluationTask:
@@ -167,16 +194,8 @@ def evaluation_task(
     Raises:
         InputError: the backbone's weights cannot be had, or are not those that the head was trained on.
     """
-    backbone, other_keys = _backbone(run, config, device)
-    test_features, rows = _features(config, test, backbone)
-    width, num_classes = rows.shape[1], len(test.class_names)
-    model = ProbeModel(
-        Standardize(torch.zeros(width), torch.ones(width)) if config.standardize_features else nn.Identity(),
-        create_head(width, num_classes, config.model, graph=blank_graph(config.model, num_classes)),
-        backbone.key,
-        other_keys,
-    )
-    model.load_state_dict(state)
+    model, backbone = restore(run, config, state, len(test.class_names), device)
+    test_features, _ = _features(config, test, backbone)
     return EvaluationTask(model, test=test_features, test_inputs=nn.Identity())
 
 
@@ -187,6 +206,12 @@ def _backbone(run: Path, config: TrainConfig, device: torch.device) -> tuple[Bac
         return recorded, ()
     has_begun = (run / METRICS_FILE).is_file() or checkpoint_path(run).is_file()
     return Backbone.new(config, device), _older_keys(run, config) if has_begun else ()
+
+
+def _width(state: Mapping[str, Any]) -> int:
+    """The width of the features that a head of this state takes: the last dimension of what sees them first."""
+    firsts = ("scale.mean", "head.neck.0.weight", "head.linear.weight", "head.second.weight")
+    return next(int(state[name].shape[-1]) for name in firsts if name in state)
 
 
 def _older_keys(run: Path, config: TrainConfig) -> Collection[str]:

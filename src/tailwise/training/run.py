@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -167,6 +168,22 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     return Result(metrics, folder)
 
 
+def require_finished(run: Path) -> dict[str, Any]:
+    """The metrics of a finished run.
+
+    Raises:
+        InputError: the folder holds none.
+    """
+    path = run / METRICS_FILE
+    if not path.is_file():
+        raise InputError(f"{run} is not the folder of a finished run: there is no {METRICS_FILE} in it")
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return metrics
+
+
 def evaluate(
     run: Path,
     *,
@@ -189,8 +206,7 @@ def evaluate(
     Raises:
         InputError: the run is not finished, the data do not fit it, or ``output`` has results already.
     """
-    if not (run / METRICS_FILE).is_file():
-        raise InputError(f"{run} is not the folder of a finished run: there is no {METRICS_FILE} in it")
+    require_finished(run)
     if output is not None and (output / METRICS_FILE).exists():
         raise InputError(f"{output} has results already; give another output")
     config = load(run / CONFIG_FILE)

@@ -1,0 +1,245 @@
+"""A trained classifier: what a user holds, loads, evaluates and predicts with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tailwise.config import Accelerator, load
+from tailwise.data.augment import prepare
+from tailwise.data.decode import decode_image, square_pixels
+from tailwise.data.sources import ReadOptions
+from tailwise.errors import InputError
+from tailwise.labels import LabelStats
+from tailwise.models.backbone import refuse_sources
+from tailwise.shapes import Float, UInt8
+from tailwise.training import finetune, probe
+from tailwise.training.inference import choose_device
+from tailwise.training.outputs import load_thresholds
+from tailwise.training.run import CONFIG_FILE, STATS_FILE, Result, evaluate, require_finished
+from tailwise.training.trainer import checkpoint_path, read_checkpoint
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+
+_DECODING_THREADS = 4
+
+
+class Model:
+    """A trained classifier, in the folder of its run.
+
+    It gives probabilities that are calibrated, and labels at the thresholds of every class, where the run had
+    validation images to fit them to; else plain sigmoids and the threshold 1/2.
+
+    Args:
+        folder: folder of a finished run.
+        accelerator: what to compute on; by default whatever there is.
+        trust: whether the configuration of the run may name a backbone that files or the network are read for.
+
+    Attributes:
+        folder: the folder.
+        config: the configuration of the run.
+        stats: statistics of the training labels, with the names of the K classes.
+        decisions: thresholds and calibration, or None.
+        metrics: what the test of the run found.
+
+    Raises:
+        InputError: the folder holds no finished run, or one of its files cannot be used.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, accelerator: Accelerator = "auto", trust: bool = False
+    ) -> None:
+        self.folder = Path(folder)
+        self.metrics = require_finished(self.folder)
+        self.config = load(self.folder / CONFIG_FILE)
+        if not trust:
+            refuse_sources(self.config.model, str(self.folder / CONFIG_FILE), "give trust=True if you trust its maker")
+        self.stats = LabelStats.load(self.folder / STATS_FILE)
+        self.decisions = load_thresholds(self.folder)
+        self._trust = trust
+        precision = self.config.precision if self.config.mode == "probe" else "fp32"
+        self.device = choose_device(accelerator, precision)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        return self.stats.class_names
+
+    def __repr__(self) -> str:
+        total = next(iter(self.metrics.get("mAP", {}).values()), None)
+        tested = "" if total is None else f", mAP {total:.2f} on {self.metrics['split']}"
+        config = self.config
+        return f"Model({config.loss} on {config.model.backbone}, {len(self.class_names)} classes{tested})"
+
+    def predict(
+        self, inputs: ImageInput | Sequence[ImageInput] | NDArray[Any] | Tensor, *, batch_size: int = 64
+    ) -> pd.DataFrame:
+        """Classify images.
+
+        Args:
+            inputs: an image, or a sequence of them: names of files, Pillow images, or uint8 pixels of the shape
+                (H, W), (H, W, 3) or (H, W, 4). Of a model on frozen features also (N, F) floating-point features.
+            batch_size: images that the network sees at once.
+
+        Returns:
+            A row for each input, indexed by the name of its file or by its position: first the column ``labels``, lists
+            of the names of the classes that are predicted, then the probability of every class by its name.
+
+        Raises:
+            InputError: a file cannot be read, an array is no image, or features are of another width.
+        """
+        import pandas as pd
+
+        index, logits = self._named_logits(inputs, batch_size)
+        if self.decisions is None:
+            probabilities, predicted = torch.sigmoid(logits.double()), logits >= 0
+        else:
+            probabilities, predicted = self.decisions.calibrate(logits), self.decisions.predict(logits)
+        names = np.array(self.class_names, dtype=object)
+        labels = pd.Series([names[row].tolist() for row in predicted.numpy()], index=index, name="labels", dtype=object)
+        table = pd.DataFrame(probabilities.numpy(), index=index, columns=list(self.class_names))
+        return pd.concat([labels, table], axis=1)
+
+    def logits(
+        self, inputs: ImageInput | Sequence[ImageInput] | NDArray[Any] | Tensor, *, batch_size: int = 64
+    ) -> NDArray[np.float32]:
+        """(N, K) raw scores of images; arguments and errors as for :meth:`predict`."""
+        scores: NDArray[np.float32] = self._named_logits(inputs, batch_size)[1].numpy()
+        return scores
+
+    def evaluate(
+        self,
+        data: Any = None,
+        *,
+        split: str | None = None,
+        output: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> Result:
+        """Test the model; see :func:`tailwise.training.run.evaluate`.
+
+        Args:
+            data: labelled images with classes of the run; by default the data of the run.
+            split: split to test on; by default the test split of the run, or all rows of other data.
+            output: folder for metrics and predictions; nothing is written without it.
+            options: how to read ``data``, as for :func:`tailwise.read`.
+
+        Returns:
+            The metrics, in percent.
+
+        Raises:
+            InputError: the data do not fit the run, or ``output`` has results already.
+        """
+        return evaluate(
+            self.folder,
+            data=data,
+            options=ReadOptions(**options) if options else None,
+            split=split,
+            output=None if output is None else Path(output),
+            trust=self._trust,
+        )
+
+    def _named_logits(self, inputs: Any, batch_size: int) -> tuple[list[Any], Float[Tensor, "N K"]]:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        with torch.inference_mode():
+            if (features := _as_features(inputs)) is not None:
+                return list(range(len(features))), self._classify_features(features)
+            images = _as_list(inputs)
+            names = [image if isinstance(image, str) else str(image) if isinstance(image, os.PathLike) else position
+                     for position, image in enumerate(images)]  # fmt: skip
+            parts = [
+                self._network(torch.from_numpy(pixels).to(self.device)).float().cpu()
+                for pixels in self._decoded(images, batch_size)
+            ]
+            return names, torch.cat([torch.empty(0, len(self.class_names)), *parts])
+
+    def _decoded(self, images: Sequence[Any], batch_size: int) -> Iterator[UInt8[np.ndarray, "B 3 S S"]]:
+        """Pixels of the images, a batch at a time."""
+        read = partial(_pixels, size=self.config.image_size)
+        remaining = iter(enumerate(images))
+        with ThreadPoolExecutor(_DECODING_THREADS) as threads:
+            while batch := list(islice(remaining, batch_size)):
+                yield np.stack(list(threads.map(read, batch)))
+
+    @cached_property
+    def _state(self) -> dict[str, Tensor]:
+        saved = read_checkpoint(checkpoint_path(self.folder))["state_dict"]
+        return {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
+
+    @cached_property
+    def _probe(self) -> tuple[probe.ProbeModel, Any]:
+        model, backbone = probe.restore(self.folder, self.config, self._state, len(self.class_names), self.device)
+        return model.to(self.device).eval(), backbone
+
+    @cached_property
+    def _network(self) -> Any:
+        """Maps (B, 3, S, S) uint8 pixels on the device to (B, K) logits."""
+        size = self.config.image_size
+        if self.config.mode == "probe":
+            head, backbone = self._probe
+            return lambda pixels: head(backbone.features(pixels, size))
+        network = finetune.restore(self.folder, self.config, self._state, len(self.class_names))
+        network = network.to(self.device).eval()
+        return lambda pixels: network(prepare(pixels, size, network.mean, network.std))
+
+    def _classify_features(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N K"]:
+        if self.config.mode != "probe":
+            raise InputError("this model was fine-tuned, and takes images: features do not fit its network")
+        head = self._probe[0]
+        width = head.width
+        if features.shape[1] != width:
+            raise InputError(f"the model takes {width} features for each input, got {features.shape[1]}")
+        if not bool(torch.isfinite(features).all()):
+            raise InputError("features must be finite numbers")
+        return head(features.to(self.device)).float().cpu()  # type: ignore[no-any-return]
+
+
+def _as_features(inputs: Any) -> Float[Tensor, "N F"] | None:
+    """Inputs as features, if they are a matrix of floating-point numbers."""
+    if isinstance(inputs, np.ndarray) and np.issubdtype(inputs.dtype, np.floating):
+        inputs = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
+    if not isinstance(inputs, Tensor):
+        return None
+    if inputs.ndim != 2 or not inputs.is_floating_point():
+        raise InputError(
+            f"a matrix of floating-point numbers is taken for features, got {inputs.dtype} of the shape "
+            f"{tuple(inputs.shape)}; images are uint8 arrays of the shape (H, W, 3)"
+        )
+    return inputs.detach().float()
+
+
+def _as_list(inputs: Any) -> list[Any]:
+    is_one = isinstance(inputs, str | os.PathLike | Image.Image) or (
+        isinstance(inputs, np.ndarray) and (inputs.ndim == 2 or (inputs.ndim == 3 and inputs.shape[2] in (3, 4)))
+    )
+    if is_one:
+        return [inputs]
+    if not isinstance(inputs, Iterable):
+        raise InputError(f"expected an image, or a sequence of them, got {type(inputs).__name__}")
+    return list(inputs)
+
+
+def _pixels(numbered: tuple[int, Any], size: int) -> UInt8[np.ndarray, "3 S S"]:
+    position, image = numbered
+    if isinstance(image, str | os.PathLike):
+        pixels = decode_image(Path(image), size)
+    else:
+        try:
+            pixels = square_pixels(image, size)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"input {position} is not an image: {error}") from error
+    return pixels.transpose(2, 0, 1)
