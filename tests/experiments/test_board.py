@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from tailwise.experiments.board import Board, percent
-from tailwise.experiments.bootstrap import Resamples
+from tailwise.metrics.bootstrap import Resamples
 
 NUM_IMAGES, NUM_RUNS, REPLICATES = 60, 3, 20
 GROUPS = {"head": np.array([0, 1]), "medium": np.array([], dtype=int), "tail": np.array([2, 3])}

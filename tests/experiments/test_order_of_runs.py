@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from tailwise.cli import main
-from tailwise.experiments import comparison
+from tailwise.experiments import compare
+from tailwise.experiments.executors import Run
 from tailwise.experiments.plan import in_rounds
-from tailwise.experiments.runs import Run
 
 
 class Stopped(Exception):  # noqa: N818
@@ -29,8 +29,8 @@ def order(monkeypatch):
     def stop(*_):
         raise Stopped
 
-    monkeypatch.setattr(comparison, "execute", record)
-    monkeypatch.setattr(comparison, "summarize", stop)
+    monkeypatch.setattr(compare, "execute", record)
+    monkeypatch.setattr(compare, "summarize", stop)
     return found
 
 

@@ -22,7 +22,6 @@ from tailwise.commands.reproduce import FigureName
 from tailwise.config import OptimConfig, TrainConfig, load
 from tailwise.data.build import build_long_tail
 from tailwise.data.sources import read_csv
-from tailwise.experiments.figures import FIGURES, KAPPA, MU, gradient_on_negatives, sweep_figure
 from tailwise.experiments.methods import Row
 from tailwise.experiments.published import TABLES, published_table
 from tailwise.experiments.reproduce import Experiment, results_table, shortened
@@ -31,6 +30,7 @@ from tailwise.losses import create
 from tailwise.metrics import ProbabilityCurves
 from tailwise.models.config import ModelConfig
 from tailwise.report import figures as drawing
+from tailwise.report.paper_figures import FIGURES, KAPPA, MU, gradient_on_negatives, sweep_figure
 
 Outcome = tuple[int, str, str]
 LABELS = {"db": "DB", "pr-neg_slope": "λ₁⁻+", "pr-pos_divisor": "λ₂⁺+", "pr": "λ₁⁻+ λ₂⁺+"}

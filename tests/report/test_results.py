@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser
 
 from tailwise.config import OptimConfig, TrainConfig, load, resolve
 from tailwise.errors import InputError
+from tailwise.experiments.methods import METHODS, find_methods
 from tailwise.experiments.plan import candidates
-from tailwise.experiments.registry import METHODS, find_methods
 from tailwise.models.config import ModelConfig
 from tailwise.options import add_options, from_namespace, plain_arguments
 from tailwise.report.rerun import commands, train_command

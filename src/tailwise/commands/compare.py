@@ -61,9 +61,9 @@ def run(options: Options) -> None:
     """Compare methods on one data set, and recommend one."""
     from rich.console import Console
 
-    from tailwise.experiments.comparison import compare, default_workers
+    from tailwise.experiments.compare import compare, default_workers
+    from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, find_methods
     from tailwise.experiments.plan import Plan
-    from tailwise.experiments.registry import BASELINE, DEFAULT_METHODS, find_methods
     from tailwise.experiments.tables import show_results
 
     require_counts(seeds=options.seeds, workers=options.workers)

@@ -98,11 +98,11 @@ def run(options: Options) -> None:
     """Run the papers' tables and figures again, and set the numbers beside those published."""
     from rich.console import Console
 
-    from tailwise.experiments.figures import FIGURES
     from tailwise.experiments.published import TABLES
     from tailwise.experiments.reproduce import results_table
     from tailwise.experiments.results_table import for_terminal, write_table
     from tailwise.report.figures import save_figure
+    from tailwise.report.paper_figures import FIGURES
 
     _check(options)
     everything = options.table is None and options.figure is None

@@ -10,8 +10,8 @@ from statistics import fmean, stdev
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.experiments.bootstrap import Replicates, Resamples, interval, replicate
 from tailwise.metrics import average_precision, group_means
+from tailwise.metrics.bootstrap import Replicates, Resamples, interval, replicate
 from tailwise.metrics.groups import TOTAL
 
 _DECIMALS = 6

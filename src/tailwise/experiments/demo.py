@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tailwise.config import DIGITS, OptimConfig, TrainConfig
 from tailwise.data.augment import Augmentation
-from tailwise.experiments.comparison import compare
+from tailwise.experiments.compare import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.tables import show_results

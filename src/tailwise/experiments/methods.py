@@ -1,4 +1,4 @@
-"""Methods side by side: each a training configuration, run over seeds, with mean and standard deviation."""
+"""Methods by name: each a choice of training options, from the registry, a file or a Python name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, cast, get_args
+
+import yaml  # type: ignore[import-untyped]
 
 from tailwise.config import NO_SPLIT, SamplerName, TrainConfig
+from tailwise.data.sources.text import read_text
 from tailwise.errors import InputError
-from tailwise.experiments.runs import Run, execute, unfinished
+from tailwise.experiments.executors import Run, execute, unfinished
+from tailwise.losses.custom import is_dotted_path
+from tailwise.options import add_options, from_namespace
 from tailwise.spelling import near
 from tailwise.training.outputs import METRICS_FILE
 from tailwise.training.run import train
@@ -191,3 +196,178 @@ def _row(method: Method, runs: Sequence[Run]) -> Row:
 
 def _mean(row: Row, group: str) -> float:
     return fmean([value for value in row.scores[group] if value is not None] or [float("-inf")])
+
+
+# A method may change how a run trains: not which images it trains and is tested on, nor how classes are grouped.
+_METHOD_OPTIONS = (
+    *("loss", "loss_options", "recipe", "sampler", "samples_per_class", "epoch_reduce", "repeat_threshold"),
+    *("background_weight", "image_size", "cache_size", "batch_size", "standardize_features", *NESTED),
+)
+_METHOD_KEYS = ("name", "title", "options", "search")
+_YAML_SUFFIXES = (".yaml", ".yml")
+
+
+def _loss(name: str, title: str, *search: Mapping[str, Any], **options: Any) -> Method:
+    """A method that is a loss, with values of its own options to try."""
+    tried = tuple({"loss_options": candidate} for candidate in search)
+    return Method(name, {"loss": name, **options}, title, tried)
+
+
+_LAMBDA_5 = {"neg_scale": 5.0}
+_LAMBDA_5_MU_3 = {"mu": 0.3, "neg_scale": 5.0}
+# The two published choices of raised factors, and the first one raised further.
+_FACTORS: tuple[Mapping[str, Any], ...] = (
+    {"neg_slope": {"tail": 6.0}, "pos_divisor": {"tail": 1.5}, "pos_slope": None},
+    {"neg_slope": {"tail": 10.0}, "pos_divisor": {"tail": 2.0}, "pos_slope": None},
+    {"neg_slope": 4.0, "pos_slope": 2.0, "pos_divisor": None},
+)
+
+_METHODS = (
+    Method("bce@uniform", {"loss": "bce", "sampler": "uniform"}, "BCE, uniform sampling (ERM)"),
+    _loss("bce", "BCE, class-aware sampling (RS)"),
+    _loss("focal", "focal loss", {"gamma": 0.5}, {"gamma": 1.0}),
+    _loss("rw", "BCE weighted by inverse frequency (RW)", {"power": 0.25}, {"power": 1.0}),
+    # The multi-label form was published with its own learning rate.
+    _loss("cb-focal", "class-balanced focal loss", {"beta": 0.99}, {"beta": 0.999}, optim={"lr": 0.1}),
+    _loss("ldam", "margins by class frequency (LDAM)", {"max_margin": 0.25}, {"max_margin": 1.0}),
+    _loss("asl", "asymmetric loss (ASL)", {"gamma_neg": 2.0}, {"gamma_neg": 6.0}, {"gamma_pos": 1.0}),
+    Method("ml-gcn", {"loss": "bce", "model": {"head": "gcn"}}, "BCE, graph convolution over labels (ML-GCN)"),
+    _loss("r-bce", "BCE with rebalanced weights (R-BCE)", {"mu": 0.3}),
+    _loss("ntr", "negative-tolerant regularization (NTR)", _LAMBDA_5),
+    _loss("db", "distribution-balanced loss (DB)", _LAMBDA_5_MU_3),
+    _loss("db-focal", "distribution-balanced focal loss (DB-Focal)", _LAMBDA_5_MU_3),
+    _loss("pr", "probability re-balancing (PR)", *_FACTORS),
+    Method(
+        "apr",
+        {"loss": "pr", "loss_options": {"adaptive": ["neg_slope"]}},
+        "adaptive probability re-balancing (APR)",
+        tuple({"loss_options": factors} for factors in _FACTORS),
+    ),
+    _loss("apaf", "adaptive focal exponents (APAF)", {"base_exponent": 1.0}, {"max_exponent": 4.0}),
+    Method(
+        "apr-focal",
+        {"loss": "pg", "loss_options": {"exponent": "fixed"}},
+        "adaptive probability re-balancing, focal factor",
+        tuple({"loss_options": factors} for factors in _FACTORS),
+    ),
+    _loss("pg", "probability-guided loss (PG)", *_FACTORS),
+    _loss("pg-auto", "probability-guided loss that sets its own factors"),
+)
+
+METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
+"""The methods that have a name, the simplest first. They are the rows of the published tables and the parts of DB and
+PG; their loss options are the losses' defaults, or those of the shared ``recipe``."""
+
+DEFAULT_METHODS = ("bce@uniform", "bce", "focal", "rw", "asl", "db-focal", "pg", "pg-auto")
+"""What is compared unless it is chosen otherwise: whole losses rather than their parts, and one of each kind."""
+
+ALL = "all"
+"""Stands for every method that has a name."""
+
+BASELINE = "bce@uniform"
+"""What others are compared with unless it is chosen otherwise."""
+
+
+def simplicity(name: str) -> int:
+    """Rank of a method, 0 for the simplest; what the registry does not have comes after what it has."""
+    names = list(METHODS)
+    base = name.partition("@")[0]
+    return names.index(name if name in METHODS else base) if base in METHODS or name in METHODS else len(names)
+
+
+def find_methods(given: Iterable[str]) -> tuple[Method, ...]:
+    """Methods by what people call them.
+
+    Args:
+        given: names of the registry, or ``all`` for every one; files ``*.yaml``, of a method (``name``, ``title``,
+            ``options`` of a run, and a list ``search`` of options to try) or of a loss; and losses in Python,
+            ``package.module:Loss``. Each may end with ``@SAMPLER``.
+
+    Raises:
+        InputError: an unknown name (near ones are offered) or sampler, two methods of one name, or a file that is not
+            of a method.
+    """
+    texts = [text.strip() for text in given]
+    methods = tuple(method for text in texts for method in (METHODS.values() if text == ALL else (_find(text),)))
+    if not methods:
+        raise InputError(f"no method is given; there are {', '.join(METHODS)}, and {ALL} for every one")
+    names = [method.name for method in methods]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two methods are called {name!r}; give one of them another name")
+    return methods
+
+
+def _find(text: str) -> Method:
+    if text in METHODS:
+        return METHODS[text]
+    base, at, sampler = text.rpartition("@")
+    if at and sampler in get_args(SamplerName):
+        return _find(base).sampled(cast(SamplerName, sampler))
+    if at:
+        raise InputError(
+            f"method {text!r}: no sampler {sampler!r}{near(sampler, get_args(SamplerName))}; there are "
+            f"{', '.join(get_args(SamplerName))}"
+        )
+    if Path(text).suffix in _YAML_SUFFIXES:
+        return _from_file(Path(text))
+    if is_dotted_path(text):
+        return Method(text.replace(":", ".").rpartition(".")[2], {"loss": text}, text)
+    raise InputError(
+        f"no method {text!r}{near(text, METHODS)}; there are {', '.join(METHODS)}, each with @SAMPLER, files *.yaml "
+        "and losses package.module:Loss"
+    )
+
+
+def _from_file(path: Path) -> Method:
+    try:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected options by name, of a method or of a loss")
+    if "options" not in content:
+        return Method(path.stem, {"loss": str(path.absolute())}, f"loss of {path.name}")
+    for key in content:
+        if key not in _METHOD_KEYS:
+            raise InputError(
+                f"{path}: a method has no {key!r}{near(str(key), _METHOD_KEYS)}; it has name, title, options and search"
+            )
+    name = str(content.get("name", path.stem))
+    if not name or name.startswith(".") or any(mark in name for mark in '/\\:@"'):
+        raise InputError(f"{path}: {name!r} cannot be the name of a method, because it cannot be that of a folder")
+    search = content.get("search") or []
+    if not isinstance(search, list):
+        raise InputError(f"{path}: search must be a list, each entry options to try")
+    return Method(
+        name,
+        _checked(content["options"], f"{path}: options"),
+        str(content.get("title", "")),
+        tuple(_checked(entry, f"{path}: search") for entry in search),
+    )
+
+
+def _checked(options: Any, place: str) -> dict[str, Any]:
+    """Options of a method as a run has them: of the right types, and none that methods must share."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    if not isinstance(options, dict):
+        raise InputError(f"{place}: expected options by name, got {options!r}")
+    for option in options:
+        if option not in _METHOD_OPTIONS:
+            raise InputError(
+                f"{place}: a method cannot set {option!r}{near(str(option), _METHOD_OPTIONS)}; it sets "
+                f"{', '.join(_METHOD_OPTIONS)}"
+            )
+    parser = ArgumentParser(exit_on_error=False)
+    add_options(parser, TrainConfig)
+    try:
+        parsed = from_namespace(TrainConfig, parser.parse_object({"data": "", "output": "", **options}))
+    except (ArgumentError, TypeError, InputError) as error:
+        raise InputError(f"{place}: {' '.join(str(error).split())}") from error
+    return {
+        option: {name: getattr(getattr(parsed, option), name) for name in value}
+        if option in NESTED
+        else getattr(parsed, option)
+        for option, value in options.items()
+    }

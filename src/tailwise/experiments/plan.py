@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tailwise.config import TrainConfig
 from tailwise.errors import InputError
+from tailwise.experiments.executors import Run
 from tailwise.experiments.methods import Method, require_test
-from tailwise.experiments.runs import Run
 
 RUNS, FOLDS, SEARCH = "runs", "folds", "search"
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from tailwise.experiments.methods import Method
-from tailwise.experiments.registry import find_methods
+from tailwise.experiments.methods import Method, find_methods
 from tailwise.losses.registry import RecipeName
 
 GROUPS = ("total", "head", "medium", "tail")

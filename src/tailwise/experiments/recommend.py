@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tailwise.experiments.registry import simplicity
+from tailwise.experiments.methods import simplicity
 from tailwise.metrics.groups import TOTAL
 
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from tailwise.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
 from tailwise.data.targets import count_positives, to_dense
 from tailwise.experiments.board import Board, percent
+from tailwise.experiments.executors import failure_of
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import FOLDS, Plan
 from tailwise.experiments.recommend import recommend
-from tailwise.experiments.runs import failure_of
 from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions, fit_decisions
 from tailwise.training.inputs import Split

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from tailwise.config import save
 from tailwise.data.targets import to_dense
 from tailwise.experiments.board import percent
+from tailwise.experiments.executors import Run, failure_of
 from tailwise.experiments.plan import Plan, candidates
 from tailwise.experiments.results import Chosen, portable
-from tailwise.experiments.runs import Run, failure_of
 from tailwise.labels import IndexArray, LabelStats
 from tailwise.metrics import average_precision, group_means
 from tailwise.metrics.groups import TOTAL

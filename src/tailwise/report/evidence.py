@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tailwise.errors import InputError
 from tailwise.experiments.board import percent
-from tailwise.experiments.bootstrap import Resamples, interval, replicate
+from tailwise.metrics.bootstrap import Resamples, interval, replicate
 from tailwise.report.class_curves import PrecisionRecall, precision_recall, sweep_thresholds
 from tailwise.report.evaluation_set import EvaluationSet, Predictions, read_evaluation_set
 from tailwise.report.mistakes import ClassMistakes, find_mistakes

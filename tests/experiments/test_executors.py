@@ -21,7 +21,7 @@ import tailwise
 from tailwise.config import OptimConfig, TrainConfig, resolve, save
 from tailwise.errors import InputError
 from tailwise.experiments.demo import configuration
-from tailwise.experiments.runs import (
+from tailwise.experiments.executors import (
     FAILED_FILE,
     Failure,
     Run,
@@ -106,7 +106,7 @@ def test_a_script_needs_no_main_guard(config, tmp_path):
         "from functools import partial\n"
         "from pathlib import Path\n"
         "from tailwise.config import load\n"
-        "from tailwise.experiments.runs import Run, execute\n"
+        "from tailwise.experiments.executors import Run, execute\n"
         "print('started')\n"
         "config = load(Path(sys.argv[1]))\n"
         "run = Run('run', Path(config.output), partial(replace, config))\n"

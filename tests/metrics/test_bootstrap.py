@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from tailwise.experiments.bootstrap import Resamples, interval, replicate, weighted_average_precision
+from tailwise.metrics.bootstrap import Resamples, interval, replicate, weighted_average_precision
 
 
 def sample(seed, num_images, num_classes, num_runs=1, levels=None):

@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from tailwise.config import TrainConfig, resolve
 from tailwise.data.targets import Targets, can_be_scored, dense_chunks
 from tailwise.errors import InputError
+from tailwise.experiments.executors import Run, execute, unfinished
 from tailwise.experiments.plan import RUNS, Plan, in_rounds
 from tailwise.experiments.results import summarize
-from tailwise.experiments.runs import Run, execute, unfinished
 from tailwise.experiments.search import settle
 from tailwise.experiments.tables import markdown_page, read_costs
 from tailwise.files import replacing

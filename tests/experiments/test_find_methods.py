@@ -13,8 +13,8 @@ from tailwise import LabelStats
 from tailwise.commands import compare
 from tailwise.config import TrainConfig, resolve
 from tailwise.errors import InputError
+from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, METHODS, find_methods, simplicity
 from tailwise.experiments.plan import candidates
-from tailwise.experiments.registry import BASELINE, DEFAULT_METHODS, METHODS, find_methods, simplicity
 from tailwise.losses import available, create
 from tailwise.training.run import create_loss
 

@@ -20,9 +20,8 @@ from tailwise import losses
 from tailwise.data.build import build_long_tail, reference_counts
 from tailwise.data.sources import read_labels
 from tailwise.errors import InputError
-from tailwise.experiments.methods import Method, Row
+from tailwise.experiments.methods import METHODS, Method, Row
 from tailwise.experiments.published import GROUPS
-from tailwise.experiments.registry import METHODS
 from tailwise.experiments.reproduce import Experiment
 from tailwise.labels import LabelStats
 from tailwise.losses.registry import RECIPES
