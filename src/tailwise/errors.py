@@ -5,8 +5,8 @@ from typing import Literal, TypeAlias
 
 # Modules of the libraries that the extra "train" brings.
 _OF_TRAIN = (
-    *("filelock", "jinja2", "jsonargparse", "lightning", "matplotlib", "numba", "PIL", "plotly", "pyarrow", "yaml"),
-    *("requests", "rich", "safetensors", "sklearn", "scipy", "tensorboard", "timm", "torchmetrics"),
+    *("filelock", "jinja2", "jsonargparse", "lightning", "matplotlib", "numba", "pandas", "PIL", "plotly"),
+    *("pyarrow", "yaml", "requests", "rich", "safetensors", "sklearn", "scipy", "tensorboard", "timm", "torchmetrics"),
     "typing_extensions",
 )
 
