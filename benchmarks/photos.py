@@ -24,7 +24,7 @@ from tailwise.config import OptimConfig, TrainConfig
 from tailwise.data.sources import LabeledImages, read_csv
 from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
 from tailwise.losses.registry import RecipeName
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 
 HEADS = {
     "linear": {},

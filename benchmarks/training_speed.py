@@ -29,8 +29,7 @@ from benchmarks.timing import machine, side_by_side
 from tailwise import LabelStats
 from tailwise.config import TrainConfig, resolve
 from tailwise.data.augment import prepare
-from tailwise.models.backbone import create_backbone
-from tailwise.models.inference import prepare_for_inference
+from tailwise.models.backbone import create_backbone, prepare_for_inference
 from tailwise.training import finetune
 from tailwise.training.datamodule import EpochBatches
 from tailwise.training.inference import PRECISION_TYPES

@@ -141,7 +141,7 @@ def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
 
     model = getattr(options, "model", None)
     if model is not None:
-        from tailwise.models.backbone import refuse_sources
+        from tailwise.models.backbone_checks import refuse_sources
 
         # What the command line says itself is of no account here, and vouches for nothing else.
         said = {"backbone": "", "options": {}}

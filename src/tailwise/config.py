@@ -21,7 +21,7 @@ from tailwise.data.sources.labeled import SPLIT_JOINER
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.options import add_options, from_namespace
 from tailwise.schedule import OptimConfig as OptimConfig
 from tailwise.schedule import SamplerName as SamplerName

@@ -22,7 +22,7 @@ from tailwise.data.decode import decode_image, square_pixels
 from tailwise.data.sources import ReadOptions
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
-from tailwise.models.backbone import refuse_sources
+from tailwise.models.backbone_checks import refuse_sources
 from tailwise.shapes import Float, UInt8
 from tailwise.training import finetune, probe
 from tailwise.training.inference import choose_device

@@ -18,7 +18,7 @@ from tailwise.experiments.compare import _claimed, _key, _other_features, _Runne
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan, candidates
 from tailwise.metrics import bootstrap
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.training.inputs import RunSplits, Split
 
 BCE = Method("bce", {"loss": "bce"})

@@ -28,7 +28,7 @@ from tailwise.experiments.reproduce import Experiment, results_table, shortened
 from tailwise.labels import LabelStats
 from tailwise.losses import create
 from tailwise.metrics import ProbabilityCurves
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.report import figures as drawing
 from tailwise.report.paper_figures import FIGURES, KAPPA, MU, gradient_on_negatives, sweep_figure
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tailwise.errors import InputError
-from tailwise.models.config import ModelConfig
 from tailwise.models.embeddings import embeddings_source, label_embeddings, random_embeddings
+from tailwise.models.model_config import ModelConfig
 
 WIDTH = 4
 CLASSES = ("Cat", "traffic light", "t-shirt", "New_York", "zebra")

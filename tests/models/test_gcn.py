@@ -11,9 +11,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import nn
 
-from tailwise.models.classifier import create_classifier, create_head
-from tailwise.models.config import ModelConfig
 from tailwise.models.gcn import GraphHead, LabelGraph, blank_graph, create_graph, label_adjacency
+from tailwise.models.heads import create_classifier, create_head
+from tailwise.models.model_config import ModelConfig
 
 GCN = ModelConfig(backbone="test_resnet", pretrained=False, head="gcn", label_width=12, graph_hidden=5)
 

@@ -15,7 +15,7 @@ from tailwise.config import OptimConfig, TrainConfig, load, resolve
 from tailwise.errors import InputError
 from tailwise.experiments.methods import METHODS, find_methods
 from tailwise.experiments.plan import candidates
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.options import add_options, from_namespace, plain_arguments
 from tailwise.report.rerun import commands, train_command
 from tailwise.report.results import is_comparison, read_comparison, read_run

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tailwise.config import OptimConfig, TrainConfig
-from tailwise.models.classifier import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.training import probe
 from tailwise.training.module import MultiLabelModule
 

@@ -20,7 +20,7 @@ from torch import nn
 from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.models import backbone as backbones
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.training import frozen, probe
 from tailwise.training.run import evaluate, train
 from tests.training.conftest import Interruption

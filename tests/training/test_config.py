@@ -16,7 +16,7 @@ from tailwise.config import OptimConfig, TrainConfig, differences, resolve
 from tailwise.data.augment import Augmentation
 from tailwise.data.sources import ReadOptions
 from tailwise.errors import InputError
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.schedule import scheduled
 from tailwise.training.module import warmup_and_decay
 

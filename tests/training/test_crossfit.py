@@ -21,7 +21,7 @@ from tailwise.config import TrainConfig, load, resolve
 from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.metrics import f1_scores, fit_decisions
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.training import crossfit
 from tailwise.training.module import MultiLabelModule
 from tailwise.training.outputs import load_thresholds

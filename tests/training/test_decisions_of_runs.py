@@ -20,7 +20,7 @@ from tailwise.config import OptimConfig, TrainConfig, resolve
 from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.metrics import calibration_error, f1_scores, fit_decisions
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.training.outputs import load_thresholds
 from tailwise.training.run import evaluate, train
 

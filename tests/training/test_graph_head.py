@@ -24,8 +24,8 @@ from tailwise.data.augment import Augmentation
 from tailwise.data.benchmarks import digits
 from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
-from tailwise.models.config import ModelConfig
 from tailwise.models.gcn import label_adjacency
+from tailwise.models.model_config import ModelConfig
 from tailwise.training.run import Result, evaluate, train
 from tests.training.conftest import Interruption
 

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from tailwise.config import TrainConfig
 from tailwise.data.augment import prepare
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.training import probe
 from tailwise.training.frozen import Backbone
 from tailwise.training.inputs import open_images, read_run

@@ -16,9 +16,9 @@ import torch
 from tailwise.cli import main
 from tailwise.config import TrainConfig
 from tailwise.errors import InputError
-from tailwise.models.config import ModelConfig
+from tailwise.models.backbone_checks import try_backbone
+from tailwise.models.model_config import ModelConfig
 from tailwise.models.record import RECORD_FILE
-from tailwise.models.trial import try_backbone
 from tailwise.training import inputs
 from tailwise.training.outputs import METRICS_FILE
 from tailwise.training.run import evaluate, train

@@ -14,7 +14,7 @@ from tailwise.config import Accelerator, Mode, Precision, TrainConfig
 from tailwise.data.sources.formats import ReadOptions, read_labels
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.errors import InputError
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from tailwise.experiments.reproduce import Experiment

@@ -26,7 +26,7 @@ from tailwise.experiments.search import settle
 from tailwise.experiments.tables import markdown_page, read_costs
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
-from tailwise.models.trial import try_backbone
+from tailwise.models.backbone_checks import try_backbone
 from tailwise.report.comparison_page import write_comparison_page
 from tailwise.report.problems import counted
 from tailwise.training import finetune, probe

@@ -12,7 +12,7 @@ from tailwise.experiments.compare import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.tables import show_results
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 
 # The same number of steps for both samplers: 10 class-aware epochs are as long as 21 uniform ones.
 METHODS = (

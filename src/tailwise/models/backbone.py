@@ -1,7 +1,9 @@
-"""timm backbones: made by name, started from checked weights, frozen by stages."""
+"""Backbones of timm: creation from checked weights, frozen stages, and preparation for inference."""
 
 from __future__ import annotations
 
+import copy
+import logging
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,25 +14,23 @@ import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models import group_parameters
 from timm.models import load_state_dict as read_state_dict
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tailwise.data.http import why_unreachable
 from tailwise.errors import InputError
-from tailwise.models.config import ModelConfig
-from tailwise.spelling import near
+from tailwise.models.backbone_checks import check_backbone
+from tailwise.models.model_config import ModelConfig
+from tailwise.shapes import Float
 
-_OWN_OPTIONS = {
-    "checkpoint_path",
-    "features_only",
-    "model_name",
-    "num_classes",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "pretrained_strict",
-}
+# Subclasses may compute their weights on the way (weight standardisation) and cannot be folded.
+_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+_BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+_logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -63,44 +63,6 @@ def create_backbone(config: ModelConfig, *, seed: int = 0) -> nn.Module:
         if config.pretrained:
             return _from_download(config.backbone, config.options)
         return _create(config.backbone, config.options, num_classes=0)
-
-
-def check_backbone(config: ModelConfig) -> None:
-    """Look at the names of a backbone and of its options, without making it.
-
-    Raises:
-        InputError: timm has no such model or weights, or an option is not the user's to set.
-    """
-    _check_name(config.backbone)
-    own = sorted(_OWN_OPTIONS & config.options.keys())
-    if own:
-        raise InputError(f"--model.options: {own[0]!r} is set by this program; use the other options of the model")
-
-
-def refuse_sources(config: ModelConfig, place: str, way_out: str) -> None:
-    """Refuse what makes timm read other files, or the network, than a name of its own does.
-
-    Args:
-        config: the model.
-        place: where it was read.
-        way_out: what to do if it is meant.
-
-    Raises:
-        InputError: the backbone is one of a hub or a folder, or a folder for downloads is set.
-    """
-    if ":" in config.backbone:
-        raise InputError(
-            f"{place} names the backbone {config.backbone!r}, for which files or the network are read; {way_out}"
-        )
-    if "cache_dir" in config.options:
-        raise InputError(f"{place} names a folder for downloads (model.options.cache_dir); {way_out}")
-
-
-def feature_width(backbone: nn.Module) -> int:
-    """Number F of pooled features of a timm model without its classifier."""
-    # num_features is the width before the layers that some models keep between pooling and classifier.
-    width: Any = backbone.head_hidden_size
-    return int(width)
 
 
 def input_statistics(backbone: nn.Module, config: ModelConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -144,24 +106,45 @@ def freeze_stages(backbone: nn.Module, stages: int) -> None:
             backbone.get_parameter(name).requires_grad_(False)
 
 
-def known_name(name: str) -> str:
-    """The name of a timm model, without the tag of its weights where this version of timm does not have that tag."""
-    base, _, tag = name.partition(".")
-    return name if not tag or name in timm.list_models(f"{base}.*", pretrained=True) else base
+class FrozenBackbone(nn.Module):
+    """Pooled features of images, without gradients; see :func:`prepare_for_inference`.
+
+    Args:
+        backbone: (B, 3, H, W) images to (B, F) features, in evaluation mode, with weights of ``dtype`` in
+            channels-last order.
+        dtype: what it computes in.
+    """
+
+    def __init__(self, backbone: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dtype = dtype
+
+    @torch.inference_mode()
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+        """Return the (B, F) float32 features of normalised images."""
+        pooled: Tensor = self.backbone(images.to(self.dtype, memory_format=torch.channels_last))
+        return pooled.float()
 
 
-def _check_name(name: str) -> None:
-    """Refuse unknown names here; timm resolves names with a colon (``hf-hub:``, ``local-dir:``) itself."""
-    base, _, tag = name.partition(".")
-    if ":" in name:
-        return
-    if not timm.is_model(base):
-        hint = near(base, timm.list_models())
-        raise InputError(f"--model.backbone {name}: timm {timm.__version__} has no model {base!r}{hint}")
-    tagged = timm.list_models(f"{base}.*", pretrained=True)
-    if tag and name not in tagged:
-        known = ", ".join(tagged) or "none"
-        raise InputError(f"--model.backbone {name}: timm {timm.__version__} has no such weights; it has: {known}")
+def prepare_for_inference(backbone: nn.Module, dtype: torch.dtype = torch.float32) -> FrozenBackbone:
+    """Copy a backbone for fast feature extraction.
+
+    Batch norms are folded into the convolutions before them, which is exact up to rounding, and tensors are laid out
+    channels last, which the fast convolutions of CPUs and GPUs want. A backbone whose operations cannot be traced is
+    not folded; the log says so.
+
+    Args:
+        backbone: a timm model without classifier; it is left as it is.
+        dtype: float32, or a half precision to trade digits for speed where the processor has fast half-precision
+            arithmetic.
+
+    Returns:
+        Images (B, 3, H, W) of any floating dtype to float32 features (B, F), on the device of ``backbone``.
+    """
+    prepared = copy.deepcopy(backbone).eval().requires_grad_(False)
+    _fold_batch_norms(prepared)
+    return FrozenBackbone(prepared.to(dtype=dtype).to(memory_format=torch.channels_last), dtype).eval()
 
 
 def _create(name: str, options: Mapping[str, Any], **arguments: Any) -> nn.Module:
@@ -276,3 +259,47 @@ def _some(keys: Iterable[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class _Tracer(fx.Tracer):
+    """Look inside everything but convolutions and batch norms, which stay whole to be found as pairs."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (*_CONVOLUTIONS, *_BATCH_NORMS)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _fold_batch_norms(model: nn.Module) -> None:
+    for convolution, norm in _foldable_pairs(model):
+        conv, bn = model.get_submodule(convolution), model.get_submodule(norm)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(bn, nn.BatchNorm2d)
+        model.set_submodule(convolution, fuse_conv_bn_eval(conv, bn))
+        # timm's batch norm carries the activation after it.
+        model.set_submodule(norm, bn.act if isinstance(bn, BatchNormAct2d) else nn.Identity())
+
+
+def _foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """Names of each convolution and batch norm of which the second is all that uses the first."""
+    modules = dict(model.named_modules())
+    if not any(type(module) in _BATCH_NORMS for module in modules.values()):
+        return []
+    try:
+        calls = [node for node in _Tracer().trace(model).nodes if node.op == "call_module"]
+    except (fx.proxy.TraceError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        _logger.warning("batch norms of %s are not folded: it cannot be traced (%s)", type(model).__name__, error)
+        return []
+    called = [str(node.target) for node in calls]
+    pairs = []
+    for node, norm in zip(calls, called, strict=True):
+        before = node.args[0] if node.args else None
+        if (
+            type(modules[norm]) in _BATCH_NORMS
+            and isinstance(before, fx.Node)
+            and before.op == "call_module"
+            and type(modules[str(before.target)]) in _CONVOLUTIONS
+            and len(before.users) == 1
+            and called.count(norm) == called.count(str(before.target)) == 1
+            and modules[norm].running_mean is not None
+        ):
+            pairs.append((str(before.target), norm))
+    return pairs

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tailwise.data.sources.text import read_text
 from tailwise.errors import InputError
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
 from tailwise.shapes import Float
 from tailwise.spelling import near
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from tailwise.data.targets import Targets
 from tailwise.labels import LabelStats
-from tailwise.models.config import ModelConfig
 from tailwise.models.embeddings import label_embeddings
+from tailwise.models.model_config import ModelConfig
 from tailwise.shapes import Float
 
 _NEGATIVE_SLOPE = 0.2

@@ -1,4 +1,4 @@
-"""Which backbone a model was trained on: what it is, where its weights came from, and what they were."""
+"""Records of backbones: the architecture, the source of the weights, and their digest."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.models.backbone import input_statistics, known_name
-from tailwise.models.config import ModelConfig
+from tailwise.models.backbone import input_statistics
+from tailwise.models.model_config import ModelConfig
 
 RECORD_FILE = "backbone.json"
 WEIGHTS_FILE = "backbone.safetensors"
@@ -57,7 +58,7 @@ class BackboneRecord:
 
     def model(self, config: ModelConfig, weights: Path | None = None) -> ModelConfig:
         """The configuration with this backbone, whose weights are in a file, or follow from elsewhere."""
-        name, options = known_name(self.name), dict(self.options)
+        name, options = _known_name(self.name), dict(self.options)
         return replace(
             config, backbone=name, options=options, weights=weights, pretrained=False, mean=self.mean, std=self.std
         )
@@ -141,3 +142,9 @@ def keep_weights(backbone: nn.Module, path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in backbone.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary)
+
+
+def _known_name(name: str) -> str:
+    """The name of a timm model, without the tag of its weights where this version of timm does not have that tag."""
+    base, _, tag = name.partition(".")
+    return name if not tag or name in timm.list_models(f"{base}.*", pretrained=True) else base

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tailwise.errors import InputError
-from tailwise.models.classifier import Classifier
+from tailwise.models.heads import Classifier
 
 
 def compile_backbone(model: Classifier) -> None:

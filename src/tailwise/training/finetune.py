@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tailwise.config import TrainConfig
 from tailwise.data.augment import Augmentation, augment, prepare
-from tailwise.models.classifier import Classifier, create_classifier
-from tailwise.models.config import ModelConfig
 from tailwise.models.gcn import blank_graph, create_graph
+from tailwise.models.heads import Classifier, create_classifier
+from tailwise.models.model_config import ModelConfig
 from tailwise.models.record import RECORD_FILE, BackboneRecord, describe_backbone
 from tailwise.training.compiling import compile_backbone
 from tailwise.training.inputs import RunSplits, Split, open_images

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from tailwise.config import TrainConfig
 from tailwise.data.augment import prepare
 from tailwise.errors import InputError
-from tailwise.models.backbone import create_backbone
-from tailwise.models.config import ModelConfig
-from tailwise.models.inference import FrozenBackbone, prepare_for_inference
+from tailwise.models.backbone import FrozenBackbone, create_backbone, prepare_for_inference
+from tailwise.models.model_config import ModelConfig
 from tailwise.models.record import RECORD_FILE, WEIGHTS_FILE, BackboneRecord, describe_backbone, keep_weights
 from tailwise.shapes import Float, UInt8
 from tailwise.training.inference import PRECISION_TYPES

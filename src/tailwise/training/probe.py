@@ -23,8 +23,8 @@ from tailwise.data.cache_entries import make_room, remove_leftovers, touch
 from tailwise.data.disk import alone
 from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.models.classifier import create_head
 from tailwise.models.gcn import blank_graph, create_graph
+from tailwise.models.heads import create_head
 from tailwise.shapes import Float
 from tailwise.training.frozen import Backbone, configured_weights
 from tailwise.training.inference import forward_table

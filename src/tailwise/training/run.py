@@ -29,10 +29,10 @@ from tailwise.data.targets import Targets
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
-from tailwise.models.backbone import refuse_sources
+from tailwise.models.backbone_checks import refuse_sources, try_backbone
 from tailwise.models.embeddings import embeddings_source
+from tailwise.models.heads import require_memory
 from tailwise.models.record import RECORD_FILE
-from tailwise.models.trial import require_memory, try_backbone
 from tailwise.training import finetune, inputs, probe
 from tailwise.training.compiling import require_compiler
 from tailwise.training.crossfit import cross_fit

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from tailwise.errors import InputError
-from tailwise.models.classifier import Classifier, create_classifier, create_head
-from tailwise.models.config import ModelConfig
+from tailwise.models.heads import Classifier, create_classifier, create_head
+from tailwise.models.model_config import ModelConfig
 
 SMALL = ModelConfig(backbone="test_resnet", pretrained=False, neck_width=16)
 

@@ -1,23 +1,71 @@
-"""A model tried without memory or weights, so that what cannot work shows before images are decoded."""
+"""Checks of a backbone before any image is decoded: its name, its options, and a trial without memory or weights."""
 
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 from tailwise.errors import InputError
-from tailwise.models.backbone import check_backbone, feature_width
-from tailwise.models.config import ModelConfig
+from tailwise.models.model_config import ModelConfig
+from tailwise.spelling import near
 
-# Weights, gradient and momentum, four bytes each.
-_BYTES_PER_WEIGHT = 12
+_OWN_OPTIONS = {
+    "checkpoint_path",
+    "features_only",
+    "model_name",
+    "num_classes",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+}
+
+
 _TRIAL_IMAGES = 2
+
+
+def check_backbone(config: ModelConfig) -> None:
+    """Look at the names of a backbone and of its options, without making it.
+
+    Raises:
+        InputError: timm has no such model or weights, or an option is not the user's to set.
+    """
+    _check_name(config.backbone)
+    own = sorted(_OWN_OPTIONS & config.options.keys())
+    if own:
+        raise InputError(f"--model.options: {own[0]!r} is set by this program; use the other options of the model")
+
+
+def refuse_sources(config: ModelConfig, place: str, way_out: str) -> None:
+    """Refuse what makes timm read other files, or the network, than a name of its own does.
+
+    Args:
+        config: the model.
+        place: where it was read.
+        way_out: what to do if it is meant.
+
+    Raises:
+        InputError: the backbone is one of a hub or a folder, or a folder for downloads is set.
+    """
+    if ":" in config.backbone:
+        raise InputError(
+            f"{place} names the backbone {config.backbone!r}, for which files or the network are read; {way_out}"
+        )
+    if "cache_dir" in config.options:
+        raise InputError(f"{place} names a folder for downloads (model.options.cache_dir); {way_out}")
+
+
+def feature_width(backbone: nn.Module) -> int:
+    """Number F of pooled features of a timm model without its classifier."""
+    # num_features is the width before the layers that some models keep between pooling and classifier.
+    width: Any = backbone.head_hidden_size
+    return int(width)
 
 
 def try_backbone(config: ModelConfig, image_size: int) -> int | None:
@@ -41,35 +89,18 @@ def try_backbone(config: ModelConfig, image_size: int) -> int | None:
     return _tried(config.backbone, json.dumps(config.options, sort_keys=True), image_size)
 
 
-def require_memory(config: ModelConfig, num_features: int, num_classes: int) -> None:
-    """Refuse a head that this machine has no memory to train.
-
-    Args:
-        config: the widths of the head.
-        num_features: F.
-        num_classes: K.
-
-    Raises:
-        InputError: its weights, their gradient and momentum are larger than the memory.
-    """
-    width = config.neck_width if config.has_neck else num_features
-    weights = num_features * width if config.has_neck else 0
-    if config.head == "gcn":
-        weights += config.label_width * (config.graph_hidden + num_classes) + config.graph_hidden * width
-    else:
-        weights += width * num_classes
-    needed = weights * _BYTES_PER_WEIGHT
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
-    if needed > memory:
-        raise InputError(
-            f"the head needs {needed / 1e9:.0f} GB of memory in training and this machine has {memory / 1e9:.0f} GB: "
-            f"lower model.neck_width ({config.neck_width})"
-            + (
-                f", model.label_width ({config.label_width}) or model.graph_hidden ({config.graph_hidden})"
-                if config.head == "gcn"
-                else ""
-            )
-        )
+def _check_name(name: str) -> None:
+    """Refuse unknown names here; timm resolves names with a colon (``hf-hub:``, ``local-dir:``) itself."""
+    base, _, tag = name.partition(".")
+    if ":" in name:
+        return
+    if not timm.is_model(base):
+        hint = near(base, timm.list_models())
+        raise InputError(f"--model.backbone {name}: timm {timm.__version__} has no model {base!r}{hint}")
+    tagged = timm.list_models(f"{base}.*", pretrained=True)
+    if tag and name not in tagged:
+        known = ", ".join(tagged) or "none"
+        raise InputError(f"--model.backbone {name}: timm {timm.__version__} has no such weights; it has: {known}")
 
 
 @cache

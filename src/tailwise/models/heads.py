@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailwise.errors import InputError
-from tailwise.models.backbone import create_backbone, feature_width, freeze_stages, input_statistics, seeded
-from tailwise.models.config import ModelConfig
+from tailwise.models.backbone import create_backbone, freeze_stages, input_statistics, seeded
+from tailwise.models.backbone_checks import feature_width
 from tailwise.models.gcn import GraphHead, LabelGraph
+from tailwise.models.model_config import ModelConfig
 from tailwise.shapes import Float
+
+# Weights, gradient and momentum, four bytes each.
+_BYTES_PER_WEIGHT = 12
 
 
 class Head(nn.Module):
@@ -146,6 +152,37 @@ def create_head(
         nn.init.normal_(linear.weight, std=0.01)
         nn.init.zeros_(linear.bias)
     return Head(neck, linear)
+
+
+def require_memory(config: ModelConfig, num_features: int, num_classes: int) -> None:
+    """Refuse a head that this machine has no memory to train.
+
+    Args:
+        config: the widths of the head.
+        num_features: F.
+        num_classes: K.
+
+    Raises:
+        InputError: its weights, their gradient and momentum are larger than the memory.
+    """
+    width = config.neck_width if config.has_neck else num_features
+    weights = num_features * width if config.has_neck else 0
+    if config.head == "gcn":
+        weights += config.label_width * (config.graph_hidden + num_classes) + config.graph_hidden * width
+    else:
+        weights += width * num_classes
+    needed = weights * _BYTES_PER_WEIGHT
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
+    if needed > memory:
+        raise InputError(
+            f"the head needs {needed / 1e9:.0f} GB of memory in training and this machine has {memory / 1e9:.0f} GB: "
+            f"lower model.neck_width ({config.neck_width})"
+            + (
+                f", model.label_width ({config.label_width}) or model.graph_hidden ({config.graph_hidden})"
+                if config.head == "gcn"
+                else ""
+            )
+        )
 
 
 def _create_neck(num_features: int, config: ModelConfig) -> tuple[nn.Module, int]:
