@@ -16,7 +16,7 @@ from jsonargparse import auto_cli
 from benchmarks.photos import NUM_FOLDS, paired_table
 from tailwise.experiments.demo import configuration
 from tailwise.experiments.methods import Method, Row
-from tailwise.training.outputs import METRICS_FILE
+from tailwise.training.folder import METRICS_FILE
 from tailwise.training.run import train
 
 METHODS = (

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from jsonargparse import auto_cli
 
-from tailwise.config import OptimConfig, TrainConfig
 from tailwise.data.sources import LabeledImages, read_csv
 from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
 from tailwise.losses.registry import RecipeName
 from tailwise.models.model_config import ModelConfig
+from tailwise.training.config import OptimConfig, TrainConfig
 
 HEADS = {
     "linear": {},

@@ -27,17 +27,17 @@ from torch import nn
 from benchmarks.photos import configuration
 from benchmarks.timing import machine, side_by_side
 from tailwise import LabelStats
-from tailwise.config import TrainConfig, resolve
 from tailwise.data.augment import prepare
 from tailwise.models.backbone import create_backbone, prepare_for_inference
 from tailwise.training import finetune
+from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.datamodule import EpochBatches
-from tailwise.training.inference import PRECISION_TYPES
+from tailwise.training.folder import checkpoint_path
 from tailwise.training.inputs import open_images, read_run, read_splits
-from tailwise.training.module import warmup_and_decay
-from tailwise.training.run import create_loss, create_sampler, fit, train
-from tailwise.training.task import Task
-from tailwise.training.trainer import checkpoint_path
+from tailwise.training.run import create_loss, train
+from tailwise.training.schedule import warmup_and_decay
+from tailwise.training.testing import PRECISION_TYPES, Task
+from tailwise.training.trainer import create_sampler, fit
 
 WARMUP_STEPS = 5
 Part = Literal["all", "features", "step", "probe"]

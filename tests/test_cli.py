@@ -23,7 +23,7 @@ from tailwise import __version__
 from tailwise.cli import main
 from tailwise.data.build import read_manifest
 from tailwise.data.sources import read_csv
-from tailwise.training.module import MultiLabelModule
+from tailwise.training.trainer import MultiLabelModule
 
 CLASSES = ("cat", "dog", "bird")
 Outcome = tuple[int, str, str]

@@ -12,8 +12,8 @@ from jsonargparse import ArgumentParser
 
 from tailwise.cli import main
 from tailwise.commands import train
-from tailwise.config import TrainConfig
 from tailwise.options import add_options, from_namespace, plain_arguments
+from tailwise.training.config import TrainConfig
 
 COMMANDS = ("demo", "inspect", "build", "compare", "train", "guide", "evaluate", "report", "reproduce")
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tailwise.config import Accelerator, load
 from tailwise.data.augment import prepare
 from tailwise.data.decode import decode_image, square_pixels
 from tailwise.data.sources import ReadOptions
@@ -25,10 +24,10 @@ from tailwise.labels import LabelStats
 from tailwise.models.backbone_checks import refuse_sources
 from tailwise.shapes import Float, UInt8
 from tailwise.training import finetune, probe
-from tailwise.training.inference import choose_device
-from tailwise.training.outputs import load_thresholds
-from tailwise.training.run import CONFIG_FILE, STATS_FILE, Result, evaluate, require_finished
-from tailwise.training.trainer import checkpoint_path, read_checkpoint
+from tailwise.training.config import Accelerator, load
+from tailwise.training.folder import CONFIG_FILE, STATS_FILE, checkpoint_path, load_thresholds, read_checkpoint
+from tailwise.training.run import Result, evaluate, require_finished
+from tailwise.training.testing import choose_device
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ from filelock import FileLock
 from sklearn.metrics import average_precision_score, f1_score
 
 from tailwise.cli import main
-from tailwise.config import load
+from tailwise.training.config import load
 from tests.training.conftest import CLASSES, write_data
 
 METHODS = "bce@uniform,ml-gcn,mild.yaml,broken.yaml,nan.yaml"

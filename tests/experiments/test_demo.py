@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from tailwise.cli import main
-from tailwise.config import OptimConfig
 from tailwise.data.benchmarks import digits
 from tailwise.experiments import demo
+from tailwise.training.config import OptimConfig
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 import tailwise
-from tailwise.config import OptimConfig, TrainConfig, resolve, save
 from tailwise.errors import InputError
 from tailwise.experiments.demo import configuration
 from tailwise.experiments.executors import (
@@ -33,7 +32,8 @@ from tailwise.experiments.executors import (
     failure_of,
     unfinished,
 )
-from tailwise.training.outputs import METRICS_FILE
+from tailwise.training.config import OptimConfig, TrainConfig, resolve, save
+from tailwise.training.folder import METRICS_FILE
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_script_needs_no_main_guard(config, tmp_path):
         "from dataclasses import replace\n"
         "from functools import partial\n"
         "from pathlib import Path\n"
-        "from tailwise.config import load\n"
+        "from tailwise.training.config import load\n"
         "from tailwise.experiments.executors import Run, execute\n"
         "print('started')\n"
         "config = load(Path(sys.argv[1]))\n"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tailwise.config import OptimConfig, TrainConfig
 from tailwise.data.sources import read_csv
 from tailwise.experiments.methods import Method, Row
 from tailwise.experiments.published import GROUPS, published_table
 from tailwise.experiments.reproduce import RECIPE_SEEDS, Experiment, results_table, shortened
+from tailwise.training.config import OptimConfig, TrainConfig
 
 
 def experiment(**changes: Any) -> Experiment:

@@ -11,11 +11,11 @@ import yaml
 
 from tailwise import LabelStats
 from tailwise.commands import compare
-from tailwise.config import TrainConfig, resolve
 from tailwise.errors import InputError
 from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, METHODS, find_methods, simplicity
 from tailwise.experiments.plan import candidates
 from tailwise.losses import available, create
+from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.run import create_loss
 
 STATS = LabelStats(np.array([150, 60, 30, 8, 3]), 200)

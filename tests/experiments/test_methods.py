@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tailwise.config import OptimConfig, TrainConfig
 from tailwise.errors import InputError
 from tailwise.experiments.demo import configuration
 from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
+from tailwise.training.config import OptimConfig, TrainConfig
 from tailwise.training.run import train
 
 

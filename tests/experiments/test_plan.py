@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.experiments import compare, methods
 from tailwise.experiments.compare import _claimed, _key, _other_features, _Runner, default_workers
@@ -19,6 +18,7 @@ from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan, candidates
 from tailwise.metrics import bootstrap
 from tailwise.models.model_config import ModelConfig
+from tailwise.training.config import TrainConfig
 from tailwise.training.inputs import RunSplits, Split
 
 BCE = Method("bce", {"loss": "bce"})

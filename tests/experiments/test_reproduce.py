@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 
 from tailwise.cli import main
 from tailwise.commands.reproduce import FigureName
-from tailwise.config import OptimConfig, TrainConfig, load
 from tailwise.data.build import build_long_tail
 from tailwise.data.sources import read_csv
 from tailwise.experiments.methods import Row
@@ -31,6 +30,7 @@ from tailwise.metrics import ProbabilityCurves
 from tailwise.models.model_config import ModelConfig
 from tailwise.report import figures as drawing
 from tailwise.report.paper_figures import FIGURES, KAPPA, MU, gradient_on_negatives, sweep_figure
+from tailwise.training.config import OptimConfig, TrainConfig, load
 
 Outcome = tuple[int, str, str]
 LABELS = {"db": "DB", "pr-neg_slope": "λ₁⁻+", "pr-pos_divisor": "λ₂⁺+", "pr": "λ₁⁻+ λ₂⁺+"}

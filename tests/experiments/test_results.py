@@ -14,15 +14,15 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
-from tailwise.config import TrainConfig, load
 from tailwise.errors import InputError
 from tailwise.experiments.executors import FAILED_FILE, Run
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.results import Chosen, portable, summarize
 from tailwise.experiments.search import settle
+from tailwise.training.config import TrainConfig, load
+from tailwise.training.folder import PREDICTIONS_FILE, VALIDATION_FILE, read_logits, write_predictions
 from tailwise.training.inputs import Split
-from tailwise.training.outputs import PREDICTIONS_FILE, VALIDATION_FILE, read_logits, write_predictions
 
 NAMES = ("cat", "dog", "emu", "fox")
 THRESHOLDS = (10, 20)

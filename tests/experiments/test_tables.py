@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from tailwise.config import TrainConfig, save
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.tables import failures, left_out, markdown_page, read_costs, show_results, terminal_table
+from tailwise.training.config import TrainConfig, save
 
 GROUPS = ("total", "head", "medium", "tail")
 

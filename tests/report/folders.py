@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tailwise.config import TrainConfig, resolve, save
 from tailwise.labels import LabelStats
 from tailwise.metrics import CurveRecorder, average_precision, f1_scores, group_means
-from tailwise.training.outputs import score, write_json, write_predictions
+from tailwise.training.config import TrainConfig, resolve, save
+from tailwise.training.folder import write_json, write_predictions
+from tailwise.training.testing import score
 
 CLASSES = (
     "person",

@@ -16,12 +16,12 @@ import torch
 
 from tailwise import LabelStats
 from tailwise.cli import main
-from tailwise.config import OptimConfig, TrainConfig
 from tailwise.experiments.demo import configuration
 from tailwise.losses import create
 from tailwise.metrics import ProbabilityCurves
 from tailwise.report.guide import Advice, advise, courses
 from tailwise.report.guided_options import options_to_paste, with_factors
+from tailwise.training.config import OptimConfig, TrainConfig
 from tailwise.training.run import train
 
 GROUPS = {"head": np.array([0, 1]), "medium": np.array([2, 3]), "tail": np.array([4, 5, 6])}

@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.stats import pareto
 
-from tailwise.config import TrainConfig
 from tailwise.data.sources import read_csv
 from tailwise.experiments.methods import Row
 from tailwise.experiments.reproduce import Experiment
@@ -17,6 +16,7 @@ from tailwise.labels import LabelStats
 from tailwise.losses import create
 from tailwise.metrics import ProbabilityCurves
 from tailwise.report.paper_figures import FIGURES, gradient_on_negatives
+from tailwise.training.config import TrainConfig
 
 TABLE_2 = ["ERM", "RW", "Focal", "RS", "ML-GCN", "LDAM", "CB Focal", "ASL", "DB Focal", "PG"]
 METHODS_2 = [

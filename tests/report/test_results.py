@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser
 
-from tailwise.config import OptimConfig, TrainConfig, load, resolve
 from tailwise.errors import InputError
 from tailwise.experiments.methods import METHODS, find_methods
 from tailwise.experiments.plan import candidates
@@ -20,6 +19,7 @@ from tailwise.options import add_options, from_namespace, plain_arguments
 from tailwise.report.rerun import commands, train_command
 from tailwise.report.results import is_comparison, read_comparison, read_run
 from tailwise.report.results_tables import method_table
+from tailwise.training.config import OptimConfig, TrainConfig, load, resolve
 from tests.report.folders import make_comparison, make_data, make_logits, make_run
 
 

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tailwise.config import OptimConfig, TrainConfig
 from tailwise.models.model_config import ModelConfig
-from tailwise.training import probe
-from tailwise.training.module import MultiLabelModule
+from tailwise.training import frozen
+from tailwise.training.config import OptimConfig, TrainConfig
+from tailwise.training.trainer import MultiLabelModule
 
 CLASSES = ("red", "green", "blue", "dark")
 SIDE = 32
@@ -93,13 +93,13 @@ def weights(tmp_path: Path) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What features are computed of, from now on."""
     found: list[str] = []
-    forward = probe.forward_table
+    forward = frozen.forward_table
 
     def noted(*arguments: Any, description: str, **options: Any) -> torch.Tensor:
         found.append(description)
         return forward(*arguments, description=description, **options)
 
-    monkeypatch.setattr(probe, "forward_table", noted)
+    monkeypatch.setattr(frozen, "forward_table", noted)
     return found
 
 

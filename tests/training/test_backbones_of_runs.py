@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.models import backbone as backbones
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import frozen, probe
+from tailwise.training.config import TrainConfig
 from tailwise.training.run import evaluate, train
 from tests.training.conftest import Interruption
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.models.heads import Classifier, Head
-from tailwise.training.compiling import compile_backbone, require_compiler
+from tailwise.training.config import TrainConfig
+from tailwise.training.finetune import compile_backbone, require_compiler
 from tailwise.training.run import Result, evaluate, train
 from tests.training.conftest import Interruption
 

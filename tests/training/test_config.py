@@ -11,14 +11,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
-from tailwise import config as configuration
-from tailwise.config import OptimConfig, TrainConfig, differences, resolve
 from tailwise.data.augment import Augmentation
 from tailwise.data.sources import ReadOptions
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
-from tailwise.schedule import scheduled
-from tailwise.training.module import warmup_and_decay
+from tailwise.training import config as configuration
+from tailwise.training.config import OptimConfig, TrainConfig, differences, resolve
+from tailwise.training.schedule import scheduled, warmup_and_decay
 
 
 @pytest.mark.parametrize(

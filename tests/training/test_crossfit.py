@@ -17,15 +17,15 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from tailwise.config import TrainConfig, load, resolve
 from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.metrics import f1_scores, fit_decisions
 from tailwise.models.model_config import ModelConfig
-from tailwise.training import crossfit
-from tailwise.training.module import MultiLabelModule
-from tailwise.training.outputs import load_thresholds
+from tailwise.training import run as running
+from tailwise.training.config import TrainConfig, load, resolve
+from tailwise.training.folder import load_thresholds
 from tailwise.training.run import evaluate, train
+from tailwise.training.trainer import MultiLabelModule
 from tests.training.conftest import Interruption
 
 Tiny = Callable[..., TrainConfig]
@@ -203,7 +203,7 @@ def test_a_fold_that_says_nothing_is_refused_before_any_is_trained(tiny: Tiny, l
     config = tiny(data=str(data), mode="probe", val_folds=3, val_fold="all", thresholds=(1, 2), epoch_reduce=1.0)
     with pytest.raises(InputError, match=r"no image of split 'train, fold \d of 3' has a positive label"):
         train(config)
-    assert not (tmp_path / "run" / crossfit.FOLDS_FOLDER).exists()
+    assert not (tmp_path / "run" / running.FOLDS_FOLDER).exists()
 
 
 def test_folds_on_images_some_of_which_cannot_be_read(tiny: Tiny, labels: Path, tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ import pytest
 import torch
 
 from tailwise.cli import main
-from tailwise.config import TrainConfig, load, resolve
 from tailwise.data.augment import Augmentation
 from tailwise.data.benchmarks import digits
 from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.models.gcn import label_adjacency
 from tailwise.models.model_config import ModelConfig
+from tailwise.training.config import TrainConfig, load, resolve
 from tailwise.training.run import Result, evaluate, train
 from tests.training.conftest import Interruption
 
@@ -115,7 +115,7 @@ def test_digits_are_learnt_and_the_random_vectors_said(tiny: Tiny, caplog: pytes
 def test_interrupted_run_resumes_to_the_same_end(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: Interruption, mode: str
 ) -> None:
-    monkeypatch.setattr("tailwise.training.run._STEPS_BETWEEN_PROBE_CHECKPOINTS", 1)
+    monkeypatch.setattr("tailwise.training.trainer._STEPS_BETWEEN_PROBE_CHECKPOINTS", 1)
     options: dict[str, Any] = {"mode": mode, "model": GCN, "optim": {"epochs": 2}}
     whole = run(tiny(output=str(tmp_path / "whole"), **options))
     config = tiny(output=str(tmp_path / "parts"), **options)

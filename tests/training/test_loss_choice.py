@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from tailwise.config import TrainConfig, load, resolve
 from tailwise.errors import InputError
+from tailwise.training.config import TrainConfig, load, resolve
 from tailwise.training.run import train
 
 Tiny = Callable[..., TrainConfig]

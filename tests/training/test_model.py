@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.model import Model
-from tailwise.training.outputs import read_predictions
+from tailwise.training.config import TrainConfig
+from tailwise.training.folder import read_predictions
 from tailwise.training.run import train
 
 Tiny = Callable[..., TrainConfig]

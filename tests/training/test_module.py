@@ -14,10 +14,9 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import nn
 
-from tailwise.config import OptimConfig
+from tailwise.training.config import OptimConfig
 from tailwise.training.datamodule import Batch
-from tailwise.training.module import MultiLabelModule
-from tailwise.training.trainer import contained
+from tailwise.training.trainer import MultiLabelModule, contained
 
 
 def make(

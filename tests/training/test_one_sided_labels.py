@@ -12,11 +12,11 @@ import pytest
 
 from tailwise.cli import main
 from tailwise.commands.output import show_metrics
-from tailwise.config import TrainConfig, differences, load, resolve
 from tailwise.data.sources import ReadOptions
 from tailwise.errors import InputError
 from tailwise.report.evaluation_set import read_evaluation_set
 from tailwise.report.run_page import write_run_page
+from tailwise.training.config import TrainConfig, differences, load, resolve
 from tailwise.training.run import Result, evaluate, train
 from tests.training.conftest import CLASSES, SIDE
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from sklearn.preprocessing import StandardScaler, normalize
 
-from tailwise.config import TrainConfig
 from tailwise.data.augment import prepare
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import probe
+from tailwise.training.config import TrainConfig
 from tailwise.training.frozen import Backbone
 from tailwise.training.inputs import open_images, read_run
 from tailwise.training.run import train

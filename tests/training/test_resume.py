@@ -15,11 +15,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.metrics import ProbabilityCurves
-from tailwise.training.module import MultiLabelModule
+from tailwise.training.config import TrainConfig
 from tailwise.training.run import train
+from tailwise.training.trainer import MultiLabelModule
 
 Tiny = Callable[..., TrainConfig]
 Step = Callable[[MultiLabelModule, Any], dict[str, torch.Tensor]]

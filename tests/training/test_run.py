@@ -19,7 +19,6 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from tailwise import LabelStats
-from tailwise.config import TrainConfig, load, resolve
 from tailwise.data.augment import Augmentation
 from tailwise.data.samplers import (
     ClassAwareSampler,
@@ -30,9 +29,10 @@ from tailwise.data.samplers import (
 )
 from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
+from tailwise.training.config import TrainConfig, load, resolve
 from tailwise.training.finetune import AugmentedInputs
-from tailwise.training.module import MultiLabelModule
-from tailwise.training.run import Result, create_sampler, evaluate, train
+from tailwise.training.run import Result, evaluate, train
+from tailwise.training.trainer import MultiLabelModule, create_sampler
 from tests.training.conftest import Interruption
 
 Tiny = Callable[..., TrainConfig]
@@ -158,7 +158,7 @@ def test_interrupted_run_resumes_to_the_same_end(
     sampler: str,
 ) -> None:
     options: dict[str, Any] = {"mode": mode, "num_workers": num_workers, "sampler": sampler, "loss": "pg"}
-    monkeypatch.setattr("tailwise.training.run._STEPS_BETWEEN_PROBE_CHECKPOINTS", 1)
+    monkeypatch.setattr("tailwise.training.trainer._STEPS_BETWEEN_PROBE_CHECKPOINTS", 1)
     whole = run(tiny(output=str(tmp_path / "whole"), **options))
     config = tiny(output=str(tmp_path / "parts"), **options)
     with interruption(lambda module: module.current_epoch == 2 and module.global_step % 2):

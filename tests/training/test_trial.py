@@ -14,15 +14,14 @@ import pytest
 import torch
 
 from tailwise.cli import main
-from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.models.backbone_checks import try_backbone
 from tailwise.models.model_config import ModelConfig
 from tailwise.models.record import RECORD_FILE
 from tailwise.training import inputs
-from tailwise.training.outputs import METRICS_FILE
+from tailwise.training.config import TrainConfig
+from tailwise.training.folder import METRICS_FILE, checkpoint_path
 from tailwise.training.run import evaluate, train
-from tailwise.training.trainer import checkpoint_path
 
 Tiny = Callable[..., TrainConfig]
 

@@ -17,10 +17,10 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler, normalize
 
 from tailwise import LabelStats
-from tailwise.config import TrainConfig, resolve
 from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.training import finetune, probe
+from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.inputs import open_images, read_run
 from tailwise.training.run import evaluate, train
 from tests.training.conftest import Interruption

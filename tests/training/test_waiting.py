@@ -11,10 +11,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tailwise.config import TrainConfig
 from tailwise.losses import implementation
 from tailwise.losses.eager import Eager
 from tailwise.training import datamodule
+from tailwise.training.config import TrainConfig
 from tailwise.training.datamodule import TrainData
 from tailwise.training.run import train
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from tailwise.commands.output import require_counts
-from tailwise.config import DIGITS, Mode, TrainConfig
 from tailwise.data.sources import read_labels
+from tailwise.training.config import DIGITS, Mode, TrainConfig
 
 NO_OPTIONS = (
     *("loss", "loss_options", "sampler", "seed", "val_split", "val_folds", "val_fold", "resume", "devices"),

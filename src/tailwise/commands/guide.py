@@ -26,14 +26,13 @@ def run(options: Options) -> None:
 
     from rich.console import Console
 
-    from tailwise.config import load
     from tailwise.errors import InputError
     from tailwise.labels import LabelStats
     from tailwise.metrics import ProbabilityCurves
     from tailwise.report.guide import advise, courses
     from tailwise.report.guided_options import options_to_paste
-    from tailwise.training.curves import CURVES_FILE
-    from tailwise.training.run import CONFIG_FILE, STATS_FILE
+    from tailwise.training.config import load
+    from tailwise.training.folder import CONFIG_FILE, CURVES_FILE, STATS_FILE
 
     folder = Path(options.run)
     if not (folder / CONFIG_FILE).is_file():

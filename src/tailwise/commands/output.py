@@ -25,7 +25,7 @@ def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
     those of all folds together, that as well.
 
     Args:
-        metrics: as :func:`tailwise.training.outputs.score` gives them, with the split.
+        metrics: as :func:`tailwise.training.testing.score` gives them, with the split.
         folder: where they were written, if anywhere.
     """
     console = Console()
@@ -44,7 +44,7 @@ def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
 
 
 def _show_means(metrics: Mapping[str, Any], console: Console) -> None:
-    from tailwise.training.outputs import describe_left_out
+    from tailwise.training.testing import describe_left_out
 
     table = Table(title=f"mAP on {metrics['split']} (%)")
     for group in metrics["mAP"]:

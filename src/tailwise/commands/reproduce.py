@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tailwise.commands.output import require_counts
-from tailwise.config import Accelerator, Mode, Precision, TrainConfig
 from tailwise.data.sources.formats import ReadOptions, read_labels
 from tailwise.data.sources.labeled import LabeledImages
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
+from tailwise.training.config import Accelerator, Mode, Precision, TrainConfig
 
 if TYPE_CHECKING:
     from tailwise.experiments.reproduce import Experiment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tailwise.commands.output import show_metrics
-from tailwise.config import TrainConfig as Options
+from tailwise.training.config import TrainConfig as Options
 
 
 def run(options: Options) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from tailwise.config import TrainConfig, resolve
 from tailwise.data.targets import Targets, can_be_scored, dense_chunks
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
@@ -27,14 +26,16 @@ from tailwise.experiments.tables import markdown_page, read_costs
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.models.backbone_checks import try_backbone
+from tailwise.progress import countdown
 from tailwise.report.comparison_page import write_comparison_page
 from tailwise.report.problems import counted
-from tailwise.training import finetune, probe
-from tailwise.training.inference import choose_device
+from tailwise.training import finetune
+from tailwise.training.config import TrainConfig, resolve
+from tailwise.training.folder import write_json
+from tailwise.training.frozen import compute_features
 from tailwise.training.inputs import RunSplits, Split, check_labels, open_images, read_run, require_folds
-from tailwise.training.outputs import write_json
-from tailwise.training.progress import countdown
-from tailwise.training.run import create_sampler
+from tailwise.training.testing import choose_device
+from tailwise.training.trainer import create_sampler
 
 RESULTS_FILE = "results.json"
 TABLE_FILE = "table.md"
@@ -172,11 +173,11 @@ def _prepare(plan: Plan, splits: RunSplits) -> tuple[Split, Split]:
         train = open_images(splits.whole, finetune.training_size(shared), shared)
         return train.split, open_images(splits.test, shared.image_size, shared).split
     wanted = (splits.whole, splits.test)
-    found = probe.compute_features(shared, wanted, choose_device(shared.accelerator, shared.precision))
+    found = compute_features(shared, wanted, choose_device(shared.accelerator, shared.precision))
     for config in _other_features(plan):
         with suppress(InputError):  # the run will say so
             try_backbone(config.model, config.image_size)
-            probe.compute_features(config, wanted, choose_device(config.accelerator, config.precision))
+            compute_features(config, wanted, choose_device(config.accelerator, config.precision))
     train, test = found
     return train.split, test.split
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tailwise.config import DIGITS, OptimConfig, TrainConfig
 from tailwise.data.augment import Augmentation
 from tailwise.experiments.compare import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.tables import show_results
 from tailwise.models.model_config import ModelConfig
+from tailwise.training.config import DIGITS, OptimConfig, TrainConfig
 
 # The same number of steps for both samplers: 10 class-aware epochs are as long as 21 uniform ones.
 METHODS = (

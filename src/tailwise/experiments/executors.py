@@ -29,11 +29,10 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
-from tailwise.config import TrainConfig, differences, load, resolve, to_mapping
 from tailwise.errors import InputError
-from tailwise.training.outputs import METRICS_FILE, write_json
-from tailwise.training.run import CONFIG_FILE, train
-from tailwise.training.trainer import checkpoint_path
+from tailwise.training.config import TrainConfig, differences, load, resolve, to_mapping
+from tailwise.training.folder import CONFIG_FILE, METRICS_FILE, checkpoint_path, write_json
+from tailwise.training.run import train
 
 FAILED_FILE = "failed.json"
 

@@ -15,14 +15,14 @@ from typing import Any, cast, get_args
 
 import yaml  # type: ignore[import-untyped]
 
-from tailwise.config import NO_SPLIT, SamplerName, TrainConfig
 from tailwise.data.sources.text import read_text
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
 from tailwise.losses.custom import is_dotted_path
 from tailwise.options import add_options, from_namespace
 from tailwise.spelling import near
-from tailwise.training.outputs import METRICS_FILE
+from tailwise.training.config import NO_SPLIT, SamplerName, TrainConfig
+from tailwise.training.folder import METRICS_FILE
 from tailwise.training.run import train
 
 NESTED = ("optim", "model", "augment")
@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Method:
-    """A name for options of :class:`~tailwise.config.TrainConfig` that differ from those all methods share.
+    """A name for options of :class:`~tailwise.training.config.TrainConfig` that differ from those all methods share.
 
     Attributes:
         name: how tables call it, and its folder.

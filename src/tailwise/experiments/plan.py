@@ -8,10 +8,10 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
-from tailwise.config import TrainConfig
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run
 from tailwise.experiments.methods import Method, require_test
+from tailwise.training.config import TrainConfig
 
 RUNS, FOLDS, SEARCH = "runs", "folds", "search"
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tailwise.config import OptimConfig, TrainConfig, changes
 from tailwise.data.sources import LabeledImages
 from tailwise.experiments.methods import Method, Row, run_methods
 from tailwise.experiments.published import GROUPS, PublishedRow, PublishedTable, published_table
 from tailwise.experiments.results_table import ResultsRow, ResultsTable
 from tailwise.losses.registry import RecipeName
+from tailwise.training.config import OptimConfig, TrainConfig, changes
 
 RECIPE_SEEDS = 3
 """Fewest runs of a method whose mean and deviation are worth a table."""

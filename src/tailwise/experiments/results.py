@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailwise.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
 from tailwise.data.targets import count_positives, to_dense
 from tailwise.experiments.board import Board, percent
 from tailwise.experiments.executors import failure_of
@@ -21,8 +20,10 @@ from tailwise.experiments.plan import FOLDS, Plan
 from tailwise.experiments.recommend import recommend
 from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions, fit_decisions
+from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
+from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits
 from tailwise.training.inputs import Split
-from tailwise.training.outputs import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits, score_decisions
+from tailwise.training.testing import score_decisions
 
 FORMAT = "tailwise-comparison-1"
 

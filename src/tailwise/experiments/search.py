@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.config import save
 from tailwise.data.targets import to_dense
 from tailwise.experiments.board import percent
 from tailwise.experiments.executors import Run, failure_of
@@ -21,9 +20,9 @@ from tailwise.experiments.results import Chosen, portable
 from tailwise.labels import IndexArray, LabelStats
 from tailwise.metrics import average_precision, group_means
 from tailwise.metrics.groups import TOTAL
+from tailwise.training.config import save
+from tailwise.training.folder import CONFIG_FILE, VALIDATION_FILE, read_logits, write_json
 from tailwise.training.inputs import Split
-from tailwise.training.outputs import VALIDATION_FILE, read_logits, write_json
-from tailwise.training.run import CONFIG_FILE
 
 SEARCH_FILE = "search.json"
 

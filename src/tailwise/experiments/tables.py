@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tailwise.config import load
 from tailwise.errors import RunsFailedError
 from tailwise.experiments.plan import RUNS, Plan
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.problems import counted
 from tailwise.report.rerun import train_command
-from tailwise.training.outputs import METRICS_FILE, describe_left_out
-from tailwise.training.run import CONFIG_FILE
+from tailwise.training.config import load
+from tailwise.training.folder import CONFIG_FILE, METRICS_FILE
+from tailwise.training.testing import describe_left_out
 
 _logger = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tailwise.config import DIGITS, TrainConfig
 from tailwise.data.decode import read_thumbnail
 from tailwise.data.sources import read_labels
 from tailwise.data.targets import to_dense
 from tailwise.errors import InputError
+from tailwise.training.config import DIGITS, TrainConfig
+from tailwise.training.folder import PREDICTIONS_FILE, read_predictions
 from tailwise.training.inputs import read_splits
-from tailwise.training.outputs import PREDICTIONS_FILE, read_predictions
 
 
 @dataclass(frozen=True, eq=False)

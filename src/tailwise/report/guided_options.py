@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tailwise.config import TrainConfig
 from tailwise.labels import LabelStats
 from tailwise.losses import RECIPES, MultiLabelLoss, create
 from tailwise.report.guide import Advice
+from tailwise.training.config import TrainConfig
 
 STEP = 1.5
 """A factor that is raised is multiplied by this, one that is lowered divided."""

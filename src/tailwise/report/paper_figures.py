@@ -28,7 +28,7 @@ from tailwise.losses.registry import RECIPES
 from tailwise.metrics.probability_curves import ProbabilityCurves
 from tailwise.report import figures as drawing
 from tailwise.report.figures import CurvePanel, GradientCurve
-from tailwise.training.curves import CURVES_FILE
+from tailwise.training.folder import CURVES_FILE
 
 PARETO_SHAPES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0)
 PUBLISHED_SHAPE = 6.0

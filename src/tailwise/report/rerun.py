@@ -9,12 +9,12 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
-from tailwise.config import DEFAULT_SAMPLER, TrainConfig, changes, flatten, resolve, to_mapping
 from tailwise.data.sources.formats import ReadOptions
 from tailwise.options import option_types
 from tailwise.report.page import Fact
 from tailwise.report.results import Results
-from tailwise.training.run import CONFIG_FILE
+from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, changes, flatten, resolve, to_mapping
+from tailwise.training.folder import CONFIG_FILE
 
 _NEW_FOLDER = "again"
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeAlias
 
-from tailwise.config import TrainConfig, load, to_mapping
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.metrics.groups import TOTAL
-from tailwise.training.outputs import METRICS_FILE
-from tailwise.training.run import CONFIG_FILE, STATS_FILE
+from tailwise.training.config import TrainConfig, load, to_mapping
+from tailwise.training.folder import CONFIG_FILE, METRICS_FILE, STATS_FILE
 
 RESULTS_FILE = "results.json"
 COMPARISON_FORMAT = "tailwise-comparison-1"

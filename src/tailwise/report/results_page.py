@@ -17,9 +17,7 @@ from tailwise.report.page import Fact, PagePlot, write_page
 from tailwise.report.problems import counted
 from tailwise.report.rerun import commands
 from tailwise.report.results import MethodResults, Results, read_json, validation_name
-from tailwise.training.curves import CURVES_FILE
-from tailwise.training.outputs import METRICS_FILE
-from tailwise.training.run import CONFIG_FILE
+from tailwise.training.folder import CONFIG_FILE, CURVES_FILE, METRICS_FILE
 
 PAGE_FILE = "report.html"
 

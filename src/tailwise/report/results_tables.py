@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.config import flatten
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.page import Column, Kind, PageTable, Value
 from tailwise.report.results import REFERENCES, SINGLE_SCORES, MethodResults, Reference, Results, validation_name
-from tailwise.training.outputs import describe_left_out
+from tailwise.training.config import flatten
+from tailwise.training.testing import describe_left_out
 
 
 def method_table(results: Results) -> PageTable:

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from typing_extensions import override
 
-from tailwise.config import TrainConfig
 from tailwise.data.samplers import EpochSampler
 from tailwise.data.targets import Targets, to_dense
 from tailwise.errors import InputError
+from tailwise.training.config import TrainConfig
 from tailwise.training.tables import Table
 
 # One is ready while another is read and pinned.

@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole network on augmented images."""
+"""Fine-tuning: the whole network, compiled where wanted, on augmented images."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tailwise.config import TrainConfig
 from tailwise.data.augment import Augmentation, augment, prepare
+from tailwise.errors import InputError
 from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.models.heads import Classifier, create_classifier
 from tailwise.models.model_config import ModelConfig
 from tailwise.models.record import RECORD_FILE, BackboneRecord, describe_backbone
-from tailwise.training.compiling import compile_backbone
+from tailwise.training.config import TrainConfig
+from tailwise.training.folder import checkpoint_path
 from tailwise.training.inputs import RunSplits, Split, open_images
-from tailwise.training.task import EvaluationTask, Task
-from tailwise.training.trainer import checkpoint_path
+from tailwise.training.testing import EvaluationTask, Task
 
 
 @dataclass(frozen=True)
@@ -108,3 +108,41 @@ def _without_weights(run: Path, model: ModelConfig) -> ModelConfig:
     """The network of a run whose checkpoint holds every weight, so that none are read from elsewhere."""
     record = BackboneRecord.load(run / RECORD_FILE)
     return replace(model, weights=None, pretrained=False) if record is None else record.model(model)
+
+
+def compile_backbone(model: Classifier) -> None:
+    """Have the backbone compiled at its first call, in place: the names of its weights stay.
+
+    It is compiled for the size of the first batch, and once more, for any size, at the first batch of another. The head
+    is left as it is, so that its dropout draws the same numbers. A checkpoint does not tell whether the network was
+    compiled.
+
+    Args:
+        model: what to compile the backbone of.
+    """
+    model.backbone.compile()
+
+
+def require_compiler(device: torch.device) -> None:
+    """Compile something small, so that what is missing shows before images are decoded.
+
+    Args:
+        device: what the network will run on.
+
+    Raises:
+        InputError: it cannot be done here: there is no C++ compiler, or for a GPU no Triton.
+    """
+    # Not found compiled, the trial needs the compiler each time.
+    trial = torch.compile(_doubled, options={"fx_graph_cache": False})
+    try:
+        trial(torch.zeros(8, device=device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"--compile true: nothing can be compiled on this machine ({reason}); install a C++ compiler such as g++ "
+            "(a GPU needs Triton too), or train without --compile"
+        ) from error
+
+
+def _doubled(values: Tensor) -> Tensor:
+    return values * 2

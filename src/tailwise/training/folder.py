@@ -1,23 +1,45 @@
-"""The folder of a run: who may write into it, and what an interrupted run has left there."""
+"""The folder of a run: its files, who may write into it, and what an interrupted run has left there."""
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
+import pickle
+import platform
 import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tailwise.config import TrainConfig, differences, load, resolve
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tailwise import __version__
 from tailwise.errors import InputError
+from tailwise.files import replacing
 from tailwise.labels import LabelStats
-from tailwise.training.outputs import METRICS_FILE
-from tailwise.training.trainer import checkpoint_path
+from tailwise.metrics import Decisions
+from tailwise.shapes import Float
+from tailwise.training.config import TrainConfig, differences, load, resolve
+from tailwise.training.inputs import IMAGE_COLUMN, Split
 
 CONFIG_FILE = "config.yaml"
 STATS_FILE = "stats.json"
+CURVES_FILE = "curves.npz"
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.parquet"
+VALIDATION_FILE = "validation.parquet"
+THRESHOLDS_FILE = "thresholds.json"
+SKIPPED_FILE = "skipped.txt"
 
+_LIBRARIES = ("lightning", "timm", "torchmetrics", "numpy")
 _logger = logging.getLogger(__name__)
 
 
@@ -83,6 +105,149 @@ def require_same_labels(folder: Path, stats: LabelStats) -> None:
         raise InputError(f"--resume true: {recorded} is damaged ({error}); remove it to go on") from error
     if before != stats:
         raise InputError(f"--resume true: the training labels have changed since the run in {folder} was started")
+
+
+def write_skipped(skipped: tuple[str, ...], folder: Path) -> None:
+    """List what was left out; rows that no split could be told of are listed once."""
+    messages = list(dict.fromkeys(skipped))
+    if messages:
+        with replacing(folder / SKIPPED_FILE) as temporary:
+            temporary.write_text("\n".join(messages) + "\n", encoding="utf-8")
+        _logger.warning("%d rows or images are left out; see %s", len(messages), folder / SKIPPED_FILE)
+
+
+def load_thresholds(run_folder: Path) -> Decisions | None:
+    """The thresholds and calibration that a run has fitted; None where it had no validation images.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    path = run_folder / THRESHOLDS_FILE
+    if not path.exists():
+        return None
+    try:
+        return Decisions.load(path)
+    except ValueError as error:
+        raise InputError(f"{error}; remove it to do without thresholds") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the numbers."""
+    return {
+        "tailwise": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # with the build, which the distribution leaves out
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_predictions(
+    path: Path, images: Sequence[str], class_names: Sequence[str], logits: Float[Tensor, "N K"]
+) -> None:
+    """Write logits as Parquet: a column ``image``, then one float32 column per class, a row per image."""
+    columns = logits.numpy(force=True).astype(np.float32).T
+    table = pa.table({IMAGE_COLUMN: pa.array(images, pa.string())} | dict(zip(class_names, columns, strict=True)))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_predictions(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float32]]:
+    """Read what :func:`write_predictions` has written.
+
+    Returns:
+        N image names, K class names, and (N, K) logits.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        table = pq.read_table(path)
+        images = tuple(table[IMAGE_COLUMN].to_pylist())
+        class_names = tuple(name for name in table.column_names if name != IMAGE_COLUMN)
+        logits = np.empty((len(images), len(class_names)), dtype=np.float32)
+        for k, name in enumerate(class_names):
+            logits[:, k] = table[name].to_numpy()
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        raise InputError(f"{path} holds no predictions of a run: {error}") from error
+    return images, class_names, logits
+
+
+def read_logits(paths: Sequence[Path], split: Split) -> NDArray[np.float32]:
+    """Read the logits of a split.
+
+    Args:
+        paths: files written by a run, which together hold each image of the split once.
+        split: its images.
+
+    Returns:
+        (N, K) logits in the order of the split and its classes.
+
+    Raises:
+        InputError: the files hold other images or classes.
+    """
+    rows = {image: row for row, image in enumerate(split.images)}
+    logits = np.full((len(split), len(split.class_names)), np.nan, dtype=np.float32)
+    count = 0
+    for path in paths:
+        images, class_names, found = read_predictions(path)
+        count += len(images)
+        if class_names != split.class_names or not rows.keys() >= set(images):
+            count = -1
+            break
+        logits[[rows[image] for image in images]] = found
+    if count != len(split) or np.isnan(logits).any():
+        raise InputError(
+            f"{paths[0]} is not of the {len(split)} images and {len(split.class_names)} classes of split "
+            f"{split.name!r}: the data have changed since; give another --output"
+        )
+    return logits
+
+
+def checkpoint_path(folder: Path) -> Path:
+    """Where a run folder keeps the state to resume from and to evaluate."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def steps_in(checkpoint: Path) -> int:
+    """Number of steps after which a checkpoint was saved."""
+    return int(read_checkpoint(checkpoint)["global_step"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read the state of a run: tensors and numbers only.
+
+    Raises:
+        InputError: the file is damaged, or holds something else.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not {"global_step", "state_dict"} <= state.keys():
+            raise KeyError("no state of a training is in it")
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} is damaged ({reason}); remove it and give --resume true to train from the start"
+        ) from error
+    return state
+
+
+def forget_logs_after(folder: Path, step: int) -> None:
+    """Remove the rows of later steps from the CSV logs of an interrupted run: it will go through these steps again."""
+    for path in (folder / "logs").glob("version_*/metrics.csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, reader.fieldnames or ())
+            writer.writeheader()
+            # The step is the last cell: a row that a kill has cut short has none.
+            writer.writerows(row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
 
 
 def _is_unstarted(folder: Path) -> bool:

@@ -1,26 +1,41 @@
-"""The frozen backbone of a probe: what it is at once, its weights only where features must be computed."""
+"""The frozen backbone of a probe, and its features, which are computed once and kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailwise.config import TrainConfig
 from tailwise.data.augment import prepare
+from tailwise.data.cache_entries import make_room, remove_leftovers, touch
+from tailwise.data.disk import alone
 from tailwise.errors import InputError
+from tailwise.files import replacing
 from tailwise.models.backbone import FrozenBackbone, create_backbone, prepare_for_inference
 from tailwise.models.model_config import ModelConfig
 from tailwise.models.record import RECORD_FILE, WEIGHTS_FILE, BackboneRecord, describe_backbone, keep_weights
 from tailwise.shapes import Float, UInt8
-from tailwise.training.inference import PRECISION_TYPES
+from tailwise.training.config import TrainConfig
+from tailwise.training.inputs import Images, Split, open_images
+from tailwise.training.tables import TensorTable
+from tailwise.training.testing import PRECISION_TYPES, forward_table
+
+# Also stands for how images are resized before the backbone sees them.
+_FORMAT = "tailwise-features-2"
+
+_IMAGES_PER_BATCH = 64
+
+_logger = logging.getLogger(__name__)
 
 
 class Backbone:
@@ -141,11 +156,39 @@ class Backbone:
             self.__dict__.pop(name, None)
 
 
-def _weights_key(config: TrainConfig) -> str:
-    """A name for what decides which backbone is made; libraries do, because they draw weights and name downloads."""
-    model, libraries = config.model, [version("timm"), version("torch")]
-    parts = [model.backbone, model.options, configured_weights(config), model.mean, model.std, libraries]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+def compute_features(config: TrainConfig, splits: Sequence[Split], device: torch.device) -> list[Images]:
+    """Compute the features of splits, or find them computed, so that runs need not.
+
+    Raises:
+        InputError: the backbone cannot be made, or an image cannot be read.
+    """
+    backbone = Backbone.new(config, device)
+    return [features_of(config, split, backbone)[0] for split in splits]
+
+
+def features_of(config: TrainConfig, split: Split, backbone: Backbone) -> tuple[Images, Float[Tensor, "N F"]]:
+    """Features of a split as a table, and as the tensor in it; computed and written unless there is a file of them."""
+    images = open_images(split, config.image_size, config)
+    # Nothing here says where images and weights lie, or which versions of libraries have read them.
+    parts = [_FORMAT, images.key, backbone.key, config.image_size]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    path = config.cache_folder / "features" / f"{key}.npy"
+    rows = _read(path, len(images.split))
+    if rows is None:
+        _logger.info("computing features of the %d images of split %r into %s", len(images.split), split.name, path)
+        rows = forward_table(
+            partial(backbone.features, size=config.image_size),
+            images.table,
+            device=backbone.device,
+            batch_size=_IMAGES_PER_BATCH,
+            description=f"features of {split.name}",
+            show=not config.quiet,
+        )
+        where = f"split {split.name!r} of {Path(config.data).name}"
+        _write(path, rows, f"{len(rows)} x {rows.shape[1]} features of {config.model.backbone}, {where}")
+    touch(path)
+    make_room(config.cache_folder, keep=path)
+    return replace(images, table=TensorTable(rows), key=key), rows
 
 
 def configured_weights(config: TrainConfig) -> str:
@@ -162,3 +205,35 @@ def configured_weights(config: TrainConfig) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"--model.weights {weights} cannot be read: {error.strerror}") from error
+
+
+def _weights_key(config: TrainConfig) -> str:
+    """A name for what decides which backbone is made; libraries do, because they draw weights and name downloads."""
+    model, libraries = config.model, [version("timm"), version("torch")]
+    parts = [model.backbone, model.options, configured_weights(config), model.mean, model.std, libraries]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _write(path: Path, rows: Float[Tensor, "N F"], what: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path.with_suffix("")) as is_alone:
+        if is_alone:
+            remove_leftovers(path.parent, own=path.stem)
+        with replacing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps({"of": what}), encoding="utf-8")
+        with replacing(path) as temporary:
+            np.save(temporary, rows.numpy())
+
+
+def _read(path: Path, num_images: int) -> Float[Tensor, "N F"] | None:
+    try:
+        rows = np.load(path)
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError, OSError) as error:
+        _logger.warning("%s: damaged features (%s); computing them again", path, error)
+        return None
+    if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) != num_images:
+        _logger.warning("%s: not the features of %d images; computing them again", path, num_images)
+        return None
+    return torch.from_numpy(rows)

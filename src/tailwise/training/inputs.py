@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailwise.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig, load, resolve, to_mapping
 from tailwise.data.cache import ImageCache, build_cache
 from tailwise.data.cache_entries import cache_limit, make_room
 from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
@@ -24,6 +23,7 @@ from tailwise.data.sources.splits import split_by_ratio
 from tailwise.data.targets import Targets, can_be_scored, classes_by_row, count_negatives, count_positives
 from tailwise.errors import InputError, OnError
 from tailwise.labels import LabelStats
+from tailwise.training.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig, load, resolve, to_mapping
 from tailwise.training.tables import Table, TableSubset, TensorTable, content_key
 
 IMAGE_COLUMN = "image"

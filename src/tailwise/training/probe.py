@@ -1,43 +1,28 @@
-"""Probing: neck and classifier on features of the frozen backbone, which are computed once and kept on disk."""
+"""Probing: neck and classifier on features of the frozen backbone."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailwise.config import TrainConfig
-from tailwise.data.cache_entries import make_room, remove_leftovers, touch
-from tailwise.data.disk import alone
 from tailwise.errors import InputError
-from tailwise.files import replacing
 from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.models.heads import create_head
 from tailwise.shapes import Float
-from tailwise.training.frozen import Backbone, configured_weights
-from tailwise.training.inference import forward_table
-from tailwise.training.inputs import Images, RunSplits, Split, open_images
-from tailwise.training.outputs import METRICS_FILE
-from tailwise.training.tables import TensorTable
-from tailwise.training.task import EvaluationTask, Task
-from tailwise.training.trainer import checkpoint_path
-
-# Also stands for how images are resized before the backbone sees them.
-_FORMAT = "tailwise-features-2"
-_IMAGES_PER_BATCH = 64
-_logger = logging.getLogger(__name__)
+from tailwise.training.config import TrainConfig
+from tailwise.training.folder import METRICS_FILE, checkpoint_path
+from tailwise.training.frozen import Backbone, configured_weights, features_of
+from tailwise.training.inputs import RunSplits, Split
+from tailwise.training.testing import EvaluationTask, Task
 
 
 class Standardize(nn.Module):
@@ -124,7 +109,7 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device, begun
     labels = splits.train
     graph = create_graph(config.model, labels.targets, labels.class_names, seed=config.seed)
     backbone, other_keys = _backbone(begun_in or Path(config.output), config, device)
-    train, rows = _features(config, splits.whole, backbone)
+    train, rows = features_of(config, splits.whole, backbone)
     validation = None
     if splits.held_out.any():
         assert splits.validation is not None
@@ -132,8 +117,8 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device, begun
         train = train.subset(~splits.held_out)
         rows = train.table.batch(torch.arange(len(train.split)))
     elif splits.validation is not None:
-        validation, _ = _features(config, splits.validation, backbone)
-    test = None if splits.test is None else _features(config, splits.test, backbone)[0]
+        validation, _ = features_of(config, splits.validation, backbone)
+    test = None if splits.test is None else features_of(config, splits.test, backbone)[0]
     model = ProbeModel(
         Standardize.fit(rows) if config.standardize_features else nn.Identity(),
         create_head(rows.shape[1], len(train.split.class_names), config.model, seed=config.seed, graph=graph),
@@ -150,16 +135,6 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device, begun
         record=backbone.record,
         keep_backbone=backbone.keep if config.keep_backbone else None,
     )
-
-
-def compute_features(config: TrainConfig, splits: Sequence[Split], device: torch.device) -> list[Images]:
-    """Compute the features of splits, or find them computed, so that runs need not.
-
-    Raises:
-        InputError: the backbone cannot be made, or an image cannot be read.
-    """
-    backbone = Backbone.new(config, device)
-    return [_features(config, split, backbone)[0] for split in splits]
 
 
 def restore(
@@ -195,7 +170,7 @@ def evaluation_task(
         InputError: the backbone's weights cannot be had, or are not those that the head was trained on.
     """
     model, backbone = restore(run, config, state, len(test.class_names), device)
-    test_features, _ = _features(config, test, backbone)
+    test_features, _ = features_of(config, test, backbone)
     return EvaluationTask(model, test=test_features, test_inputs=nn.Identity())
 
 
@@ -222,53 +197,3 @@ def _older_keys(run: Path, config: TrainConfig) -> Collection[str]:
     model, weights = config.model, configured_weights(config)
     whole = [[model.backbone, model.options, weights, model.mean, model.std, config.precision, it] for it in releases]
     return {hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest() for parts in whole}
-
-
-def _features(config: TrainConfig, split: Split, backbone: Backbone) -> tuple[Images, Float[Tensor, "N F"]]:
-    """Features of a split as a table, and as the tensor in it; computed and written unless there is a file of them."""
-    images = open_images(split, config.image_size, config)
-    # Nothing here says where images and weights lie, or which versions of libraries have read them.
-    parts = [_FORMAT, images.key, backbone.key, config.image_size]
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    path = config.cache_folder / "features" / f"{key}.npy"
-    rows = _read(path, len(images.split))
-    if rows is None:
-        _logger.info("computing features of the %d images of split %r into %s", len(images.split), split.name, path)
-        rows = forward_table(
-            partial(backbone.features, size=config.image_size),
-            images.table,
-            device=backbone.device,
-            batch_size=_IMAGES_PER_BATCH,
-            description=f"features of {split.name}",
-            show=not config.quiet,
-        )
-        where = f"split {split.name!r} of {Path(config.data).name}"
-        _write(path, rows, f"{len(rows)} x {rows.shape[1]} features of {config.model.backbone}, {where}")
-    touch(path)
-    make_room(config.cache_folder, keep=path)
-    return replace(images, table=TensorTable(rows), key=key), rows
-
-
-def _write(path: Path, rows: Float[Tensor, "N F"], what: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with alone(path.with_suffix("")) as is_alone:
-        if is_alone:
-            remove_leftovers(path.parent, own=path.stem)
-        with replacing(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps({"of": what}), encoding="utf-8")
-        with replacing(path) as temporary:
-            np.save(temporary, rows.numpy())
-
-
-def _read(path: Path, num_images: int) -> Float[Tensor, "N F"] | None:
-    try:
-        rows = np.load(path)
-    except FileNotFoundError:
-        return None
-    except (ValueError, EOFError, OSError) as error:
-        _logger.warning("%s: damaged features (%s); computing them again", path, error)
-        return None
-    if rows.ndim != 2 or rows.dtype != np.float32 or len(rows) != num_images:
-        _logger.warning("%s: not the features of %d images; computing them again", path, num_images)
-        return None
-    return torch.from_numpy(rows)

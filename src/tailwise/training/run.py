@@ -6,69 +6,48 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import nn
 
 from tailwise import losses
-from tailwise.config import ALL_FOLDS, NO_SPLIT, TrainConfig, load, resolve, save
-from tailwise.data.samplers import (
-    ClassAwareSampler,
-    EpochSampler,
-    InverseFrequencySampler,
-    RepeatFactorSampler,
-    UniformSampler,
-)
 from tailwise.data.sources import ReadOptions
-from tailwise.data.targets import Targets
 from tailwise.errors import InputError
-from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.metrics import Decisions
 from tailwise.models.backbone_checks import refuse_sources, try_backbone
 from tailwise.models.embeddings import embeddings_source
 from tailwise.models.heads import require_memory
 from tailwise.models.record import RECORD_FILE
 from tailwise.training import finetune, inputs, probe
-from tailwise.training.compiling import require_compiler
-from tailwise.training.crossfit import cross_fit
-from tailwise.training.curves import CURVES_FILE, ProbabilityCurveCallback
-from tailwise.training.datamodule import TrainData, check_epoch
-from tailwise.training.folder import CONFIG_FILE as CONFIG_FILE
-from tailwise.training.folder import STATS_FILE as STATS_FILE
-from tailwise.training.folder import claim, is_first_process, require_same_labels
-from tailwise.training.inference import choose_device
-from tailwise.training.inputs import RunSplits, Split, check_labels, read_run, read_splits
-from tailwise.training.module import MultiLabelModule
-from tailwise.training.outputs import METRICS_FILE, THRESHOLDS_FILE, load_thresholds, versions, write_json
-from tailwise.training.task import Task
-from tailwise.training.testing import run_test, run_validation
-from tailwise.training.trainer import (
+from tailwise.training.config import ALL_FOLDS, NO_SPLIT, TrainConfig, load, resolve, save
+from tailwise.training.datamodule import check_epoch
+from tailwise.training.finetune import require_compiler
+from tailwise.training.folder import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    STATS_FILE,
+    THRESHOLDS_FILE,
+    VALIDATION_FILE,
     checkpoint_path,
-    contained,
-    create_trainer,
-    forget_logs_after,
+    claim,
+    is_first_process,
+    load_thresholds,
     read_checkpoint,
-    steps_in,
-    threads,
+    read_logits,
+    require_same_labels,
+    versions,
+    write_json,
+    write_skipped,
 )
+from tailwise.training.inputs import RunSplits, Split, check_labels, each_fold, read_run, read_splits
+from tailwise.training.testing import Task, choose_device, judge_validation, run_test, run_validation
+from tailwise.training.trainer import create_sampler, fit
 
-SKIPPED_FILE = "skipped.txt"
-
-_ONLY_WARM_UP = (
-    "the training has fewer steps than its warm-up, optim.warmup_steps %d, so that the learning rate never reaches "
-    "optim.lr: lower optim.warmup_steps, or train for more epochs"
-)
-
-# A probe's epochs are short: saving each would take longer than the epoch.
-_STEPS_BETWEEN_PROBE_CHECKPOINTS = 1000
-# The head's operations on small batches are too short to be shared between threads: on a busy machine, waiting for the
-# other threads takes many times as long as the work.
-_LARGEST_BATCH_FOR_ONE_THREAD = 256
+FOLDS_FOLDER = "folds"
 _logger = logging.getLogger(__name__)
 
 
@@ -77,7 +56,7 @@ class Result:
     """What a test of a model found.
 
     Attributes:
-        metrics: what metrics.json holds; see :func:`tailwise.training.outputs.score`.
+        metrics: what metrics.json holds; see :func:`tailwise.training.testing.score`.
         folder: where metrics and predictions were written, or None.
     """
 
@@ -92,7 +71,7 @@ def train(config: TrainConfig) -> Result | None:
     checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and, if there is a test split,
     predictions.parquet, and, if there are validation images, validation.parquet and thresholds.json, each written whole
     or not at all; and backbone.json, which says what the backbone was, with backbone.safetensors of a probe. With
-    ``config.val_fold`` "all", all training images are validated on; see :func:`~tailwise.training.crossfit.cross_fit`.
+    ``config.val_fold`` "all", all training images are validated on; see :func:`~tailwise.training.run.cross_fit`.
     With ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if nothing had happened.
 
     Args:
@@ -144,7 +123,7 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
         _write_start(config, stats, task, folder)
     validation, decisions = None, None
     if config.val_fold == ALL_FOLDS:
-        validation, decisions = cross_fit(config, splits, task, stats, folder, _train)
+        validation, decisions = cross_fit(config, splits, task, stats, folder)
     steps = fit(config, task, loss, stats, folder)
     if not is_first_process():
         return None
@@ -243,7 +222,7 @@ def evaluate(
         "versions": versions(),
     }
     if output is not None:
-        _write_skipped(task.test.split.skipped, output)
+        write_skipped(task.test.split.skipped, output)
         write_json(output / METRICS_FILE, metrics)
     return Result(metrics, output)
 
@@ -276,28 +255,6 @@ def _check_loss_name(config: TrainConfig, given: str) -> None:
             raise InputError(f"--loss {given}: {error}") from error
 
 
-def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
-    """Make the sampler that a configuration names, for all processes of the run."""
-    # Which process this is becomes known when the trainer has started them all; their number must be known before.
-    shared: dict[str, Any] = {"seed": config.seed, "num_replicas": config.devices * config.num_nodes}
-    match config.sampler:
-        case "uniform":
-            return UniformSampler(targets, **shared)
-        case "class-aware":
-            return ClassAwareSampler(
-                targets, samples_per_class=config.samples_per_class, reduce=config.epoch_reduce, **shared
-            )
-        case "inverse-frequency":
-            return InverseFrequencySampler(targets, background=config.background_weight, **shared)
-        case "repeat-factor":
-            threshold = config.repeat_threshold
-            if threshold is None:
-                threshold = min(1.0, config.thresholds[1] / targets.shape[0])
-            return RepeatFactorSampler(targets, threshold=threshold, **shared)
-        case None:
-            raise ValueError("the sampler of a run is known when its configuration is resolved")
-
-
 def _stats(split: Split, config: TrainConfig) -> LabelStats:
     return LabelStats.from_targets(split.targets, split.class_names, config.thresholds)
 
@@ -306,84 +263,6 @@ def _new_task(config: TrainConfig, splits: RunSplits, device: torch.device, begu
     if config.mode == "finetune":
         return finetune.new_task(config, splits)
     return probe.new_task(config, splits, device, begun_in)
-
-
-def fit(
-    config: TrainConfig,
-    task: Task,
-    loss: nn.Module,
-    stats: LabelStats,
-    folder: Path,
-    callbacks: Sequence[pl.Callback] = (),
-) -> int:
-    """Train the model of a task, and leave logs, the checkpoint and the probability curves in the run folder.
-
-    Args:
-        config: the run, resolved.
-        task: model and data.
-        loss: called with (logits, targets).
-        stats: names and groups of the classes.
-        folder: the run folder.
-        callbacks: what else is to happen in each step, after all else.
-
-    Returns:
-        The number of steps of the whole training.
-
-    Raises:
-        InputError: the device has too little memory, or the loss stopped being a number.
-    """
-    epochs, milestones = config.optim.epochs, config.optim.milestones
-    assert epochs is not None
-    assert milestones is not None
-    is_short = config.mode == "probe" and config.batch_size <= _LARGEST_BATCH_FOR_ONE_THREAD
-    with contained(), threads(1 if is_short else None):
-        data = _train_data(config, task)
-        steps_per_epoch = len(data.batches())
-        if epochs * steps_per_epoch < config.optim.warmup_steps:
-            _logger.warning(_ONLY_WARM_UP, config.optim.warmup_steps)
-        module = MultiLabelModule(
-            task.model.train(),
-            loss,
-            config.optim,
-            milestones=milestones,
-            steps_per_epoch=steps_per_epoch,
-            seed=config.seed,
-        )
-        between = 1 if config.mode == "finetune" else -(-_STEPS_BETWEEN_PROBE_CHECKPOINTS // steps_per_epoch)
-        checkpoint = checkpoint_path(folder)
-        resume_from = checkpoint if config.resume and checkpoint.exists() else None
-        steps_done = 0 if resume_from is None else steps_in(resume_from)
-        if config.resume and is_first_process():
-            forget_logs_after(folder, steps_done)
-        curves = ProbabilityCurveCallback(folder / CURVES_FILE, stats, epochs * steps_per_epoch)
-        trainer = create_trainer(
-            config,
-            folder,
-            epochs=epochs,
-            checkpoint_every=between,
-            first_step=steps_done,
-            callbacks=[curves, *callbacks],
-        )
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=resume_from)
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"the device has too little memory for batch_size {config.batch_size} at image_size "
-                f"{config.image_size}: lower one of them, or train with precision bf16"
-            ) from error
-    return epochs * steps_per_epoch
-
-
-def _train_data(config: TrainConfig, task: Task) -> TrainData:
-    targets = task.train.split.targets
-    return TrainData(
-        task.train.table,
-        targets,
-        create_sampler(config, targets),
-        batch_size=config.batch_size,
-        transform=task.train_inputs,
-        num_workers=config.num_workers,
-    )
 
 
 def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Path) -> None:
@@ -396,13 +275,56 @@ def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Pat
     stats.save(recorded)
     task.write_backbone(folder)
     opened = (task.train, task.test, task.validation)
-    _write_skipped(tuple(entry for images in opened if images is not None for entry in images.split.skipped), folder)
+    write_skipped(tuple(entry for images in opened if images is not None for entry in images.split.skipped), folder)
 
 
-def _write_skipped(skipped: tuple[str, ...], folder: Path) -> None:
-    """List what was left out; rows that no split could be told of are listed once."""
-    messages = list(dict.fromkeys(skipped))
-    if messages:
-        with replacing(folder / SKIPPED_FILE) as temporary:
-            temporary.write_text("\n".join(messages) + "\n", encoding="utf-8")
-        _logger.warning("%d rows or images are left out; see %s", len(messages), folder / SKIPPED_FILE)
+def cross_fit(
+    config: TrainConfig,
+    splits: RunSplits,
+    task: Task,
+    stats: LabelStats,
+    folder: Path,
+) -> tuple[dict[str, Any], Decisions]:
+    """Hold out each part of the training split from a run of its own, and fit thresholds to all these scores together.
+
+    The runs lie in folders ``folds/0``, ``folds/1``, ... of the run folder, each as any run with that part held out and
+    without a test split. Those that are finished are taken as they are, interrupted ones go on. validation.parquet has
+    the scores of all training images, thresholds.json what was fitted to them.
+
+    Args:
+        config: the run, resolved.
+        splits: its labels.
+        task: its training images, of which there may be fewer than labels.
+        stats: statistics of the training labels; they make the groups.
+        folder: the run folder.
+
+    Returns:
+        The metrics of the scores, at probability 1/2, and what was fitted.
+
+    Raises:
+        InputError: a part cannot be trained without, or scored.
+    """
+    parts = each_fold(splits, config.val_folds)
+    for part in parts:  # all of them before hours are spent on the first
+        labels = part.train
+        check_labels(part, LabelStats.from_targets(labels.targets, labels.class_names), tell=False)
+    places = [folder / FOLDS_FOLDER / str(fold) for fold in range(config.val_folds)]
+    for fold, (part, place) in enumerate(zip(parts, places, strict=True)):
+        _logger.info("holding out fold %d of %d (from 0)", fold, config.val_folds)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # the whole split has its own
+            _train(_held_out(config, fold, place), replace(part, test=None))
+    split = task.train.split
+    logits = torch.from_numpy(read_logits([place / VALIDATION_FILE for place in places], split))
+    named = replace(split, name=f"{split.name}, cross-validated in {config.val_folds} folds")
+    metrics, decisions = judge_validation(config, logits, named, stats, folder)
+    total = metrics["mAP"]["total"]
+    found = "undefined" if total is None else f"{total:.2f}"
+    _logger.info("cross-validated mAP: %s; now training on all images of split %r", found, split.name)
+    return {"folds": config.val_folds, **metrics}, decisions
+
+
+def _held_out(config: TrainConfig, fold: int, place: Path) -> TrainConfig:
+    """The run that holds out a fold, which goes on if it was begun."""
+    return replace(
+        config, val_fold=fold, output=str(place), test_split=NO_SPLIT, keep_backbone=False, resume=place.exists()
+    )

@@ -1,34 +1,99 @@
-"""Testing a trained model, and fitting its thresholds and calibration on validation images."""
+"""Testing a model: forward passes, metrics, and thresholds and calibration from validation images."""
 
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from tailwise.config import TrainConfig
 from tailwise.data.targets import to_dense
+from tailwise.errors import InputError
 from tailwise.labels import LabelStats
-from tailwise.metrics import Decisions, fit_decisions
-from tailwise.shapes import Float
-from tailwise.training.inference import forward_table
-from tailwise.training.inputs import Images, Split
-from tailwise.training.outputs import (
-    PREDICTIONS_FILE,
-    THRESHOLDS_FILE,
-    VALIDATION_FILE,
-    score,
-    write_predictions,
+from tailwise.metrics import (
+    Decisions,
+    average_precision,
+    calibration_error,
+    f1_by_class,
+    f1_scores,
+    fit_decisions,
+    group_means,
+    left_out,
 )
-from tailwise.training.task import EvaluationTask, Task
+from tailwise.models.record import RECORD_FILE, BackboneRecord
+from tailwise.progress import bar
+from tailwise.shapes import Float
+from tailwise.training.config import Accelerator, Precision, TrainConfig
+from tailwise.training.datamodule import TrainTransform
+from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, write_predictions
+from tailwise.training.inputs import Images, Split
+from tailwise.training.tables import Table
+
+PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+_TUNED_NAMES = {
+    "CF1": "CF1_tuned",
+    "OF1": "OF1_tuned",
+    "F1": "F1_tuned",
+    "calibration_error": "calibration_error_calibrated",
+    "calibration_error_by_class": "calibration_error_calibrated_by_class",
+}
 
 _ROWS_PER_BATCH = {"finetune": 64, "probe": 4096}
+
 _LISTED = 5
+
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A model with its data.
+
+    Attributes:
+        model: inputs to (B, K) logits.
+        train: training rows.
+        train_inputs: makes training rows into inputs, on the device; None where they are that already.
+        test: test rows, if any.
+        validation: validation rows, if any.
+        test_inputs: makes test and validation rows into inputs, on the device.
+        record: the backbone that training begins with; None where a run goes on that is older than such records.
+        keep_backbone: writes the backbone's weights into a folder; None where they are not wanted there.
+    """
+
+    model: nn.Module
+    train: Images
+    train_inputs: TrainTransform | None
+    test: Images | None
+    validation: Images | None
+    test_inputs: Callable[[Tensor], Tensor]
+    record: BackboneRecord | None = None
+    keep_backbone: Callable[[Path], None] | None = None
+
+    def write_backbone(self, folder: Path) -> None:
+        """Record in the folder of the run what training begins with, and keep it where that is wanted."""
+        if self.keep_backbone is not None:
+            self.keep_backbone(folder)
+        if self.record is not None:
+            self.record.save(folder / RECORD_FILE)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationTask:
+    """A trained model with data to test it on; attributes as in :class:`Task`."""
+
+    model: nn.Module
+    test: Images
+    test_inputs: Callable[[Tensor], Tensor]
 
 
 def run_test(
@@ -111,6 +176,120 @@ def judge_validation(
     return metrics, decisions
 
 
+def score(
+    logits: Float[Tensor, "N K"], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions | None = None
+) -> dict[str, Any]:
+    """Metrics of one test set, in percent.
+
+    Args:
+        logits: raw scores.
+        targets: labels: 1, 0, or -1 for unknown.
+        stats: statistics of the training labels; they make the groups.
+        decisions: thresholds and calibration, if any were fitted.
+
+    Returns:
+        ``mAP`` over all classes and by group, ``classes_left_out`` (those without a positive or without a judged
+        negative, which have no ``AP``) likewise, ``CF1`` and ``OF1`` at probability 1/2, ``calibration_error`` (the
+        mean over classes), and by class name ``AP``, ``F1`` and ``calibration_error_by_class``; None where they are
+        undefined. With decisions also ``CF1_tuned``, ``OF1_tuned`` and ``F1_tuned`` at their thresholds,
+        ``calibration_error_calibrated`` and ``calibration_error_calibrated_by_class`` of their probabilities.
+
+    Raises:
+        InputError: a logit is not a finite number.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the model's logits are not finite numbers: lower optim.lr, or train with precision fp32")
+    precision = average_precision(logits, targets)
+    return {
+        "mAP": {name: _percent(value) for name, value in group_means(precision, stats.groups).items()},
+        **score_decisions(logits, targets, stats, decisions),
+        "classes_left_out": left_out(precision, stats.groups),
+        "AP": _by_class(precision, stats),
+    }
+
+
+def score_decisions(
+    logits: Float[Tensor, "N K"], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions | None = None
+) -> dict[str, Any]:
+    """The metrics of :func:`score` that depend on thresholds and probabilities; the arguments are its own."""
+    plain = _decided(logits, targets, stats, 0.0, torch.sigmoid(logits.double()))
+    if decisions is None:
+        return plain
+    tuned = _decided(logits, targets, stats, decisions.thresholds, decisions.calibrate(logits))
+    return plain | {_TUNED_NAMES[name]: value for name, value in tuned.items()}
+
+
+def describe_left_out(precision: Mapping[str, float | None], where: str) -> str | None:
+    """A sentence on the classes that means leave out; None where they leave out none.
+
+    Args:
+        precision: average precision by class name; None where it is undefined.
+        where: the test set.
+    """
+    names = [name for name, value in precision.items() if value is None]
+    if not names:
+        return None
+    if len(names) == len(precision):
+        return f"No class has both a positive and a judged negative in {where}, so that mAP is undefined."
+    listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    return (
+        f"{len(names)} of {len(precision)} classes have no positive or no judged negative in {where} and are left out "
+        f"of the means: {listed}."
+    )
+
+
+def forward_table(
+    forward: Callable[[Tensor], Tensor],
+    table: Table,
+    *,
+    device: torch.device,
+    batch_size: int,
+    description: str = "computing",
+    show: bool = False,
+) -> Tensor:
+    """Apply ``forward`` to every row, without gradients.
+
+    Args:
+        forward: maps a batch of rows, on ``device``, to (B, ...) outputs.
+        table: N rows.
+        device: where to compute.
+        batch_size: rows per batch.
+        description: what the progress bar says.
+        show: whether to show one.
+
+    Returns:
+        (N, ...) float32 outputs in the order of the rows, on the CPU.
+    """
+    outputs = []
+    with torch.inference_mode(), bar(description, len(table), show=show) as advance:
+        for rows in torch.split(torch.arange(len(table)), batch_size):
+            outputs.append(forward(table.batch(rows).to(device, non_blocking=True)).float().cpu())
+            advance(len(rows), description)
+    return torch.cat(outputs)
+
+
+def choose_device(accelerator: Accelerator, precision: Precision) -> torch.device:
+    """The device that an accelerator option means on this machine, and in this process of several.
+
+    Raises:
+        InputError: it is not there, or cannot compute in the precision.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator == "auto":
+        device = found or torch.device("cpu")
+    elif accelerator == "cpu":
+        device = torch.device("cpu")
+    else:
+        device = torch.device("cuda" if accelerator == "gpu" else accelerator)
+        if found is None or found.type != device.type:
+            raise InputError(f"accelerator {accelerator!r} is not available on this machine; use auto or cpu")
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision fp16 needs a GPU, and this run would be on the CPU; use bf16 or fp32")
+    return device
+
+
 def _logits(
     config: TrainConfig, task: Task | EvaluationTask, images: Images, device: torch.device
 ) -> Float[Tensor, "N K"]:
@@ -132,3 +311,31 @@ def _scored(
 ) -> dict[str, Any]:
     scores = score(logits, to_dense(split.targets), stats, decisions)
     return {"split": split.name, "num_images": len(split), **scores}
+
+
+def _decided(
+    logits: Float[Tensor, "N K"],
+    targets: NDArray[np.int8],
+    stats: LabelStats,
+    thresholds: float | NDArray[np.float64],
+    probabilities: Float[Tensor, "N K"],
+) -> dict[str, Any]:
+    """Metrics of predictions and of probabilities."""
+    f1 = f1_scores(logits, targets, thresholds)
+    errors = calibration_error(probabilities, targets)
+    return {
+        "CF1": _percent(f1.cf1),
+        "OF1": _percent(f1.of1),
+        "calibration_error": _percent(float(errors.nanmean())),
+        "F1": _by_class(f1_by_class(logits, targets, thresholds), stats),
+        "calibration_error_by_class": _by_class(errors, stats),
+    }
+
+
+def _by_class(values: Float[Tensor, " K"], stats: LabelStats) -> dict[str, float | None]:
+    return {name: _percent(value) for name, value in zip(stats.class_names, values.tolist(), strict=True)}
+
+
+def _percent(value: float) -> float | None:
+    # JSON has no NaN.
+    return None if np.isnan(value) else 100 * value

@@ -1,13 +1,10 @@
-"""Lightning's trainer as this project runs it: quiet, atomic checkpoints, and no trace left in the process."""
+"""The training of a model: Lightning module, trainer, and what contains its effects on the process."""
 
 from __future__ import annotations
 
-import csv
 import logging
-import pickle
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,23 +12,48 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 from typing_extensions import override
 
-from tailwise.config import ALL_FOLDS, Precision, TrainConfig
+from tailwise.data.samplers import (
+    ClassAwareSampler,
+    EpochSampler,
+    InverseFrequencySampler,
+    RepeatFactorSampler,
+    UniformSampler,
+)
+from tailwise.data.targets import Targets
 from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.training.progress import LossLog, TrainingProgress
+from tailwise.labels import LabelStats
+from tailwise.training.callbacks import LastCheckpoint, LossLog, ProbabilityCurveCallback, TrainingProgress
+from tailwise.training.config import ALL_FOLDS, Precision, TrainConfig
+from tailwise.training.datamodule import Batch, TrainData
+from tailwise.training.folder import CURVES_FILE, checkpoint_path, forget_logs_after, is_first_process, steps_in
+from tailwise.training.schedule import OptimConfig, warmup_and_decay
+from tailwise.training.testing import Task
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 # Reading losses waits for the device, and asking all processes whether to save for each of them.
 _STEPS_BETWEEN_LOOKS = 50
+
+
+# A probe's epochs are short: saving each would take longer than the epoch.
+_STEPS_BETWEEN_PROBE_CHECKPOINTS = 1000
+
+# The head's operations on small batches are too short to be shared between threads: on a busy machine, waiting for the
+# other threads takes many times as long as the work.
+_LARGEST_BATCH_FOR_ONE_THREAD = 256
+
 
 # Warnings of Lightning that nobody can act on here, each with the reason.
 _WITHOUT_CONSEQUENCE = (
@@ -44,73 +66,176 @@ _WITHOUT_CONSEQUENCE = (
 )
 
 
-class LastCheckpoint(Checkpoint):
-    """Saves the state of the run, so that it can be resumed as if it had not been interrupted.
+_ONLY_WARM_UP = (
+    "the training has fewer steps than its warm-up, optim.warmup_steps %d, so that the learning rate never reaches "
+    "optim.lr: lower optim.warmup_steps, or train for more epochs"
+)
 
-    That is at the end of every ``every_n_epochs``-th epoch and of the last one; inside an epoch and at its end, when
-    ``minutes`` have passed since the last save; and when the run is told to terminate, if it is a single process.
+
+_logger = logging.getLogger(__name__)
+
+
+def fit(
+    config: TrainConfig,
+    task: Task,
+    loss: nn.Module,
+    stats: LabelStats,
+    folder: Path,
+    callbacks: Sequence[pl.Callback] = (),
+) -> int:
+    """Train the model of a task, and leave logs, the checkpoint and the probability curves in the run folder.
 
     Args:
-        path: the file, replaced each time.
-        every_n_epochs: epochs between two saves at their end.
-        minutes: time between two other saves.
-        look_every: steps between two looks at the clock, on which all processes must agree.
+        config: the run, resolved.
+        task: model and data.
+        loss: called with (logits, targets).
+        stats: names and groups of the classes.
+        folder: the run folder.
+        callbacks: what else is to happen in each step, after all else.
+
+    Returns:
+        The number of steps of the whole training.
+
+    Raises:
+        InputError: the device has too little memory, or the loss stopped being a number.
+    """
+    epochs, milestones = config.optim.epochs, config.optim.milestones
+    assert epochs is not None
+    assert milestones is not None
+    is_short = config.mode == "probe" and config.batch_size <= _LARGEST_BATCH_FOR_ONE_THREAD
+    with contained(), threads(1 if is_short else None):
+        data = _train_data(config, task)
+        steps_per_epoch = len(data.batches())
+        if epochs * steps_per_epoch < config.optim.warmup_steps:
+            _logger.warning(_ONLY_WARM_UP, config.optim.warmup_steps)
+        module = MultiLabelModule(
+            task.model.train(),
+            loss,
+            config.optim,
+            milestones=milestones,
+            steps_per_epoch=steps_per_epoch,
+            seed=config.seed,
+        )
+        between = 1 if config.mode == "finetune" else -(-_STEPS_BETWEEN_PROBE_CHECKPOINTS // steps_per_epoch)
+        checkpoint = checkpoint_path(folder)
+        resume_from = checkpoint if config.resume and checkpoint.exists() else None
+        steps_done = 0 if resume_from is None else steps_in(resume_from)
+        if config.resume and is_first_process():
+            forget_logs_after(folder, steps_done)
+        curves = ProbabilityCurveCallback(folder / CURVES_FILE, stats, epochs * steps_per_epoch)
+        trainer = create_trainer(
+            config,
+            folder,
+            epochs=epochs,
+            checkpoint_every=between,
+            first_step=steps_done,
+            callbacks=[curves, *callbacks],
+        )
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"the device has too little memory for batch_size {config.batch_size} at image_size "
+                f"{config.image_size}: lower one of them, or train with precision bf16"
+            ) from error
+    return epochs * steps_per_epoch
+
+
+class MultiLabelModule(pl.LightningModule):
+    """Trains ``model`` with ``loss`` on batches of inputs and targets.
+
+    Random numbers of the model (dropout) restart in every step from (seed, epoch, step, process), so that a resumed run
+    draws the same ones as an uninterrupted one.
+
+    Args:
+        model: maps inputs to (B, K) logits.
+        loss: called with (logits, targets).
+        optim: optimizer and schedule.
+        milestones: epochs after which the learning rate is multiplied by ``optim.decay``.
+        steps_per_epoch: optimizer steps in an epoch.
+        seed: seed of the model's random numbers.
     """
 
-    def __init__(self, path: Path, every_n_epochs: int, *, minutes: float, look_every: int) -> None:
-        self.path = path
-        self.every_n_epochs = every_n_epochs
-        self.minutes = minutes
-        self.look_every = look_every
-        self._last_save = 0.0
-
-    @override
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last_save = time.monotonic()
-
-    @override
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        optim: OptimConfig,
+        *,
+        milestones: tuple[int, ...],
+        steps_per_epoch: int,
+        seed: int,
     ) -> None:
-        # The last step of an epoch is left to the end of the epoch.
-        if batch_idx + 1 < trainer.num_training_batches and (
-            _must_terminate(trainer) or ((batch_idx + 1) % self.look_every == 0 and self._is_time(trainer))
-        ):
-            self._save(trainer)
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.optim = optim
+        self.milestones = milestones
+        self.steps_per_epoch = steps_per_epoch
+        self.seed = seed
 
     @override
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        finished = trainer.current_epoch + 1
-        is_regular = finished % self.every_n_epochs == 0 or finished == trainer.max_epochs
-        if is_regular or _must_terminate(trainer) or self._is_time(trainer):
-            self._save(trainer)
-
-    def _is_time(self, trainer: pl.Trainer) -> bool:
-        is_time: bool = trainer.strategy.broadcast(time.monotonic() - self._last_save >= 60 * self.minutes)
-        return is_time
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.path)
-        self._last_save = time.monotonic()
-
-
-def _must_terminate(trainer: pl.Trainer) -> bool:
-    # Of several processes, each may have been told before or after its step: they could not save the same one.
-    return trainer.received_sigterm and trainer.world_size == 1
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final place, so that the rename is atomic, and reads tensors and numbers only."""
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = SGD(
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=self.optim.lr,
+            momentum=self.optim.momentum,
+            weight_decay=self.optim.weight_decay,
+            fused=True,  # one pass over memory, and a gradient scaler need not be waited for
+        )
+        schedule = warmup_and_decay(optimizer, self.optim, self.milestones, self.steps_per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        entropy = [self.seed, self.current_epoch, batch_idx, self.global_rank]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+        # Not torch.manual_seed, which takes 0.1 ms to tell every kind of device there might be.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     @override
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        return checkpoint
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning refuses to clip for fused optimizers, because in fp16 they get scaled gradients.
+        if gradient_clip_val is None:
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], gradient_clip_val)
+
+    @override
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        logits: Tensor = self.model(batch.inputs)
+        return {"loss": self.loss(logits, batch.targets), "logits": logits.detach()}
+
+
+def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
+    """Make the sampler that a configuration names, for all processes of the run."""
+    # Which process this is becomes known when the trainer has started them all; their number must be known before.
+    shared: dict[str, Any] = {"seed": config.seed, "num_replicas": config.devices * config.num_nodes}
+    match config.sampler:
+        case "uniform":
+            return UniformSampler(targets, **shared)
+        case "class-aware":
+            return ClassAwareSampler(
+                targets, samples_per_class=config.samples_per_class, reduce=config.epoch_reduce, **shared
+            )
+        case "inverse-frequency":
+            return InverseFrequencySampler(targets, background=config.background_weight, **shared)
+        case "repeat-factor":
+            threshold = config.repeat_threshold
+            if threshold is None:
+                threshold = min(1.0, config.thresholds[1] / targets.shape[0])
+            return RepeatFactorSampler(targets, threshold=threshold, **shared)
+        case None:
+            raise ValueError("the sampler of a run is known when its configuration is resolved")
 
 
 def create_trainer(
@@ -170,56 +295,23 @@ def create_trainer(
     )
 
 
-def _title(config: TrainConfig) -> str:
-    """What the progress of a run is called."""
-    holds_out = config.val_folds and config.val_fold != ALL_FOLDS
-    return f"training without fold {config.val_fold} of {config.val_folds}" if holds_out else "training"
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final place, so that the rename is atomic, and reads tensors and numbers only."""
 
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
 
-def forget_logs_after(folder: Path, step: int) -> None:
-    """Remove the rows of later steps from the CSV logs of an interrupted run: it will go through these steps again."""
-    for path in (folder / "logs").glob("version_*/metrics.csv"):
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, reader.fieldnames or ())
-            writer.writeheader()
-            # The step is the last cell: a row that a kill has cut short has none.
-            writer.writerows(row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
+    @override
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return checkpoint
 
 
 def trained_precision(config: TrainConfig) -> Precision:
     """Precision that a run trains in; that of the configuration is the backbone's in probe mode."""
     return config.precision if config.mode == "finetune" else "fp32"
-
-
-def checkpoint_path(folder: Path) -> Path:
-    """Where a run folder keeps the state to resume from and to evaluate."""
-    return folder / "checkpoints" / "last.ckpt"
-
-
-def steps_in(checkpoint: Path) -> int:
-    """Number of steps after which a checkpoint was saved."""
-    return int(read_checkpoint(checkpoint)["global_step"])
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the state of a run: tensors and numbers only.
-
-    Raises:
-        InputError: the file is damaged, or holds something else.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if not {"global_step", "state_dict"} <= state.keys():
-            raise KeyError("no state of a training is in it")
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path} is damaged ({reason}); remove it and give --resume true to train from the start"
-        ) from error
-    return state
 
 
 @contextmanager
@@ -264,3 +356,21 @@ def contained() -> Iterator[None]:
                 logger.setLevel(level)
             if in_main_thread:
                 signal.signal(signal.SIGINT, on_interrupt)
+
+
+def _title(config: TrainConfig) -> str:
+    """What the progress of a run is called."""
+    holds_out = config.val_folds and config.val_fold != ALL_FOLDS
+    return f"training without fold {config.val_fold} of {config.val_folds}" if holds_out else "training"
+
+
+def _train_data(config: TrainConfig, task: Task) -> TrainData:
+    targets = task.train.split.targets
+    return TrainData(
+        task.train.table,
+        targets,
+        create_sampler(config, targets),
+        batch_size=config.batch_size,
+        transform=task.train_inputs,
+        num_workers=config.num_workers,
+    )

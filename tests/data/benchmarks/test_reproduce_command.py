@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tailwise.cli import main
-from tailwise.config import load
 from tailwise.data.benchmarks import BENCHMARKS, LongTailBenchmark, read_pool
 from tailwise.errors import InputError
 from tailwise.experiments.published import GROUPS, published_table
+from tailwise.training.config import load
 from tests.data.benchmarks import tiny
 from tests.data.file_server import FileServer
 

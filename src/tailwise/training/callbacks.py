@@ -1,77 +1,28 @@
-"""Progress for people, and losses for the logs: a bar with the time left on a terminal, plain lines elsewhere."""
+"""Lightning callbacks of a run: loss logs, progress, checkpoints and probability curves."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from typing_extensions import override
 
 from tailwise.errors import InputError
+from tailwise.labels import LabelStats
+from tailwise.metrics.probability_curves import CurveRecorder, steps_between_points
+from tailwise.progress import bar, is_shown
 
 _SECONDS_BETWEEN_LINES = 5.0
-_SECONDS_BETWEEN_COUNTS = 20.0
+
 _logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def bar(description: str, total: int, *, show: bool) -> Iterator[Callable[[int, str], None]]:
-    """Yield ``advance(steps, description)`` for a bar of ``total`` steps on standard error.
-
-    Args:
-        description: what is being done.
-        total: number of steps.
-        show: whether a bar is wanted; there is none either way if standard error is no terminal.
-    """
-    console = Console(stderr=True)
-    if not _is_shown(show, console):
-        yield lambda _steps, _description: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda steps, text: progress.update(task, advance=steps, description=text)
-
-
-@contextmanager
-def countdown(description: str, total: int, *, show: bool) -> Iterator[Callable[[int, str], None]]:
-    """A :func:`bar` for long steps; where there is none, log lines with the time left, every few seconds at most.
-
-    Args:
-        description: what is being done.
-        total: number of steps.
-        show: whether a bar is wanted.
-    """
-    if _is_shown(show, Console(stderr=True)):
-        with bar(description, total, show=show) as advance:
-            yield advance
-        return
-    started = last_line = time.monotonic()
-    done = 0
-
-    def log(steps: int, text: str) -> None:
-        nonlocal done, last_line
-        now = time.monotonic()
-        done += steps
-        if done < total and now - last_line >= _SECONDS_BETWEEN_COUNTS:
-            last_line = now
-            minutes = (now - started) / done * (total - done) / 60
-            _logger.info("%s: %d of %d, about %d min left", text, done, total, math.ceil(minutes))
-
-    yield log
-
-
-def _is_shown(show: bool, console: Console) -> bool:
-    return show and console.is_terminal
 
 
 class LossLog(pl.Callback):
@@ -189,7 +140,7 @@ class TrainingProgress(pl.Callback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs
-        if _is_shown(self.show, Console(stderr=True)) or not trainer.is_global_zero:
+        if is_shown(self.show) or not trainer.is_global_zero:
             return
         if last or time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
@@ -211,3 +162,95 @@ class TrainingProgress(pl.Callback):
     def _describe(self, trainer: pl.Trainer) -> str:
         epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
         return f"{self.title}, {epoch}, loss {self.losses.last_mean:.4f}"
+
+
+class ProbabilityCurveCallback(pl.Callback):
+    """Records :class:`~tailwise.metrics.ProbabilityCurves` over a training, and writes them at its end.
+
+    The training step must return a mapping with "logits", and the batch have an attribute ``targets``. What is recorded
+    is saved with the run, so that a resumed run has the curves of an uninterrupted one.
+
+    Args:
+        path: the file to write; None keeps them in ``recorder`` only.
+        stats: names and groups of the classes.
+        num_steps: steps of the whole training.
+    """
+
+    def __init__(self, path: Path | None, stats: LabelStats, num_steps: int) -> None:
+        self.path = path
+        self.recorder = CurveRecorder(stats, steps_between_points(num_steps, stats.num_classes))
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.recorder.update(outputs["logits"], batch.targets)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        curves = self.recorder.curves()
+        if self.path is not None and trainer.is_global_zero:
+            curves.save(self.path)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self.recorder.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.recorder.load_state_dict(state_dict)
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves the state of the run, so that it can be resumed as if it had not been interrupted.
+
+    That is at the end of every ``every_n_epochs``-th epoch and of the last one; inside an epoch and at its end, when
+    ``minutes`` have passed since the last save; and when the run is told to terminate, if it is a single process.
+
+    Args:
+        path: the file, replaced each time.
+        every_n_epochs: epochs between two saves at their end.
+        minutes: time between two other saves.
+        look_every: steps between two looks at the clock, on which all processes must agree.
+    """
+
+    def __init__(self, path: Path, every_n_epochs: int, *, minutes: float, look_every: int) -> None:
+        self.path = path
+        self.every_n_epochs = every_n_epochs
+        self.minutes = minutes
+        self.look_every = look_every
+        self._last_save = 0.0
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_save = time.monotonic()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # The last step of an epoch is left to the end of the epoch.
+        if batch_idx + 1 < trainer.num_training_batches and (
+            _must_terminate(trainer) or ((batch_idx + 1) % self.look_every == 0 and self._is_time(trainer))
+        ):
+            self._save(trainer)
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        finished = trainer.current_epoch + 1
+        is_regular = finished % self.every_n_epochs == 0 or finished == trainer.max_epochs
+        if is_regular or _must_terminate(trainer) or self._is_time(trainer):
+            self._save(trainer)
+
+    def _is_time(self, trainer: pl.Trainer) -> bool:
+        is_time: bool = trainer.strategy.broadcast(time.monotonic() - self._last_save >= 60 * self.minutes)
+        return is_time
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._last_save = time.monotonic()
+
+
+def _must_terminate(trainer: pl.Trainer) -> bool:
+    # Of several processes, each may have been told before or after its step: they could not save the same one.
+    return trainer.received_sigterm and trainer.world_size == 1

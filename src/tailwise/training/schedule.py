@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, MultiStepLR
+
 from tailwise.checked import check_fields
 from tailwise.errors import InputError
 
@@ -87,3 +90,19 @@ def scheduled(optim: OptimConfig, sampler: SamplerName) -> OptimConfig:
             "out (null) for those of the recipe in proportion"
         )
     return replace(optim, epochs=epochs, milestones=milestones)
+
+
+def warmup_and_decay(
+    optimizer: Optimizer, optim: OptimConfig, milestones: tuple[int, ...], steps_per_epoch: int
+) -> LRScheduler:
+    """Linear warm-up times multi-step decay, stepped after every optimizer step.
+
+    The rate of step t = 0, 1, ... is lr · (r + (1 − r) min(1, t / W)) · decay^m, with the warm-up ratio r, its W
+    steps, and m the number of milestones that are at most t / steps_per_epoch.
+    """
+    parts: list[LRScheduler] = [
+        MultiStepLR(optimizer, [epoch * steps_per_epoch for epoch in milestones], gamma=optim.decay)
+    ]
+    if optim.warmup_steps:
+        parts.append(LinearLR(optimizer, start_factor=optim.warmup_ratio, total_iters=optim.warmup_steps))
+    return ChainedScheduler(parts, optimizer=optimizer)

@@ -23,10 +23,10 @@ from tailwise.files import replacing
 from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import add_options, from_namespace
-from tailwise.schedule import OptimConfig as OptimConfig
-from tailwise.schedule import SamplerName as SamplerName
-from tailwise.schedule import scheduled
 from tailwise.spelling import near
+from tailwise.training.schedule import OptimConfig as OptimConfig
+from tailwise.training.schedule import SamplerName as SamplerName
+from tailwise.training.schedule import scheduled
 
 Mode = Literal["finetune", "probe"]
 Precision = Literal["fp32", "bf16", "fp16"]
