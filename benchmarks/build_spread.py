@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.data.build import build_long_tail
-from tailwise.data.sources import read_labels
+from tailwise.data.long_tail import build_long_tail
+from tailwise.data.reading import read_labels
 from tailwise.labels import LabelStats
 
 

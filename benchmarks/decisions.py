@@ -18,7 +18,8 @@ from jsonargparse import auto_cli
 from numpy.typing import NDArray
 
 from benchmarks.photos import configuration
-from tailwise.data.sources import LabeledImages, read_csv
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.metrics import Decisions, calibration_error, f1_by_class, f1_scores, fit_decisions
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import METRICS_FILE, PREDICTIONS_FILE, VALIDATION_FILE

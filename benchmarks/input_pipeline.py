@@ -33,8 +33,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
 from benchmarks.timing import machine
-from tailwise.data.augment import Augmentation
-from tailwise.data.cache import ImageCache, build_cache
+from tailwise.data.pixels.augment import Augmentation
+from tailwise.data.pixels.image_cache import ImageCache, build_cache
 from tailwise.data.samplers import UniformSampler
 from tailwise.training.datamodule import EpochBatches
 from tailwise.training.finetune import AugmentedInputs

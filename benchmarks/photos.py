@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from jsonargparse import auto_cli
 
-from tailwise.data.sources import LabeledImages, read_csv
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
 from tailwise.losses.registry import RecipeName
 from tailwise.models.model_config import ModelConfig

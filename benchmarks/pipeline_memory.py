@@ -30,8 +30,8 @@ def most_resident() -> int:
 def main(photos: Path, size: int = 224, batch_size: int = 32) -> None:
     """Measure one process."""
     with_torch = resident()
-    from tailwise.data.augment import augment
-    from tailwise.data.cache import build_cache
+    from tailwise.data.pixels.augment import augment
+    from tailwise.data.pixels.image_cache import build_cache
     from tailwise.data.samplers import UniformSampler
 
     with (photos / "labels.csv").open(newline="", encoding="utf-8") as file:

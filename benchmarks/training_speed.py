@@ -27,7 +27,7 @@ from torch import nn
 from benchmarks.photos import configuration
 from benchmarks.timing import machine, side_by_side
 from tailwise import LabelStats
-from tailwise.data.augment import prepare
+from tailwise.data.pixels.augment import prepare
 from tailwise.models.backbone import create_backbone, prepare_for_inference
 from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve

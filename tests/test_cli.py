@@ -21,8 +21,8 @@ from PIL import Image
 
 from tailwise import __version__
 from tailwise.cli import main
-from tailwise.data.build import read_manifest
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
+from tailwise.data.long_tail import read_manifest
 from tailwise.training.trainer import MultiLabelModule
 
 CLASSES = ("cat", "dog", "bird")

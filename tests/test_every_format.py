@@ -15,8 +15,8 @@ import pytest
 from scipy.sparse import issparse
 
 from tailwise.cli import main
-from tailwise.data.build import read_manifest
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
+from tailwise.data.long_tail import read_manifest
 from tests.formats import CLASSES, WRITERS, Example, examples, single_label
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -109,7 +109,7 @@ def test_sparse_labels_train_the_same(
 ) -> None:
     data = WRITERS["csv-lists"](tmp_path, examples())
     for layout, limit in (("dense", 2**20), ("sparse", 0)):
-        monkeypatch.setattr("tailwise.data.targets._LARGEST_ARRAY", limit)
+        monkeypatch.setattr("tailwise.matrix._LARGEST_ARRAY", limit)
         assert issparse(read_csv(data).targets) == (layout == "sparse")
         line = f"train --data {data} --output {tmp_path}/{layout} {TINY} --loss pg --sampler {sampler}"
         assert tailwise(f'{line} --split_ratios \'{{"train": 0.6, "test": 0.4}}\'')[0] == 0

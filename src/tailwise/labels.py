@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tailwise.files import replacing
+from tailwise.matrix import UNKNOWN
 
 IndexArray: TypeAlias = NDArray[np.intp]
-UNKNOWN = -1
-"""The target value of a label nobody has judged. NaN means the same in floating-point targets."""
-
 _FORMAT = "tailwise-label-stats-1"
 _CHUNK_ELEMENTS = 1 << 24
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tailwise.data.augment import prepare
-from tailwise.data.decode import decode_image, square_pixels
-from tailwise.data.sources import ReadOptions
+from tailwise.data.pixels.augment import prepare
+from tailwise.data.pixels.decode import decode_image, square_pixels
+from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.models.backbone_checks import refuse_sources

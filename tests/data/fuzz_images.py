@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tailwise.data.decode import ImageError, decode_image
+from tailwise.data.pixels.decode import ImageError, decode_image
 from tests.data.image_files import PNG_SIGNATURE, Original, originals
 
 SIZES = (1, 7, 24, 64)

@@ -13,9 +13,9 @@ from PIL import Image
 from scipy import ndimage
 from torchvision.transforms.v2 import functional as vision
 
-from tailwise.data import augment as augment_module
-from tailwise.data.augment import Augmentation, _varied_on_device, augment, prepare
-from tailwise.data.draws import Draws, draw
+from tailwise.data.pixels import augment as augment_module
+from tailwise.data.pixels.augment import Augmentation, _varied_on_device, augment, prepare
+from tailwise.data.pixels.draws import Draws, draw
 from tailwise.errors import InputError
 
 NOTHING = Augmentation(

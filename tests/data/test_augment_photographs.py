@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from tailwise.data import augment as augment_module
-from tailwise.data.augment import Augmentation
-from tailwise.data.decode import decode_image
-from tailwise.data.draws import Draws
+from tailwise.data.pixels import augment as augment_module
+from tailwise.data.pixels.augment import Augmentation
+from tailwise.data.pixels.decode import decode_image
+from tailwise.data.pixels.draws import Draws
 from tests.data.test_augment import IMAGENET, drawn, in_hsv, naive_chain, only, run
 
 SIDE, SIZE = 80, 64

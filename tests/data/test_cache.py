@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tailwise.data import cache as cache_module
-from tailwise.data.cache import ImageCache, SkippedImage, build_cache
-from tailwise.data.decode import decode_image
+from tailwise.data.pixels import image_cache as cache_module
+from tailwise.data.pixels.decode import decode_image
+from tailwise.data.pixels.image_cache import ImageCache, SkippedImage, build_cache
 from tailwise.errors import InputError
 
 SIZE = 8

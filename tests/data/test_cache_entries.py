@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from tailwise.cli import main
-from tailwise.data import cache as cache_module
-from tailwise.data.cache import ImageCache, build_cache
-from tailwise.data.cache_entries import cache_limit, find_entries, make_room, remove, remove_leftovers
-from tailwise.data.sources import ReadOptions, read_labels
+from tailwise.data.cache_folder import cache_limit, find_entries, make_room, remove, remove_leftovers
+from tailwise.data.pixels import image_cache as cache_module
+from tailwise.data.pixels.image_cache import ImageCache, build_cache
+from tailwise.data.reading import ReadOptions, read_labels
 from tailwise.errors import InputError
 
 SIDE = 10
@@ -28,7 +28,7 @@ BYTES = 4 * SIDE * SIDE * 3
 USER = """
 import sys
 from pathlib import Path
-from tailwise.data.cache import build_cache
+from tailwise.data.pixels.image_cache import build_cache
 source, folder = Path(sys.argv[1]), Path(sys.argv[2])
 cache = build_cache(sorted(source.glob("*.png")), 10, folder / "images", progress=False)
 print("open", flush=True)
@@ -245,7 +245,7 @@ def test_images_of_a_hub_are_an_entry_that_stays_while_its_reader_lives(
 ) -> None:
     monkeypatch.setenv("TAILWISE_CACHE_LIMIT", "0")
     script = (
-        "from tailwise.data.sources import ReadOptions, read_labels\n"
+        "from tailwise.data.reading import ReadOptions, read_labels\n"
         f"read_labels({str(saved)!r}, ReadOptions(cache={str(folder)!r}))\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailwise.data import cache as cache_module
-from tailwise.data.cache import build_cache
-from tailwise.data.cache_entries import Entry, remove
+from tailwise.data.cache_folder import Entry, remove
+from tailwise.data.pixels import image_cache as cache_module
+from tailwise.data.pixels.image_cache import build_cache
 from tailwise.files import hold
 
 COUNT, SIZE = 24, 16
@@ -27,7 +27,7 @@ COUNT, SIZE = 24, 16
 BUILDER = textwrap.dedent("""
     import logging, sys, time
     from pathlib import Path
-    from tailwise.data import cache
+    from tailwise.data.pixels import image_cache as cache
 
     source, folder, seconds_per_image = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     decode, decoded = cache.decode_image, []
@@ -180,7 +180,7 @@ def test_a_file_system_without_locks_still_gets_its_cache(
         def acquire(self, *_: object, **__: object) -> None:
             raise error
 
-    monkeypatch.setattr("tailwise.data.disk.FileLock", Unsupported)
+    monkeypatch.setattr("tailwise.data.cache_folder.FileLock", Unsupported)
     cache = build_cache(sorted(source.glob("*.png")), SIZE, folder, progress=False)
     assert "cannot be locked" in caplog.text
     assert cache.damaged() == []

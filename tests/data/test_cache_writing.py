@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tailwise.data import cache as cache_module
-from tailwise.data.cache import build_cache
+from tailwise.data.pixels import image_cache as cache_module
+from tailwise.data.pixels.image_cache import build_cache
 from tailwise.errors import InputError
 from tests.data.test_cache import build, names
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailwise.data.decode import ImageError, decode_image, read_thumbnail
+from tailwise.data.pixels.decode import ImageError, decode_image, read_thumbnail
 from tests.data.image_files import originals
 
 SIZE = 8

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tailwise.data.draws import Augmentation, draw, sample_uniforms
+from tailwise.data.pixels.draws import Augmentation, draw, sample_uniforms
 from tailwise.errors import InputError
 
 MANY = torch.arange(20_000)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailwise.data.cache import build_cache
-from tailwise.data.decode import ImageError, decode_image
+from tailwise.data.pixels.decode import ImageError, decode_image
+from tailwise.data.pixels.image_cache import build_cache
 from tests.data.fuzz_images import Plan, main, mutated, run
 from tests.data.image_files import originals
 

@@ -15,10 +15,11 @@ from PIL import Image
 from rich.console import Console
 from scipy import sparse
 
-from tailwise.data import image_check
-from tailwise.data.decode import ImageError, decode_image
-from tailwise.data.image_check import ImageReport, check_images
-from tailwise.data.sources import LabeledImages, read_csv
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.formats.csv_table import read_csv
+from tailwise.data.pixels import image_check
+from tailwise.data.pixels.decode import ImageError, decode_image
+from tailwise.data.pixels.image_check import ImageReport, check_images
 from tailwise.errors import InputError
 
 ORIENTATION = 0x0112

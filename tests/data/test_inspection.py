@@ -22,9 +22,10 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from tailwise.data import cooccurrence, inspection
 from tailwise.data.cooccurrence import ClassPairs, count_pairs
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.inspection import MAX_SPLITS, Inspection, inspect_labels
 from tailwise.data.samplers import ClassAwareSampler
-from tailwise.data.sources import LabeledImages, read_csv
 from tailwise.errors import InputError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tailwise.cli import main
-from tailwise.data.build import read_manifest
+from tailwise.data.long_tail import read_manifest
 
 HUGE = str(10**30)
 INTEGERS = ("-1", "0", HUGE, "1e308")

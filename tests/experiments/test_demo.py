@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tailwise.cli import main
-from tailwise.data.benchmarks import digits
+from tailwise.data.formats.digits import digits
 from tailwise.experiments import demo
 from tailwise.training.config import OptimConfig
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.experiments.methods import Method, Row
 from tailwise.experiments.published import GROUPS, published_table
 from tailwise.experiments.reproduce import RECIPE_SEEDS, Experiment, results_table, shortened

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from tailwise.cli import main
 from tailwise.commands.reproduce import FigureName
-from tailwise.data.build import build_long_tail
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
+from tailwise.data.long_tail import build_long_tail
 from tailwise.experiments.methods import Row
 from tailwise.experiments.published import TABLES, published_table
 from tailwise.experiments.reproduce import Experiment, results_table, shortened

@@ -28,7 +28,7 @@ DIGESTS = """
 import hashlib
 
 import torch
-from tailwise.data.augment import augment
+from tailwise.data.pixels.augment import augment
 from tailwise.kernels import augmentation, sums, term
 from tailwise.labels import LabelStats
 from tailwise.losses import available, create

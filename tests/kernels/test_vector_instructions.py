@@ -9,7 +9,7 @@ import torch
 
 numba = pytest.importorskip("numba", reason="the loops are Numba's")
 
-from tailwise.data.augment import augment  # noqa: E402 - they need Numba
+from tailwise.data.pixels.augment import augment  # noqa: E402
 from tailwise.kernels import augmentation, sums, term  # noqa: E402
 from tailwise.labels import LabelStats  # noqa: E402
 from tailwise.losses import create  # noqa: E402

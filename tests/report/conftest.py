@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailwise.data.sources import LabeledImages
+from tailwise.data.dataset import LabeledImages
 
 NASTY_NAMES = (
     "<script>boom()</script>",

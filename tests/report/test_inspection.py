@@ -10,10 +10,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from tailwise.data.image_check import ImageReport, check_images
+from tailwise.data.dataset import LabeledImages
 from tailwise.data.inspection import Inspection, inspect_labels
-from tailwise.data.sources import LabeledImages
-from tailwise.report.inspection import show_inspection
+from tailwise.data.pixels.image_check import ImageReport, check_images
+from tailwise.report.inspection.terminal import show_inspection
 from tests.report.conftest import labelled
 
 

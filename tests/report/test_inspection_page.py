@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tailwise.data.image_check import check_images
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.inspection import inspect_labels
-from tailwise.data.sources import LabeledImages, read_csv
-from tailwise.report import inspection_page
-from tailwise.report.inspection_page import write_inspection_page
+from tailwise.data.pixels.image_check import check_images
+from tailwise.report.inspection import inspection_page
+from tailwise.report.inspection.inspection_page import write_inspection_page
 from tests.report.browser import browse
 from tests.report.conftest import NASTY_NAMES, labelled
 from tests.report.pages import TOOLS, Elements, page_data

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import pareto
 
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.experiments.methods import Row
 from tailwise.experiments.reproduce import Experiment
 from tailwise.labels import LabelStats

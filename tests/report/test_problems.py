@@ -8,10 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from tailwise.data.image_check import check_images
+from tailwise.data.dataset import LabeledImages
 from tailwise.data.inspection import Inspection, inspect_labels
-from tailwise.data.sources import LabeledImages
-from tailwise.report.problems import Problem, find_problems, percent, shorten
+from tailwise.data.pixels.image_check import check_images
+from tailwise.report.inspection.problems import Problem, find_problems
+from tailwise.spelling import percent, shorten
 from tests.report.conftest import labelled
 
 

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
-from tailwise.data.augment import Augmentation
-from tailwise.data.sources import ReadOptions
+from tailwise.data.pixels.augment import Augmentation
+from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import config as configuration

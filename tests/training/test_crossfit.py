@@ -17,7 +17,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
 from tailwise.metrics import f1_scores, fit_decisions
 from tailwise.models.model_config import ModelConfig

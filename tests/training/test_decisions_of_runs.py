@@ -16,7 +16,7 @@ from scipy.special import expit
 from sklearn.metrics import f1_score
 
 from tailwise.cli import main
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
 from tailwise.metrics import calibration_error, f1_scores, fit_decisions
 from tailwise.models.model_config import ModelConfig

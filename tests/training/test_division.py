@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tailwise.data.sources import LabeledImages, read_csv
-from tailwise.data.sources.splits import split_by_ratio
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.formats.csv_table import read_csv
+from tailwise.data.splits import split_by_ratio
 from tailwise.training.config import TrainConfig, load
 from tailwise.training.inputs import with_division
 from tailwise.training.run import evaluate, train

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from tailwise.cli import main
-from tailwise.data.augment import Augmentation
-from tailwise.data.benchmarks import digits
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
+from tailwise.data.formats.digits import digits
+from tailwise.data.pixels.augment import Augmentation
 from tailwise.errors import InputError
 from tailwise.models.gcn import label_adjacency
 from tailwise.models.model_config import ModelConfig

@@ -12,7 +12,7 @@ import pytest
 
 from tailwise.cli import main
 from tailwise.commands.output import show_metrics
-from tailwise.data.sources import ReadOptions
+from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.report.evaluation_set import read_evaluation_set
 from tailwise.report.run_page import write_run_page

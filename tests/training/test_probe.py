@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.preprocessing import StandardScaler, normalize
 
-from tailwise.data.augment import prepare
+from tailwise.data.pixels.augment import prepare
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import probe
 from tailwise.training.config import TrainConfig

@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from tailwise import LabelStats
-from tailwise.data.augment import Augmentation
+from tailwise.data.pixels.augment import Augmentation
 from tailwise.data.samplers import (
     ClassAwareSampler,
     EpochSampler,
@@ -27,7 +27,6 @@ from tailwise.data.samplers import (
     RepeatFactorSampler,
     UniformSampler,
 )
-from tailwise.data.sources import read_csv
 from tailwise.errors import InputError
 from tailwise.training.config import TrainConfig, load, resolve
 from tailwise.training.finetune import AugmentedInputs

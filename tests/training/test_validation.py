@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler, normalize
 
 from tailwise import LabelStats
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
 from tailwise.training import finetune, probe
 from tailwise.training.config import TrainConfig, resolve

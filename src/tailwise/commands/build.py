@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tailwise.commands.output import require_new, writing
-from tailwise.data.sources.formats import ReadOptions, read_labels
-from tailwise.data.sources.labeled import LabeledImages
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.reading import ReadOptions, read_labels
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 
@@ -65,7 +65,7 @@ def run(options: Options) -> None:
 
 
 def _choose(options: Options, target: Path) -> None:
-    from tailwise.data.build import build_long_tail, write_csv, write_manifest
+    from tailwise.data.long_tail import build_long_tail, write_csv, write_manifest
 
     _refuse(options, _OF_BENCHMARKS, "only voc-mlt and coco-mlt take it")
     split, keep = options.split, options.keep_split
@@ -94,7 +94,7 @@ def _choose(options: Options, target: Path) -> None:
 
 def _get_published(options: Options, target: Path) -> None:
     from tailwise.data.benchmarks import BENCHMARKS, build_benchmark
-    from tailwise.data.build import write_csv
+    from tailwise.data.long_tail import write_csv
 
     _refuse(options, _OF_CHOICE, f"{options.data} is a published choice of images")
     if options.root is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from tailwise.errors import InputError
 
 if TYPE_CHECKING:
-    from tailwise.data.cache_entries import Entry
+    from tailwise.data.cache_folder import Entry
 
 _SECONDS_OF_A_DAY = 86400.0
 _logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Show what is in the cache, or remove it."""
-    from tailwise.data.cache_entries import cache_folder, find_entries
+    from tailwise.data.cache_folder import cache_folder, find_entries
 
     days = options.older_than
     if options.action == "list" and (options.all or days is not None):
@@ -57,7 +57,7 @@ def _show(folder: Path, entries: list[Entry]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tailwise.data.cache_entries import LIMIT, cache_limit
+    from tailwise.data.cache_folder import LIMIT, cache_limit
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if entries:
@@ -73,7 +73,7 @@ def _show(folder: Path, entries: list[Entry]) -> None:
 
 
 def _clear(folder: Path, entries: list[Entry], seconds: float) -> None:
-    from tailwise.data.cache_entries import remove, remove_leftovers
+    from tailwise.data.cache_folder import remove, remove_leftovers
 
     now = time.time()
     chosen = [entry for entry in entries if now - entry.used >= seconds]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tailwise.commands.output import require_counts
-from tailwise.data.sources import read_labels
+from tailwise.data.reading import read_labels
 from tailwise.training.config import DIGITS, Mode, TrainConfig
 
 NO_OPTIONS = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailwise.commands.output import show_metrics
-from tailwise.data.sources.formats import ReadOptions
+from tailwise.data.reading import ReadOptions
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailwise.commands.output import require_new, writing
-from tailwise.data.sources.formats import ReadOptions, read_labels
-from tailwise.data.sources.labeled import LabeledImages
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.reading import ReadOptions, read_labels
 
 _logger = logging.getLogger(__name__)
 
@@ -37,10 +37,10 @@ class Options(ReadOptions):
 
 def run(options: Options) -> None:
     """Show what labelled images look like before training: counts, groups, co-occurrence, problems."""
-    from tailwise.data.image_check import check_images
     from tailwise.data.inspection import inspect_labels
-    from tailwise.report.inspection import show_inspection
-    from tailwise.report.inspection_page import write_inspection_page
+    from tailwise.data.pixels.image_check import check_images
+    from tailwise.report.inspection.inspection_page import write_inspection_page
+    from tailwise.report.inspection.terminal import show_inspection
 
     page = None if options.page is None else Path(options.page)
     if page is not None:

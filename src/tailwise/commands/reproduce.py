@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tailwise.commands.output import require_counts
-from tailwise.data.sources.formats import ReadOptions, read_labels
-from tailwise.data.sources.labeled import LabeledImages
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.reading import ReadOptions, read_labels
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import Accelerator, Mode, Precision, TrainConfig
@@ -212,7 +212,7 @@ def _experiment(options: Options, output: Path) -> Experiment:
 def _with_published_data(options: Options, shared: TrainConfig, output: Path) -> TrainConfig:
     """Get and verify the images of a benchmark, and train on them with its recipe."""
     from tailwise.data.benchmarks import BENCHMARKS, build_benchmark
-    from tailwise.data.build import write_csv
+    from tailwise.data.long_tail import write_csv
 
     assert options.benchmark != "photos"
     assert options.root is not None

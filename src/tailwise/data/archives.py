@@ -18,7 +18,7 @@ from typing import IO
 from rich.console import Console
 from rich.progress import Progress
 
-from tailwise.data.disk import alone, require_space
+from tailwise.data.cache_folder import alone, require_space
 from tailwise.errors import InputError
 
 

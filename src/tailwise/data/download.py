@@ -20,7 +20,7 @@ import requests
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tailwise.data.disk import alone, require_space
+from tailwise.data.cache_folder import alone, require_space
 from tailwise.data.http import (
     NOT_SATISFIABLE,
     PARTIAL,

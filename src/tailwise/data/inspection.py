@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from tailwise.data.cooccurrence import Cooccurrence, count_pairs
-from tailwise.data.sources import LabeledImages
+from tailwise.data.dataset import LabeledImages
 from tailwise.errors import InputError
-from tailwise.labels import UNKNOWN, LabelStats
+from tailwise.labels import LabelStats
+from tailwise.matrix import UNKNOWN
 from tailwise.shapes import Float, Int
 
 MAX_SPLITS = 16

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from tailwise.data.targets import Targets, can_be_scored, dense_chunks
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
 from tailwise.experiments.plan import RUNS, Plan, in_rounds
@@ -25,10 +24,11 @@ from tailwise.experiments.search import settle
 from tailwise.experiments.tables import markdown_page, read_costs
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.matrix import Targets, can_be_scored, dense_chunks
 from tailwise.models.backbone_checks import try_backbone
 from tailwise.progress import countdown
 from tailwise.report.comparison_page import write_comparison_page
-from tailwise.report.problems import counted
+from tailwise.spelling import counted
 from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.folder import write_json

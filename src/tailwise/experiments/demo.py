@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tailwise.data.augment import Augmentation
+from tailwise.data.pixels.augment import Augmentation
 from tailwise.experiments.compare import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan

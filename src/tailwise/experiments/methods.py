@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 
 import yaml  # type: ignore[import-untyped]
 
-from tailwise.data.sources.text import read_text
+from tailwise.data.formats.rows import read_text
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
 from tailwise.losses.custom import is_dotted_path

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailwise.data.targets import count_positives, to_dense
 from tailwise.experiments.board import Board, percent
 from tailwise.experiments.executors import failure_of
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import FOLDS, Plan
 from tailwise.experiments.recommend import recommend
 from tailwise.labels import LabelStats
+from tailwise.matrix import count_positives, to_dense
 from tailwise.metrics import Decisions, fit_decisions
 from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
 from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits

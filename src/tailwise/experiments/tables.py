@@ -15,8 +15,8 @@ from rich.text import Text
 from tailwise.errors import RunsFailedError
 from tailwise.experiments.plan import RUNS, Plan
 from tailwise.metrics.groups import TOTAL
-from tailwise.report.problems import counted
 from tailwise.report.rerun import train_command
+from tailwise.spelling import counted
 from tailwise.training.config import load
 from tailwise.training.folder import CONFIG_FILE, METRICS_FILE
 from tailwise.training.testing import describe_left_out

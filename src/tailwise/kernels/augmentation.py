@@ -1,9 +1,9 @@
 """Colour, crop, squash, normalise and flip of images on a CPU, in one pass over their pixels.
 
-The formulas are those of :mod:`tailwise.data.colours`, which explains them. A row of the image is read once, changed
-while it is in the core's first cache, and squashed to the width of the result; two such rows are mixed for each row of
-the result. Planes of colour are arrays of their own, and loops go from 0 to a width, so that the compiler sees that it
-may work on many pixels at a time. Only the result has its channels last, as the network wants them.
+The formulas are those of :mod:`tailwise.data.pixels.augment`, which explains them. A row of the image is read once,
+changed while it is in the core's first cache, and squashed to the width of the result; two such rows are mixed for each
+row of the result. Planes of colour are arrays of their own, and loops go from 0 to a width, so that the compiler sees
+that it may work on many pixels at a time. Only the result has its channels last, as the network wants them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tailwise.labels import UNKNOWN
+from tailwise.matrix import UNKNOWN
 from tailwise.metrics.inputs import unusable_target
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tailwise.data.sources.text import read_text
+from tailwise.data.formats.rows import read_text
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.shapes import Float

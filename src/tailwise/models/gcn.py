@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailwise.data.targets import Targets
 from tailwise.labels import LabelStats
+from tailwise.matrix import Targets
 from tailwise.models.embeddings import label_embeddings
 from tailwise.models.model_config import ModelConfig
 from tailwise.shapes import Float

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tailwise.report.page import plot_text
-from tailwise.report.problems import shorten
+from tailwise.spelling import shorten
 
 GROUP_COLOURS = {"head": "var(--head)", "medium": "var(--medium)", "tail": "var(--tail)"}
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tailwise.data.decode import read_thumbnail
-from tailwise.data.sources import read_labels
-from tailwise.data.targets import to_dense
+from tailwise.data.pixels.decode import read_thumbnail
+from tailwise.data.reading import read_labels
 from tailwise.errors import InputError
+from tailwise.matrix import to_dense
 from tailwise.training.config import DIGITS, TrainConfig
 from tailwise.training.folder import PREDICTIONS_FILE, read_predictions
 from tailwise.training.inputs import read_splits

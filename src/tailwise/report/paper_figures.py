@@ -17,8 +17,8 @@ import torch
 from matplotlib.figure import Figure
 
 from tailwise import losses
-from tailwise.data.build import build_long_tail, reference_counts
-from tailwise.data.sources import read_labels
+from tailwise.data.long_tail import build_long_tail, reference_counts
+from tailwise.data.reading import read_labels
 from tailwise.errors import InputError
 from tailwise.experiments.methods import METHODS, Method, Row
 from tailwise.experiments.published import GROUPS

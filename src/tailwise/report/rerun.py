@@ -9,7 +9,7 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
-from tailwise.data.sources.formats import ReadOptions
+from tailwise.data.reading import ReadOptions
 from tailwise.options import option_types
 from tailwise.report.page import Fact
 from tailwise.report.results import Results

@@ -14,9 +14,9 @@ from tailwise.report import results_plots as plots
 from tailwise.report import results_tables as tables
 from tailwise.report.evidence import LEVEL, Evidence, gather
 from tailwise.report.page import Fact, PagePlot, write_page
-from tailwise.report.problems import counted
 from tailwise.report.rerun import commands
 from tailwise.report.results import MethodResults, Results, read_json, validation_name
+from tailwise.spelling import counted
 from tailwise.training.folder import CONFIG_FILE, CURVES_FILE, METRICS_FILE
 
 PAGE_FILE = "report.html"

@@ -14,10 +14,10 @@ from typing import Any, Final, Literal, cast, get_args
 
 import yaml  # type: ignore[import-untyped]
 
-from tailwise.data.augment import Augmentation
-from tailwise.data.sources.formats import ReadOptions
-from tailwise.data.sources.hub import HUB_PREFIX
-from tailwise.data.sources.labeled import SPLIT_JOINER
+from tailwise.data.dataset import SPLIT_JOINER
+from tailwise.data.formats.hugging_face import HUB_PREFIX
+from tailwise.data.pixels.augment import Augmentation
+from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from typing_extensions import override
 
 from tailwise.data.samplers import EpochSampler
-from tailwise.data.targets import Targets, to_dense
 from tailwise.errors import InputError
+from tailwise.matrix import Targets, to_dense
 from tailwise.training.config import TrainConfig
 from tailwise.training.tables import Table
 

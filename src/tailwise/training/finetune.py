@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tailwise.data.augment import Augmentation, augment, prepare
+from tailwise.data.pixels.augment import Augmentation, augment, prepare
 from tailwise.errors import InputError
 from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.models.heads import Classifier, create_classifier

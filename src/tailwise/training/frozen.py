@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailwise.data.augment import prepare
-from tailwise.data.cache_entries import make_room, remove_leftovers, touch
-from tailwise.data.disk import alone
+from tailwise.data.cache_folder import alone, make_room, remove_leftovers, touch
+from tailwise.data.pixels.augment import prepare
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.models.backbone import FrozenBackbone, create_backbone, prepare_for_inference

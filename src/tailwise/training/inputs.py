@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailwise.data.cache import ImageCache, build_cache
-from tailwise.data.cache_entries import cache_limit, make_room
-from tailwise.data.sources import LabeledImages, ReadOptions, read_labels, require_images
-from tailwise.data.sources.labeled import SPLIT_JOINER
-from tailwise.data.sources.splits import split_by_ratio
-from tailwise.data.targets import Targets, can_be_scored, classes_by_row, count_negatives, count_positives
+from tailwise.data.cache_folder import cache_limit, make_room
+from tailwise.data.dataset import SPLIT_JOINER, LabeledImages, require_images
+from tailwise.data.pixels.image_cache import ImageCache, build_cache
+from tailwise.data.reading import ReadOptions, read_labels
+from tailwise.data.splits import split_by_ratio
 from tailwise.errors import InputError, OnError
 from tailwise.labels import LabelStats
+from tailwise.matrix import Targets, can_be_scored, classes_by_row, count_negatives, count_positives
 from tailwise.training.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig, load, resolve, to_mapping
 from tailwise.training.tables import Table, TableSubset, TensorTable, content_key
 
@@ -130,7 +130,7 @@ def read_splits(
     """Read the labels of splits, and check that their images are there.
 
     Args:
-        data: what to read: see :func:`tailwise.data.sources.read_labels`; or "digits".
+        data: what to read: see :func:`tailwise.data.reading.read_labels`; or "digits".
         names: the splits; None for all rows.
         options: how to read it.
         classes: class names in the order wanted, instead of those of ``options``.
@@ -372,7 +372,7 @@ def _files(labeled: LabeledImages, name: str | None, on_error: OnError) -> Split
 
 
 def _digits(name: str | None) -> Split:
-    from tailwise.data.benchmarks import digits
+    from tailwise.data.formats.digits import digits
 
     scenes = digits()
     parts = {

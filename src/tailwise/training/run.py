@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tailwise import losses
-from tailwise.data.sources import ReadOptions
+from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions

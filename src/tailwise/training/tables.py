@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tailwise.data.cache import ImageCache
+from tailwise.data.pixels.image_cache import ImageCache
 from tailwise.shapes import Shaped, UInt8
 
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tailwise.data.targets import to_dense
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
+from tailwise.matrix import to_dense
 from tailwise.metrics import (
     Decisions,
     average_precision,

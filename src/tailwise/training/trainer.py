@@ -30,10 +30,10 @@ from tailwise.data.samplers import (
     RepeatFactorSampler,
     UniformSampler,
 )
-from tailwise.data.targets import Targets
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
+from tailwise.matrix import Targets
 from tailwise.training.callbacks import LastCheckpoint, LossLog, ProbabilityCurveCallback, TrainingProgress
 from tailwise.training.config import ALL_FOLDS, Precision, TrainConfig
 from tailwise.training.datamodule import Batch, TrainData

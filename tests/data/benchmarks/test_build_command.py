@@ -13,7 +13,7 @@ import pytest
 
 from tailwise.cli import main
 from tailwise.data.benchmarks import BENCHMARKS, LongTailBenchmark
-from tailwise.data.sources import read_csv
+from tailwise.data.formats.csv_table import read_csv
 from tests.data.benchmarks import tiny
 from tests.data.file_server import FileServer
 

@@ -20,12 +20,12 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from tailwise.data.benchmarks import BENCHMARKS, COCO_MLT, VOC_MLT, LongTailBenchmark
 from tailwise.data.benchmarks.lists import read_image_ids
-from tailwise.data.sources import require_images
+from tailwise.data.dataset import require_images
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tests.data.benchmarks.tiny import BY_ID, CATEGORIES, COCO_LIST, COCO_TEST, COCO_TRAIN, build, coco, photo
 from tests.data.file_server import Fault, FileServer
-from tests.data.sources.coco_file import box, write_instances
+from tests.data.formats.coco_file import box, write_instances
 
 IMAGE_PATHS = [f"/train2017/{image:012d}.jpg" for image in COCO_LIST]
 OTHERS = ["/annotations.zip", "/authors/appendix/longtail2017/img_id.pkl", "/val2017.zip"]

@@ -13,7 +13,7 @@ import pytest
 from tailwise.data.benchmarks import BENCHMARKS, COCO_MLT, VOC_MLT, build_benchmark, read_pool
 from tailwise.data.benchmarks.facts import PublishedFacts, require_published
 from tailwise.data.benchmarks.store import Store
-from tailwise.data.sources import LabeledImages
+from tailwise.data.dataset import LabeledImages
 from tailwise.errors import InputError
 
 # Training images of each class, in the order of the classes.

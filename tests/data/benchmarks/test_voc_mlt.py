@@ -18,11 +18,12 @@ from tailwise.data.benchmarks import VOC_MLT, LongTailBenchmark
 from tailwise.data.benchmarks.facts import class_differences, require_published
 from tailwise.data.benchmarks.lists import read_image_ids
 from tailwise.data.benchmarks.store import Store
-from tailwise.data.sources import read_csv, require_images
+from tailwise.data.dataset import require_images
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
 from tests.data.benchmarks.tiny import CLASSES, VOC_LIST, VOC_TEST, VOC_TRAIN, build, photo, remote, tar, voc, year
 from tests.data.file_server import Fault, FileServer
-from tests.data.sources.voc_tree import annotation, write_year
+from tests.data.formats.voc_tree import annotation, write_year
 
 
 @pytest.fixture

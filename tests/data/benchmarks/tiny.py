@@ -21,8 +21,8 @@ from tailwise.data.benchmarks.long_tail import BenchmarkData, LongTailBenchmark,
 from tailwise.data.benchmarks.store import RemoteFile
 from tailwise.data.benchmarks.voc_mlt import VocArchives
 from tests.data.file_server import FileServer
-from tests.data.sources.coco_file import box, instances
-from tests.data.sources.voc_tree import annotation
+from tests.data.formats.coco_file import box, instances
+from tests.data.formats.voc_tree import annotation
 
 CLASSES = ("cat", "dog", "person")
 VOC_TRAIN: dict[str, Any] = {

@@ -1,7 +1,6 @@
-"""Benchmark data sets by name: the published long-tailed ones, and handwritten digits that need no download."""
+"""The published long-tailed benchmarks by name."""
 
 from tailwise.data.benchmarks.coco_mlt import COCO_MLT
-from tailwise.data.benchmarks.digits import DigitScenes, digits
 from tailwise.data.benchmarks.long_tail import BenchmarkData, LongTailBenchmark, build_benchmark, read_pool
 from tailwise.data.benchmarks.voc_mlt import VOC_MLT
 
@@ -12,9 +11,7 @@ __all__ = [
     "COCO_MLT",
     "VOC_MLT",
     "BenchmarkData",
-    "DigitScenes",
     "LongTailBenchmark",
     "build_benchmark",
-    "digits",
     "read_pool",
 ]

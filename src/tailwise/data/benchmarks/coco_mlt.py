@@ -13,10 +13,10 @@ from PIL import Image, ImageOps
 from tailwise.data.benchmarks.facts import PublishedFacts
 from tailwise.data.benchmarks.long_tail import ImageSource, LongTailBenchmark
 from tailwise.data.benchmarks.store import RemoteFile, Store, assemble_all, require_none
+from tailwise.data.dataset import LabeledImages
 from tailwise.data.download import download_each
-from tailwise.data.sources.coco import CocoImage, read_instances
-from tailwise.data.sources.labeled import LabeledImages
-from tailwise.data.sources.rows import Problems, Row
+from tailwise.data.formats.coco import CocoImage, read_instances
+from tailwise.data.formats.rows import Problems, Row
 from tailwise.errors import InputError
 
 _FOLDER = "annotations"

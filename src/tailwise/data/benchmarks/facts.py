@@ -9,7 +9,7 @@ from importlib import resources
 
 import numpy as np
 
-from tailwise.data.sources.labeled import LabeledImages
+from tailwise.data.dataset import LabeledImages
 from tailwise.errors import InputError
 
 _FILE = "published.json"

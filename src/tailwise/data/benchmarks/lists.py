@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tailwise.data.benchmarks.facts import PublishedFacts, class_differences
+from tailwise.data.formats.rows import read_text
 from tailwise.data.restricted_pickle import read_pickle
-from tailwise.data.sources.text import read_text
 from tailwise.errors import InputError
 
 _ID = re.compile(r"[0-9A-Za-z_-]+")

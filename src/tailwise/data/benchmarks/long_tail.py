@@ -11,8 +11,8 @@ from pathlib import Path
 from tailwise.data.benchmarks.facts import PublishedFacts, require_published
 from tailwise.data.benchmarks.lists import cross_check, find_list, read_image_ids
 from tailwise.data.benchmarks.store import RemoteFile, Store
+from tailwise.data.dataset import LabeledImages
 from tailwise.data.download import file_sha256
-from tailwise.data.sources.labeled import LabeledImages
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 

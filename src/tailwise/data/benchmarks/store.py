@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from tailwise.data.archives import extract
+from tailwise.data.dataset import LabeledImages
 from tailwise.data.download import download
+from tailwise.data.formats.rows import Problems, Row, assemble
 from tailwise.data.http import UnavailableError
-from tailwise.data.sources.labeled import LabeledImages
-from tailwise.data.sources.rows import Problems, Row, assemble
 from tailwise.errors import InputError
 
 # Data sets lie in the folder given, in one of their own, or in one that archives were unpacked to.
@@ -152,7 +152,7 @@ def require_none(problems: Problems) -> None:
 def assemble_all(
     rows: Iterable[Row], source: Path, root: Path, class_names: tuple[str, ...], place: str = "{source}:{line}"
 ) -> LabeledImages:
-    """Make rows into labelled images, all of them; see :func:`~tailwise.data.sources.rows.assemble`.
+    """Make rows into labelled images, all of them; see :func:`~tailwise.data.formats.rows.assemble`.
 
     Raises:
         InputError: a row cannot be used.

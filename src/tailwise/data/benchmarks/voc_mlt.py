@@ -9,9 +9,9 @@ from pathlib import Path
 from tailwise.data.benchmarks.facts import PublishedFacts
 from tailwise.data.benchmarks.long_tail import ImageSource, LongTailBenchmark
 from tailwise.data.benchmarks.store import RemoteFile, Store, assemble_all, require_none
-from tailwise.data.sources.labeled import LabeledImages
-from tailwise.data.sources.rows import Problems
-from tailwise.data.sources.voc import annotated_images, label_rows, list_of_names
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.formats.rows import Problems
+from tailwise.data.formats.voc import annotated_images, label_rows, list_of_names
 
 _WITHIN = "VOCdevkit"
 _AUTHORS = "https://raw.githubusercontent.com/wutong16/DistributionBalancedLoss"

@@ -1,0 +1,184 @@
+"""JSON lines: one object per image."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tailwise.data.dataset import LabeledImages
+from tailwise.data.formats.rows import (
+    BLANK,
+    IMAGE_KEYS,
+    MINUS_ONE,
+    OMITTED,
+    ONE,
+    ZERO,
+    Blank,
+    Cells,
+    Negative,
+    Problems,
+    Row,
+    assemble,
+    class_list,
+    read_text,
+)
+from tailwise.errors import InputError, OnError
+from tailwise.matrix import UNKNOWN
+
+_CODES = {1: ONE, 0: ZERO, -1: MINUS_ONE, None: BLANK}
+_EXPECTED = 'expected an object such as {"image": "a.jpg", "labels": ["cat", "dog"], "split": "train"}'
+
+
+def read_jsonl(
+    path: str | Path,
+    *,
+    classes: str | Path | Sequence[str] | None = None,
+    negative: Negative | None = None,
+    blank: Blank | None = None,
+    root: str | Path | None = None,
+    on_error: OnError = "raise",
+) -> LabeledImages:
+    """Read a file of JSON lines.
+
+    Each line is an object with ``image`` (or ``file_name``), ``labels``, and optionally ``unknown`` and ``split``.
+    ``labels`` and ``unknown`` list class names; ``labels`` may also be an object that gives 1, 0, or -1 or null
+    (unknown, unless ``negative`` and ``blank`` say otherwise) for classes. Classes that a line does not name are absent
+    from its image. Further keys are ignored.
+
+    Args:
+        path: text in UTF-8.
+        classes: class names in the order wanted, or a JSON file that lists them; the names found, sorted, when absent.
+        negative: "-1" if -1 means absent, "0" if it means unknown. To be given for a file in which a class has 1 and -1
+            and is never absent.
+        blank: "negative" if null means absent, "unknown" if nobody has judged. To be given for a file in which a class
+            has 1 and null only.
+        root: the folder that image references start from; the folder of ``path`` when absent.
+        on_error: "raise", or "skip" to leave out the lines that cannot be used and list them in ``skipped``.
+
+    Returns:
+        One row per line that is not blank, in their order.
+
+    Raises:
+        InputError: the file cannot be read; or a line is no such object, names an unknown class, repeats an image or
+            leaves ``root``, and the message names the line; or it is open what -1 or null mean.
+    """
+    path = Path(path)
+    problems = Problems(on_error)
+    cells = JsonCells(path, Cells(negative, blank))
+    return assemble(
+        cells.checked(jsonl_rows(path, cells, problems)),
+        source=path,
+        root=path.parent if root is None else Path(root),
+        class_names=class_list(classes),
+        problems=problems,
+    )
+
+
+class JsonCells:
+    """What the objects of a whole source give for each class.
+
+    Args:
+        source: the file or folder.
+        cells: what it means.
+    """
+
+    def __init__(self, source: Path, cells: Cells) -> None:
+        self.source, self.cells = source, cells
+        self._held: defaultdict[str, int] = defaultdict(int)
+        self._positive: set[str] = set()
+        self._num_named: Counter[str] = Counter()
+        self._num_rows = 0
+
+    def labels(self, given: Any) -> tuple[list[str], list[str]]:
+        """(positive classes, unknown classes) of a list of names or an object.
+
+        Raises:
+            InputError: it is neither, or holds something else.
+        """
+        if not isinstance(given, dict):
+            return _names(given, "labels"), []
+        codes = {}
+        for name, value in given.items():
+            if value not in (0, 1, -1, None):
+                raise InputError(f"class {name!r} is {value!r} where 1, 0, or -1 or null (unknown) is expected")
+            codes[name.strip()] = _CODES[value]
+        for name, code in codes.items():
+            self._held[name] |= code
+        label = self.cells.labels
+        return [n for n, code in codes.items() if label[code] == 1], [
+            n for n, c in codes.items() if label[c] == UNKNOWN
+        ]
+
+    def checked(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """The rows; after the last, what the classes have is checked.
+
+        Raises:
+            InputError: as :meth:`~tailwise.data.formats.rows.Cells.check`.
+        """
+        for row in rows:
+            self._num_rows += 1
+            self._positive.update(row.labels)
+            self._num_named.update({*row.labels, *row.unknown})
+            yield row
+        # Lists say the same as objects of 1, and what a row does not name is absent there.
+        held = {
+            name: codes
+            | (ONE if name in self._positive else 0)
+            | (OMITTED if self._num_named[name] < self._num_rows else 0)
+            for name, codes in self._held.items()
+        }
+        self.cells.check(self.source, held, column="class", blanks="nulls")
+
+
+def jsonl_rows(path: Path, cells: JsonCells, problems: Problems, *, folder: str = "", split: str = "") -> Iterator[Row]:
+    """Yield the rows of a file of JSON lines.
+
+    Args:
+        path: the file.
+        cells: what the objects give for classes; takes note of it.
+        problems: gets the lines that are no labelled image.
+        folder: what references are put under.
+        split: the split of rows that name none.
+    """
+    # Only line feeds end a line of JSON lines: strings may hold the other characters that end lines elsewhere.
+    for line, text in enumerate(read_text(path).split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            row = _row(line, json.loads(text), cells, folder, split)
+        except (ValueError, RecursionError) as error:
+            problems.add(f"{path}:{line}: {_reason(error)}")
+        else:
+            yield row
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error.msg} (column {error.colno}); {_EXPECTED}"
+    return str(error)
+
+
+def _row(line: int, record: Any, cells: JsonCells, folder: str, split: str) -> Row:
+    if not isinstance(record, dict):
+        raise InputError(_EXPECTED)
+    image = next((record[key] for key in IMAGE_KEYS if key in record), None)
+    if not isinstance(image, str):
+        raise InputError(f"no text 'image'; {_EXPECTED}")
+    if "labels" not in record:
+        raise InputError(f"no 'labels'; {_EXPECTED}")
+    labels, judged_unknown = cells.labels(record["labels"])
+    unknown = [*judged_unknown, *_names(record.get("unknown") or [], "unknown")]
+    named = record.get("split") or split
+    if not isinstance(named, str):
+        raise InputError(f"'split' is {named!r} where text is expected")
+    image = image.strip()
+    return Row(line, f"{folder}{image}" if image else "", labels, unknown, named.strip())
+
+
+def _names(names: Any, key: str) -> list[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{key!r} is {names!r} where a list of class names is expected")
+    return [stripped for name in names if (stripped := name.strip())]

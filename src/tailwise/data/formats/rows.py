@@ -1,0 +1,335 @@
+"""Rows of label files: reading text, checking rows, and assembling them into a data set."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailwise.data.dataset import LabeledImages
+from tailwise.errors import InputError, OnError
+from tailwise.matrix import UNKNOWN, from_indices
+from tailwise.spelling import near
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without byte-order mark, or in UTF-16 with one.
+
+    Raises:
+        InputError: the file cannot be read or is not such text; the message names the line.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: begins like UTF-16 text and is not; save the file as UTF-8") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8 text; save the file as UTF-8"
+        ) from error
+
+
+Negative: TypeAlias = Literal["0", "-1"]
+"""The number that says that an image does not have a class."""
+Blank: TypeAlias = Literal["negative", "unknown"]
+"""What a cell without anything in it says of a class."""
+
+ONE, ZERO, MINUS_ONE, BLANK, OMITTED = 1, 2, 4, 8, 16
+"""Codes of what stands in a cell, the last for a class that a row leaves out, which says that it is absent. Those of a
+whole column, added up bit by bit, say what it holds."""
+
+_LISTED = 3
+
+
+class Cells:
+    """The meaning of cells.
+
+    1 is a positive label and 0 a negative one. -1 and blanks are unknown unless they are said to be negative: both are
+    also what files have that know present and absent only. No image would be known to lack such a class, and whatever a
+    model says of it would be right; so :meth:`check` asks for the choice.
+
+    Args:
+        negative: "-1" where -1 means absent, "0" where it means unknown; None where neither is said.
+        blank: "negative" where a blank means absent, "unknown" where nobody has judged; None where neither is said.
+
+    Attributes:
+        labels: (9,) int8 label of each code of a cell.
+
+    Raises:
+        InputError: one of them is something else.
+    """
+
+    def __init__(self, negative: Negative | None = None, blank: Blank | None = None) -> None:
+        for name, value, allowed in (("negative", negative, Negative), ("blank", blank, Blank)):
+            if value is not None and value not in get_args(allowed):
+                raise InputError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
+        self.negative, self.blank = negative, blank
+        self.labels = np.zeros(BLANK + 1, dtype=np.int8)
+        self.labels[ONE] = 1
+        self.labels[MINUS_ONE] = 0 if negative == "-1" else UNKNOWN
+        self.labels[BLANK] = 0 if blank == "negative" else UNKNOWN
+
+    def check(
+        self, source: str | Path, held: Mapping[str, int], *, column: str = "column", blanks: str = "blanks"
+    ) -> None:
+        """See that what a whole source holds has one meaning.
+
+        Args:
+            source: what was read, for messages.
+            held: for each class, the codes of all its cells, added up bit by bit.
+            column: what the cells of a class are called together.
+            blanks: what blanks are called.
+
+        Raises:
+            InputError: a class with positives has -1 or blanks, no negative, and no choice was made; or 0 and -1 stand
+                beside each other though -1 was said to be the negative.
+        """
+
+        def named(*conditions: int, without: int = 0) -> list[str]:
+            """Classes that have each of these codes, and none of the others."""
+            wanted = sum(conditions)
+            return [name for name, codes in held.items() if codes & wanted == wanted and not codes & without]
+
+        if self.negative == "-1" and (mixed := named(ZERO, MINUS_ONE)):
+            raise InputError(
+                f"{source}: {_subject(mixed, column)} 0 and -1, so that it is not known what 0 means where -1 means "
+                "absent: write -1 for absent and nothing for unknown; or leave out --negative -1, which reads 0 as "
+                "absent and -1 as unknown"
+            )
+        absent = ZERO | OMITTED | (BLANK if self.blank == "negative" else 0)
+        if self.negative is None and (open_ := named(ONE, MINUS_ONE, without=absent)):
+            also = ""
+            if any(held[name] & BLANK for name in open_) and self.blank is None:
+                also = f"; or, if it is {blanks} that mean absent, --blank negative"
+            raise InputError(
+                f"{source}: {_subject(open_, column)} 1 and -1 and never 0, so that no image is known to be without "
+                f"the class; say what -1 means: --negative -1 for absent, --negative 0 for unknown{also}"
+            )
+        absent = ZERO | OMITTED | (MINUS_ONE if self.negative == "-1" else 0)
+        if self.blank is None and (open_ := named(ONE, BLANK, without=absent)):
+            unknown = ", -1 (unknown)" if any(held[name] & MINUS_ONE for name in open_) else ""
+            raise InputError(
+                f"{source}: {_subject(open_, column)} 1{unknown} and {blanks} only, so that no image is known to be "
+                f"without the class; say what {blanks} mean: --blank negative for absent, --blank unknown for not "
+                "judged"
+            )
+
+
+def _subject(names: list[str], column: str) -> str:
+    """The first names, how many there are, and a verb."""
+    listed = ", ".join(repr(name) for name in names[:_LISTED])
+    if len(names) == 1:
+        return f"{column} {listed} holds"
+    plural = "classes" if column == "class" else f"{column}s"
+    return f"{len(names)} {plural} ({listed}{', ...' if len(names) > _LISTED else ''}) hold"
+
+
+IMAGE_KEYS = ("image", "file_name", "filename", "image_path", "path", "image_id")
+"""What a column or key of image references may be called; the first that is there counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image as a reader found it.
+
+    Attributes:
+        line: its place in the source: line or row number from 1, or id.
+        image: reference relative to the root, with forward slashes.
+        labels: names of its positive classes.
+        unknown: names of the classes that nobody has judged.
+        split: name of its split, "" for none.
+    """
+
+    line: int
+    image: str
+    labels: Sequence[str]
+    unknown: Sequence[str] = ()
+    split: str = ""
+
+
+class Problems:
+    """What is wrong with single rows: the first one raised, or all of them collected and their rows left out.
+
+    Args:
+        on_error: "raise" or "skip".
+
+    Raises:
+        InputError: ``on_error`` is something else.
+    """
+
+    def __init__(self, on_error: OnError = "raise") -> None:
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        self.on_error = on_error
+        self.messages: list[str] = []
+
+    def add(self, message: str) -> None:
+        """Note what is wrong with a row; the caller leaves the row out.
+
+        Raises:
+            InputError: problems are to be raised.
+        """
+        if self.on_error == "raise":
+            raise InputError(f'{message} (or leave such rows out with on_error="skip")')
+        self.messages.append(message)
+
+
+def assemble(
+    rows: Iterable[Row],
+    *,
+    source: Path,
+    root: Path,
+    class_names: tuple[str, ...] | None,
+    problems: Problems,
+    place: str = "{source}:{line}",
+) -> LabeledImages:
+    """Check rows and make them into labelled images.
+
+    Args:
+        rows: the rows, in order; consumed once.
+        source: where they come from.
+        root: the folder that references start from.
+        class_names: the classes; None for all that are named, sorted.
+        problems: what to do about a bad row; may hold problems that the reader has met already.
+        place: how a place is written in messages, from ``{source}``, ``{line}`` and ``{image}``.
+
+    Raises:
+        InputError: a row has no image, leaves the root, repeats an image or names an unknown class, and problems are
+            to be raised; or no row is left, or no row has a label and there are no class names.
+    """
+    position = {name: column for column, name in enumerate(class_names or ())}
+    is_open = class_names is None
+    first_at: dict[str, str | int] = {}
+    images: list[str] = []
+    splits: list[str] = []
+    lines: list[int] = []
+    positive, unknown = _Places(), _Places()
+    for row in rows:
+        problem = _problem_with(row, source, first_at, place) or (None if is_open else _stranger(row, position))
+        if problem is not None:
+            problems.add(f"{place.format(source=source, line=row.line, image=row.image)}: {problem}")
+            continue
+        first_at[_plain(row.image)] = row.line
+        for places, labels in ((positive, row.labels), (unknown, row.unknown)):
+            places.add(len(images), [position.setdefault(name, len(position)) for name in labels])
+        images.append(row.image)
+        splits.append(row.split)
+        lines.append(row.line)
+    if not images:
+        raise InputError(_nothing_left(source, problems))
+    names = class_names or _names_found(position, source)
+    # Classes were numbered as they came up; this is where each of them belongs.
+    column = np.argsort([position[name] for name in names])
+    return LabeledImages(
+        images=tuple(images),
+        root=root,
+        targets=from_indices(positive.as_array(column), unknown.as_array(column), (len(images), len(names))),
+        class_names=names,
+        splits=tuple(splits),
+        lines=tuple(lines),
+        source=source,
+        place=place,
+        skipped=tuple(problems.messages),
+    )
+
+
+def class_list(classes: str | Path | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Class names as given, or from a JSON file: a list, or an object with a list ``class_names``.
+
+    Raises:
+        InputError: the file cannot be read, or these are no distinct, non-empty names.
+    """
+    if classes is None:
+        return None
+    origin = "classes"
+    names: object = classes if isinstance(classes, str | Path) else list(classes)
+    if isinstance(classes, str | Path):
+        origin = str(classes)
+        try:
+            names = json.loads(read_text(Path(classes)))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{origin}:{error.lineno}: not valid JSON: {error.msg}") from error
+        if isinstance(names, dict):
+            names = names.get("class_names")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.strip() for n in names):
+        raise InputError(f'{origin}: expected a list of class names such as ["cat", "dog"]')
+    stripped = tuple(name.strip() for name in names)
+    repeated = [name for name, count in Counter(stripped).items() if count > 1]
+    if repeated:
+        raise InputError(f"{origin}: class {repeated[0]!r} stands more than once; class names must be distinct")
+    return stripped
+
+
+class _Places:
+    """Rows and classes of labels, four bytes each."""
+
+    def __init__(self) -> None:
+        self.rows, self.classes = array("i"), array("i")
+
+    def add(self, row: int, classes: Sequence[int]) -> None:
+        self.rows.extend([row] * len(classes))
+        self.classes.extend(classes)
+
+    def as_array(self, column: NDArray[np.intp]) -> NDArray[np.int64]:
+        """(2, n) rows and classes, the classes renumbered."""
+        rows, classes = (np.frombuffer(part, dtype=np.int32) for part in (self.rows, self.classes))
+        return np.stack([rows, column[classes]]).astype(np.int64)
+
+
+def _problem_with(row: Row, source: Path, first_at: dict[str, str | int], place: str) -> str | None:
+    """What is wrong with the reference of a row."""
+    if not row.image:
+        return "no image is named; each row needs one"
+    # Both separators, on every platform: a file must not be safe on one machine and a way out on another.
+    plain = _plain(row.image)
+    if plain.startswith("/") or re.match("[A-Za-z]:[/\\\\]", row.image):
+        return f"image {row.image!r} is an absolute path; give it relative to the root, and the root as an option"
+    if plain == ".." or plain.startswith("../"):
+        return f"image {row.image!r} lies outside the root; give a root that holds every image"
+    if plain in first_at:
+        earlier = place.format(source=source, line=first_at[plain], image=row.image)
+        return f"image {row.image!r} stands at {earlier} already; an image has one row, in one split"
+    if "\0" in row.image:
+        return f"image {row.image!r} holds a null character, which no file name has"
+    return None
+
+
+def _stranger(row: Row, position: dict[str, int]) -> str | None:
+    """What is wrong with the labels of a row, where the classes are given."""
+    for name in (*row.labels, *row.unknown):
+        if name not in position:
+            return f"{name!r} is none of the {len(position)} classes{near(name, position)}"
+    return None
+
+
+def _plain(image: str) -> str:
+    return posixpath.normpath(image.replace("\\", "/"))
+
+
+def _names_found(position: Iterable[str], source: Path) -> tuple[str, ...]:
+    found = tuple(sorted(position))
+    if not found:
+        raise InputError(f"{source}: no row has a label, and no class names are given")
+    return found
+
+
+def _nothing_left(source: Path, problems: Problems) -> str:
+    if not problems.messages:
+        return f"{source} has no rows; expected one for each image"
+    return f"{source}: none of its {len(problems.messages)} rows can be used; the first: {problems.messages[0]}"

@@ -1,0 +1,1 @@
+"""Image files to pixels: decoding, checking, caching and augmenting them."""

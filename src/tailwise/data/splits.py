@@ -1,0 +1,143 @@
+"""Dividing labelled images into splits: evenly in every class, or as a file says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailwise.data.formats.rows import read_text
+from tailwise.errors import InputError
+from tailwise.matrix import Targets, classes_by_row, rows_by_class
+from tailwise.spelling import near
+
+if TYPE_CHECKING:
+    from tailwise.data.dataset import LabeledImages
+
+# Names that an unknown one is compared with: looking through a million takes minutes.
+_MOST_COMPARED = 1000
+
+
+def split_by_ratio(targets: Targets, ratios: Mapping[str, float], *, seed: int = 0) -> tuple[str, ...]:
+    """Divide rows so that every split has its share of the rows and of the positives of each class.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD
+    2011, Algorithm 1): of the classes that still have rows, the one with the fewest gives each of them to the split
+    that lacks most of that class, of several such to the one that lacks most rows, of several such to a random one.
+    Rows without a positive label then go where most rows are lacking.
+
+    Args:
+        targets: (N, K) labels: 1, 0, or -1 for unknown, which does not count.
+        ratios: share of each split; they add up to 1.
+        seed: the same seed and rows give the same division.
+
+    Returns:
+        N split names.
+
+    Raises:
+        InputError: a share is not positive, or they do not add up to 1.
+    """
+    names = list(ratios)
+    shares = np.array([ratios[name] for name in names], dtype=np.float64)
+    if not (len(shares) and (shares > 0).all() and math.isclose(shares.sum(), 1, abs_tol=1e-6)) or "" in names:
+        raise InputError(f"split_ratios must be positive shares that add up to 1, got {dict(ratios)}")
+    if seed < 0:
+        raise InputError(f"split_seed must not be negative, got {seed}")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    # Sorted uniform keys: the doubles of PCG64 are fixed for good, while NumPy may change how `shuffle` uses them.
+    rank = np.argsort(np.argsort(generator.random(targets.shape[0]), kind="stable"), kind="stable")
+    chosen = _stratify(targets, shares, rank, generator)
+    return tuple(names[split] for split in chosen)
+
+
+def read_split_file(data: LabeledImages, path: str | Path) -> tuple[str, ...]:
+    """The split of each row as a file says.
+
+    Args:
+        data: the rows.
+        path: a CSV file with the columns ``image`` and ``split``, or a JSON file ``{"train": ["a.jpg", ...], ...}``;
+            images as in ``data``.
+
+    Returns:
+        N split names, "" for images that are not in the file.
+
+    Raises:
+        InputError: the file cannot be read, names an image that is not in ``data``, or one in two splits.
+    """
+    path = Path(path)
+    entries = _json_entries(path) if path.suffix.lower() == ".json" else _csv_entries(path)
+    known = dict.fromkeys(data.images, "")
+    for place, image, split in entries:
+        if image not in known:
+            raise InputError(
+                f"{place}: image {image!r} is not in {data.source}{near(image, islice(known, _MOST_COMPARED))}"
+            )
+        if known[image] not in ("", split):
+            raise InputError(f"{place}: image {image!r} is in split {known[image]!r} already, and now in {split!r}")
+        known[image] = split
+    return tuple(known[image] for image in data.images)
+
+
+def _stratify(
+    targets: Targets, shares: NDArray[np.float64], rank: NDArray[np.intp], generator: np.random.Generator
+) -> NDArray[np.intp]:
+    """(N,) split of each row; rows of one class are dealt in the order of ``rank``."""
+    by_class = rows_by_class(targets)
+    labels = list(classes_by_row(targets))
+    remaining = np.array([len(rows) for rows in by_class])
+    lacking = np.outer(remaining, shares)
+    lacking_rows = len(labels) * shares
+    chosen = np.full(len(labels), -1, dtype=np.intp)
+
+    def deal(row: np.intp, wish: NDArray[np.float64]) -> None:
+        best = np.flatnonzero(wish == wish.max())
+        if len(best) > 1:
+            best = best[lacking_rows[best] == lacking_rows[best].max()]
+        split = best[0] if len(best) == 1 else best[int(generator.random() * len(best))]
+        chosen[row] = split
+        lacking_rows[split] -= 1
+        lacking[labels[row], split] -= 1
+        remaining[labels[row]] -= 1
+
+    while remaining.any():
+        rarest = int(np.argmin(np.where(remaining > 0, remaining, np.iinfo(remaining.dtype).max)))
+        rows = by_class[rarest]
+        rows = rows[chosen[rows] < 0]
+        for row in rows[np.argsort(rank[rows])]:
+            deal(row, lacking[rarest])
+    rest = np.flatnonzero(chosen < 0)
+    for row in rest[np.argsort(rank[rest])]:
+        deal(row, lacking_rows)
+    return chosen
+
+
+def _csv_entries(path: Path) -> Iterator[tuple[str, str, str]]:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if not {"image", "split"} <= set(reader.fieldnames or ()):
+        raise InputError(f"{path}:1: expected the columns image and split, got {reader.fieldnames}")
+    for row in reader:
+        image, split = ((row[name] or "").strip() for name in ("image", "split"))
+        if not image or not split:
+            raise InputError(f"{path}:{reader.line_num}: an image and its split are expected")
+        yield f"{path}:{reader.line_num}", image, split
+
+
+def _json_entries(path: Path) -> Iterator[tuple[str, str, str]]:
+    try:
+        splits = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    lists = list(splits.values()) if isinstance(splits, dict) else [None]
+    if not all(isinstance(images, list) and all(isinstance(image, str) for image in images) for images in lists):
+        raise InputError(f'{path}: expected images by split, such as {{"train": ["a.jpg"], "test": ["b.jpg"]}}')
+    for split, images in splits.items():
+        for image in images:
+            yield str(path), image, split

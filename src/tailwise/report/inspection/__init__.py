@@ -1,0 +1,1 @@
+"""Facts about a data set, rendered for the terminal and as a page."""
