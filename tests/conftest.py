@@ -66,7 +66,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture(params=["refusing", "silent"])
 def unreachable(request: pytest.FixtureRequest, silent: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """The address of a hub that cannot be reached, and why."""
-    monkeypatch.setattr("tailwise.data.http._SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr("tailwise.data.download._SECONDS_TO_ANSWER", 0.2)
     found = {"refusing": ("http://127.0.0.1:9", "Connection refused"), "silent": (silent, "no answer within 0 s")}
     return found[request.param]
 

@@ -32,17 +32,14 @@ class Fault:
 
 @dataclass
 class FileServer:
-    """Serves ``files`` by path, with range requests, tags and dates unless told otherwise.
+    """Serves ``files`` by path, with range requests unless told otherwise.
 
     Attributes:
         url: its address, without a slash at the end.
         files: content by path; paths begin with a slash.
         faults: for a path, what goes wrong with the next answers, in order; later ones are right.
         requests: path and value of the header Range of every request so far.
-        tags: tags by path, where they are to be sent.
-        dates: times of change by path, where they are to be sent.
         ranges: whether parts are served.
-        heeds_conditions: whether If-Range is heeded.
         tells_length: whether the header Content-Length is sent.
     """
 
@@ -50,10 +47,7 @@ class FileServer:
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
-    tags: dict[str, str] = field(default_factory=dict)
-    dates: dict[str, str] = field(default_factory=dict)
     ranges: bool = True
-    heeds_conditions: bool = True
     tells_length: bool = True
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -65,7 +59,7 @@ class FileServer:
             handler.send_error(fault.status or 404)
             return
         content = self.files[path] if fault.content is None else fault.content
-        start = self._start(handler, path) if fault.part_from is None else fault.part_from
+        start = self._start(handler) if fault.part_from is None else fault.part_from
         if start is not None and start >= len(content):
             handler.send_error(416)
             return
@@ -77,9 +71,6 @@ class FileServer:
             handler.send_header("Content-Length", str(len(body)))
         else:
             handler.close_connection = True
-        for name, values in (("ETag", self.tags), ("Last-Modified", self.dates)):
-            if path in values:
-                handler.send_header(name, values[path])
         handler.end_headers()
         if fault.stall_after is not None:
             handler.wfile.write(body[: fault.stall_after])
@@ -91,13 +82,9 @@ class FileServer:
         else:
             handler.wfile.write(body)
 
-    def _start(self, handler: BaseHTTPRequestHandler, path: str) -> int | None:
+    def _start(self, handler: BaseHTTPRequestHandler) -> int | None:
         match = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        condition = handler.headers.get("If-Range")
-        is_same = condition in (None, self.tags.get(path), self.dates.get(path))
-        if match is None or not self.ranges or (self.heeds_conditions and not is_same):
-            return None
-        return int(match[1])
+        return int(match[1]) if match is not None and self.ranges else None
 
 
 @contextmanager

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import requests
 
-from tailwise.data.download import download
-from tailwise.data.http import why_unreachable
+from tailwise.data.download import download, why_unreachable
 from tailwise.errors import InputError
 from tests.data.file_server import Fault, FileServer
-from tests.data.test_download import CONTENT, PATH, fetch
+from tests.data.test_download import CONTENT, PATH, SHA256, fetch
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,7 @@ def test_servers_that_cannot_be_reached(
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     with pytest.raises(InputError, match=message) as caught:
-        download(url, tmp_path / "file", sha256=None, progress=False)
+        download([url], tmp_path / "file", sha256=SHA256, progress=False)
     assert pauses == []
     assert f"put it at {tmp_path / 'file'}" in str(caught.value)
 
@@ -45,28 +44,28 @@ def test_servers_that_cannot_be_reached(
 def test_a_server_that_has_never_answered_is_asked_once(
     silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tailwise.data.http._SECONDS_OF_SILENCE", 0.2)
+    monkeypatch.setattr("tailwise.data.download._SECONDS_OF_SILENCE", 0.2)
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     with pytest.raises(InputError, match=r"no answer within 0 s; check the network, or get the file by other means"):
-        download(f"{silent}/file", tmp_path / "file", sha256=None, progress=False)
+        download([f"{silent}/file"], tmp_path / "file", sha256=SHA256, progress=False)
     assert pauses == []
 
 
 def test_a_network_that_fails_on_the_way_is_waited_for(server: FileServer, tmp_path: Path) -> None:
     """A server that has answered before is asked again, whatever the reason."""
-    server.files[PATH], server.tags[PATH] = CONTENT, '"first"'
+    server.files[PATH] = CONTENT
     server.faults[PATH] = [Fault(cut_after=300_000)]
-    client_get, refused = requests.Session.get, []
+    real_get, refused = requests.get, []
 
-    def get(session: requests.Session, url: str, **options: Any) -> requests.Response:
+    def get(url: str, **options: Any) -> requests.Response:
         if server.requests and not refused:
             refused.append(url)
             url = "http://127.0.0.1:9/"
-        return client_get(session, url, **options)
+        return real_get(url, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(requests.Session, "get", get)
+        patch.setattr(requests, "get", get)
         assert fetch(server, tmp_path / "file.bin").read_bytes() == CONTENT
     assert len(refused) == 1
 
@@ -75,7 +74,7 @@ def test_a_network_that_fails_on_the_way_is_waited_for(server: FileServer, tmp_p
     ("url", "reason"), [("http://127.0.0.1:9", "Connection refused"), ("", "no answer within 0 s")]
 )
 def test_an_address_where_nothing_answers(silent: str, monkeypatch: pytest.MonkeyPatch, url: str, reason: str) -> None:
-    monkeypatch.setattr("tailwise.data.http._SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr("tailwise.data.download._SECONDS_TO_ANSWER", 0.2)
     assert reason in (why_unreachable(url or silent) or "")
 
 
@@ -91,7 +90,7 @@ def test_a_name_that_nobody_looks_up(monkeypatch: pytest.MonkeyPatch) -> None:
         released.wait(30)
         raise requests.ConnectionError("no such name, at last")
 
-    monkeypatch.setattr("tailwise.data.http._SECONDS_TO_ANSWER", -0.9)
+    monkeypatch.setattr("tailwise.data.download._SECONDS_TO_ANSWER", -0.9)
     monkeypatch.setattr(requests, "head", head)
     assert "no answer within" in (why_unreachable("http://example.org") or "")
     released.set()

@@ -21,7 +21,7 @@ from timm.models import load_state_dict as read_state_dict
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tailwise.data.http import why_unreachable
+from tailwise.data.download import why_unreachable
 from tailwise.errors import InputError
 from tailwise.models.backbone_checks import check_backbone
 from tailwise.models.model_config import ModelConfig

@@ -83,8 +83,7 @@ def year(folder: str, images: Mapping[str, Any], lists: Mapping[str, list[str]])
 def remote(server: FileServer, path: str, content: bytes) -> RemoteFile:
     """Serve a file."""
     server.files[path] = content
-    server.tags[path] = f'"{len(content)}"'
-    return RemoteFile((f"{server.url}{path}",), hashlib.sha256(content).hexdigest(), len(content))
+    return RemoteFile((f"{server.url}{path}",), hashlib.sha256(content).hexdigest())
 
 
 def voc(server: FileServer, **changes: bytes) -> LongTailBenchmark:

@@ -153,19 +153,16 @@ COCO_MLT = LongTailBenchmark(
     image_ids=RemoteFile(
         (f"{_AUTHORS}/8f913268682508bdc8b3e051cd31b7e70a8631d5/appendix/coco/longtail2017/img_id.pkl",),
         sha256="f31e853d2c7b69512c62b65ff1db067a49b3ab86a62f685c7da86b7c3dd04768",
-        size=13_023,
     ),
     list_place="appendix/coco/longtail2017/img_id.pkl",
     images=CocoArchives(
         annotations=RemoteFile(
             (f"{_SERVER}/annotations/annotations_trainval2017.zip",),
             sha256="113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
-            size=252_907_541,
         ),
         test_images=RemoteFile(
             (f"{_SERVER}/zips/val2017.zip",),
             sha256="4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
-            size=815_585_330,
         ),
         train_images=f"{_SERVER}/train2017",
     ),

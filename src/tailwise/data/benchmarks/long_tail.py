@@ -1,21 +1,25 @@
-"""The published long-tailed benchmarks: the authors' images, downloaded where they are missing, and verified."""
+"""Published long-tailed benchmarks: the authors' lists of image ids, and images and labels that agree with them."""
 
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import pooch
 
 from tailwise.data.benchmarks.facts import PublishedFacts, require_published
-from tailwise.data.benchmarks.lists import cross_check, find_list, read_image_ids
 from tailwise.data.benchmarks.store import RemoteFile, Store
 from tailwise.data.dataset import LabeledImages
-from tailwise.data.download import file_sha256
+from tailwise.data.formats.rows import read_text
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 
+_ID = re.compile(r"[0-9A-Za-z_-]+")
 _logger = logging.getLogger(__name__)
 
 
@@ -39,7 +43,7 @@ class ImageSource(ABC):
             store.
 
         Raises:
-            InputError: something cannot be had or read.
+            InputError: something is not available or readable.
         """
 
     @abstractmethod
@@ -54,7 +58,7 @@ class ImageSource(ABC):
             All rows of the split; their images need not be there.
 
         Raises:
-            InputError: something cannot be had or read.
+            InputError: something is not available or readable.
         """
 
 
@@ -108,9 +112,9 @@ def build_benchmark(
 ) -> BenchmarkData:
     """Get the images of a published benchmark, and verify that they are those that published numbers are about.
 
-    The authors' list of image ids and the images are downloaded into ``root`` where they are missing; whatever is there
-    already is used, in the usual places up to two folders deep. An interrupted call goes on where it ended. Archives
-    stay in ``root`` and can be removed afterwards. The images keep the terms of their publishers.
+    The authors' list of image ids and the images are downloaded into ``root`` where they are missing; existing files
+    are used, in the usual places up to two folders deep. An interrupted call resumes. Archives stay in ``root`` and can
+    be removed afterwards. The images keep the terms of their publishers.
 
     Args:
         benchmark: which one.
@@ -124,8 +128,8 @@ def build_benchmark(
         Training and test images, with references from ``root``.
 
     Raises:
-        InputError: something cannot be had or read, or the data disagree with the published class counts, groups or
-            numbers of images; the message says in what.
+        InputError: something is not available or readable, or the data disagree with the published class counts, groups
+            or numbers of images; the message says in what.
     """
     store = Store(Path(root), download, progress, wait)
     if lists is None:
@@ -133,7 +137,6 @@ def build_benchmark(
     else:
         source = find_list(Path(lists), benchmark.list_place)
         _note_other_list(source, benchmark.image_ids)
-        cross_check(source.parent, benchmark.facts)
     ids = read_image_ids(source)
     if len(ids) != benchmark.facts.num_train:
         raise InputError(
@@ -164,5 +167,49 @@ def read_pool(
 
 def _note_other_list(source: Path, published: RemoteFile) -> None:
     # Line ends may differ, for instance; the class counts will tell whether the images do.
-    if file_sha256(source) != published.sha256:
+    if pooch.file_hash(str(source)) != published.sha256:
         _logger.info("%s is not byte for byte the published list; its images are checked by their labels", source)
+
+
+def find_list(given: Path, place: str) -> Path:
+    """Find a list of image ids in a copy of the authors' repository.
+
+    Args:
+        given: the list itself, or a folder: that of the repository, or any on the way from there to the list.
+        place: path of the list in the repository.
+
+    Raises:
+        InputError: there is no such list, or it is a file of the repository that belongs to another split.
+    """
+    name = PurePosixPath(place).name
+    if given.is_file():
+        if given.name != name and given.name.endswith(name):
+            raise InputError(f"{given} belongs to another split than the published one, whose list is {place}")
+        return given
+    parts = PurePosixPath(place).parts
+    for start in range(len(parts)):
+        candidate = given.joinpath(*parts[start:])
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{given}: no {name} is there; give the list, or its folder, or a copy of the repository: {place}")
+
+
+def read_image_ids(path: Path) -> list[str]:
+    """Read a text of image ids, one per line, in their order. The authors' ``img_id.pkl`` is such a text too.
+
+    Raises:
+        InputError: it is no such text, it is empty, or an id is repeated.
+    """
+    ids = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not (image := line.strip()):
+            continue
+        if not _ID.fullmatch(image):
+            raise InputError(f"{path}: line {number} is no image id; give a text with one id per line")
+        ids.append(image)
+    if not ids:
+        raise InputError(f"{path}: no image ids: the file is empty")
+    repeated = [image for image, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path}: image {repeated[0]!r} is listed more than once")
+    return ids

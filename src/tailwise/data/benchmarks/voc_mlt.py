@@ -82,14 +82,12 @@ VOC_MLT = LongTailBenchmark(
     image_ids=RemoteFile(
         (f"{_AUTHORS}/38ef08934efafa23a7263f0006a15c07367d6c3b/appendix/VOCdevkit/longtail2012/img_id.txt",),
         sha256="6e49185d5421236718f7393e952f5790e5c0cfeb1694892b1b971f59725d5ebc",
-        size=13_704,
     ),
     list_place="appendix/VOCdevkit/longtail2012/img_id.txt",
     images=VocArchives(
         train=RemoteFile(
             tuple(f"{server}/voc2012/VOCtrainval_11-May-2012.tar" for server in _SERVERS),
             sha256="e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
-            size=1_999_639_040,
         ),
         test=RemoteFile(
             tuple(f"{server}/voc2007/VOCtest_06-Nov-2007.tar" for server in _SERVERS),

@@ -12,8 +12,8 @@ from typing import Any
 
 from tailwise.data.cache_folder import INDEX_FILE, NOTE_FILE, alone, touch
 from tailwise.data.dataset import LabeledImages
+from tailwise.data.download import why_unreachable
 from tailwise.data.formats.rows import Problems, Row, assemble, class_list
-from tailwise.data.http import why_unreachable
 from tailwise.errors import InputError, OnError
 from tailwise.files import hold, replacing
 
