@@ -105,6 +105,7 @@ def test_the_console_script_is_the_command_that_says_so():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"] == {"tailwise": "tailwise.__main__:main"}
     distributions = packages_distributions()
-    found = {name.lower().replace("_", "-") for module in errors._OF_TRAIN for name in distributions[module]}
-    wanted = {re.split(r"[\[>]", requirement)[0] for requirement in project["optional-dependencies"]["train"]}
-    assert found == wanted
+    for extra, modules in errors._MODULES_OF.items():
+        found = {name.lower().replace("_", "-") for module in modules for name in distributions[module]}
+        wanted = {re.split(r"[\[>]", requirement)[0] for requirement in project["optional-dependencies"][extra]}
+        assert found == wanted - {"tailwise"}, extra

@@ -3,12 +3,19 @@
 from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
-# Modules of the libraries that the extra "train" brings.
-_OF_TRAIN = (
-    *("filelock", "jinja2", "jsonargparse", "lightning", "matplotlib", "numba", "pandas", "PIL", "plotly"),
-    *("pyarrow", "yaml", "requests", "rich", "safetensors", "sklearn", "scipy", "tensorboard", "timm", "torchmetrics"),
-    "typing_extensions",
-)
+Extra: TypeAlias = Literal["train", "demo", "figures", "hub", "tensorboard"]
+
+# Modules of the libraries that each extra adds to a plain installation or, but for "hub", to "train".
+_MODULES_OF: dict[Extra, tuple[str, ...]] = {
+    "train": (
+        *("filelock", "jinja2", "jsonargparse", "lightning", "numba", "pandas", "PIL", "plotly", "pooch", "pyarrow"),
+        *("yaml", "requests", "rich", "safetensors", "scipy", "timm", "torchmetrics", "typing_extensions"),
+    ),
+    "demo": ("sklearn",),
+    "figures": ("matplotlib",),
+    "hub": ("datasets",),
+    "tensorboard": ("tensorboard",),
+}
 
 OnError: TypeAlias = Literal["raise", "skip"]
 """Stop at the first bad row or image, or leave it out and list it."""
@@ -28,21 +35,28 @@ class RunsFailedError(RuntimeError):
     """
 
 
-class MissingExtraError(ModuleNotFoundError):
-    """A part of tailwise needs libraries that a plain installation does not have; the message says how to get them."""
+class MissingExtraError(InputError, ModuleNotFoundError):
+    """A part of tailwise needs a library of an extra that is not installed; the message says how to get it."""
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
-def require_extra(part: str) -> None:
-    """Check that the libraries of the extra ``train`` are installed.
+def require_extra(part: str, extra: Extra = "train") -> None:
+    """Check that the libraries of an extra are installed.
 
     Args:
         part: the part of tailwise that needs them, for the message.
+        extra: name of the extra.
 
     Raises:
-        MissingExtraError: one is not.
+        MissingExtraError: one of them is missing.
+
+    >>> require_extra("the data set digits", "demo")
     """
-    for name in _OF_TRAIN:
+    for name in _MODULES_OF[extra]:
         if find_spec(name) is None:
             raise MissingExtraError(
-                f"{part} needs {name}, which is not installed: pip install 'tailwise[train]'", name=name
+                f"{part} needs {name}, which is not installed: pip install 'tailwise[{extra}]'", name=name
             )

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def _frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 def saved(folder: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     return state
+
+
+@pytest.fixture
+def tiny(tiny: Tiny) -> Tiny:
+    return partial(tiny, tensorboard=True)
 
 
 def assert_same_end(first: Path, second: Path) -> None:

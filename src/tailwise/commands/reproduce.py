@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from tailwise.commands.output import require_counts
 from tailwise.data.dataset import LabeledImages
 from tailwise.data.reading import ReadOptions, read_labels
-from tailwise.errors import InputError
+from tailwise.errors import InputError, require_extra
 from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import Accelerator, Mode, Precision, TrainConfig
 
 if TYPE_CHECKING:
     from tailwise.experiments.reproduce import Experiment
+    from tailwise.report.paper_figures import PaperFigure
 
 FigureName: TypeAlias = Literal[
     "db-1a", "db-1b", "db-2", "db-3a", "db-3b", "pg-1", "pg-2", "pg-3", "pg-4", "pg-5", "all"
@@ -98,23 +99,25 @@ def run(options: Options) -> None:
     """Run the papers' tables and figures again, and set the numbers beside those published."""
     from rich.console import Console
 
+    _check(options)
+    everything = options.table is None and options.figure is None
+    draws = everything or options.figure is not None
+    if draws:
+        # Before anything that takes long.
+        require_extra("drawing figures, which --table all leaves out," if everything else "--figure", "figures")
     from tailwise.experiments.published import TABLES
     from tailwise.experiments.reproduce import results_table
     from tailwise.experiments.results_table import for_terminal, write_table
-    from tailwise.report.figures import save_figure
-    from tailwise.report.paper_figures import FIGURES
 
-    _check(options)
-    everything = options.table is None and options.figure is None
     numbers = TABLES if everything or options.table == "all" else () if options.table is None else (options.table,)
-    names = list(FIGURES) if everything or options.figure == "all" else [options.figure] if options.figure else []
+    figures = _figures(options.figure or "all") if draws else {}
     output = _output(options)
     experiment = _experiment(options, output)
     departures = experiment.departures()
     if departures:
         _logger.info("not the recipe: %s", "; ".join(departures))
     methods = [method for number in numbers for method in experiment.methods(number)]
-    methods += [method for name in names for method in FIGURES[name].methods(experiment)]
+    methods += [method for figure in figures.values() for method in figure.methods(experiment)]
     found = experiment.run(methods)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for number in numbers:
@@ -122,12 +125,20 @@ def run(options: Options) -> None:
         console.print(table.title, for_terminal(table), *table.notes, sep="\n")
         for file in write_table(table, output / f"table{number}"):
             _logger.info("table: %s", file)
-    for name in names:
-        figure = FIGURES[name]
+    for name, figure in figures.items():
+        from tailwise.report.figures import save_figure
+
         description = " ".join([f"{figure.caption}: {experiment.data_name}.", *experiment.notes()])
         drawn = figure.draw(experiment, found)
         for file in save_figure(drawn, output / name, options.figure_formats, description):
             _logger.info("figure: %s", file)
+
+
+def _figures(name: FigureName) -> dict[str, PaperFigure]:
+    """The figures asked for, by name."""
+    from tailwise.report.paper_figures import FIGURES
+
+    return dict(FIGURES) if name == "all" else {name: FIGURES[name]}
 
 
 def _check(options: Options) -> None:

@@ -32,7 +32,7 @@ _NOT_SHARED = frozenset(
     (
         *("data", "output", "classes", "root", "split_file", "cache", "seed", "loss", "loss_options", "val_split"),
         *("val_folds", "val_fold", "accelerator", "devices", "num_nodes", "num_workers", "checkpoint_minutes"),
-        *("compile", "keep_backbone", "quiet", "resume"),
+        *("compile", "keep_backbone", "quiet", "resume", "tensorboard"),
     )
 )
 _FILES = ("weights", "label_embeddings")

@@ -50,6 +50,7 @@ ALL_FOLDS: Final = "all"
 # them.
 _OPTIONS_WITHOUT_EFFECT = (
     *("output", "resume", "quiet", "cache", "num_workers", "checkpoint_minutes", "compile", "keep_backbone"),
+    "tensorboard",
 )
 
 # Beyond what anybody means: a number with a digit too many is said at once, not by a machine that is overrun.
@@ -144,6 +145,8 @@ class TrainConfig(ReadOptions):
     num_workers: int = 0
     """Processes that load images ahead of training, per device; with 0, a thread does on a GPU, and a CPU loads them in
     between."""
+    tensorboard: bool = False
+    """Write the losses for TensorBoard too, into the folder tensorboard of the run; the extra tensorboard brings it."""
     checkpoint_minutes: float = 10.0
     """Minutes after which the state of the run is saved inside an epoch; at the end of an epoch it is saved anyway."""
     quiet: bool = False

@@ -15,7 +15,7 @@ from torch import nn
 
 from tailwise import losses
 from tailwise.data.reading import ReadOptions
-from tailwise.errors import InputError
+from tailwise.errors import InputError, require_extra
 from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions
 from tailwise.models.backbone_checks import refuse_sources, try_backbone
@@ -91,6 +91,8 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     started = time.perf_counter()
     given_loss = config.loss
     config = resolve(config)
+    if config.tensorboard:
+        require_extra("--tensorboard", "tensorboard")
     folder = Path(config.output)
     device = choose_device(config.accelerator, config.precision)
     if config.resume:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -262,6 +262,9 @@ def create_trainer(
         # Left to itself, Lightning saves in the handler of a signal, which may come in the middle of a step. The job
         # ends with the signal to terminate instead, LastCheckpoint saves after the step, and --resume goes on.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    loggers: list[Logger] = [CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)]
+    if config.tensorboard:
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version="", purge_step=first_step + 1))
     losses = LossLog(config.loss, config.optim.lr, read_every=_STEPS_BETWEEN_LOOKS)
     return pl.Trainer(
         accelerator=config.accelerator,
@@ -282,10 +285,7 @@ def create_trainer(
             ),
             *callbacks,
         ],
-        logger=[
-            CSVLogger(folder, name="logs", flush_logs_every_n_steps=1),
-            TensorBoardLogger(folder, name="tensorboard", version="", purge_step=first_step + 1),
-        ],
+        logger=loggers,
         plugins=plugins,
         enable_progress_bar=False,
         enable_model_summary=False,

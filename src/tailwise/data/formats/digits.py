@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.long_tail import LongTailSubset, build_long_tail
+from tailwise.errors import require_extra
 from tailwise.labels import LabelStats
 from tailwise.shapes import Int, UInt8
 
@@ -77,9 +78,9 @@ def digits(
 
     Raises:
         InputError: a parameter of the long-tailed subset is out of range.
-        ModuleNotFoundError: scikit-learn is not installed.
+        MissingExtraError: scikit-learn is not installed.
     """
-    # Only here, so that the builder and the samplers need no scikit-learn.
+    require_extra("the data set digits", "demo")
     from sklearn.datasets import load_digits
 
     source = load_digits()

@@ -14,7 +14,7 @@ from tailwise.data.cache_folder import INDEX_FILE, NOTE_FILE, alone, touch
 from tailwise.data.dataset import LabeledImages
 from tailwise.data.download import why_unreachable
 from tailwise.data.formats.rows import Problems, Row, assemble, class_list
-from tailwise.errors import InputError, OnError
+from tailwise.errors import InputError, OnError, require_extra
 from tailwise.files import hold, replacing
 
 HUB_PREFIX = "hf:"
@@ -80,10 +80,9 @@ def is_saved_dataset(path: Path) -> bool:
 
 def _load(name: str | Path) -> dict[str, Any]:
     """The splits of a data set, by name; a data set without splits is one split named ""."""
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise InputError(f"{name}: reading it needs the library datasets: pip install 'tailwise[hub]'") from error
+    require_extra(f"reading {name}", "hub")
+    import datasets
+
     try:
         if str(name).startswith(HUB_PREFIX):
             # The library repeats each request for half a minute where there is no network.
