@@ -2,5 +2,5 @@
 
 from tailwise.labels import LabelStats
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["LabelStats", "__version__"]
