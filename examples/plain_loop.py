@@ -1,0 +1,76 @@
+"""A loss and a sampler of tailwise in a plain PyTorch loop, against plain BCE: ``python examples/plain_loop.py``.
+
+The data are scenes of handwritten digits, of which most are rare (``pip install 'tailwise[demo]'``).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from tailwise.data.benchmarks import digits
+from tailwise.data.samplers import ClassAwareSampler, UniformSampler
+from tailwise.losses import create
+from tailwise.metrics import average_precision, group_means
+
+
+def network(num_classes: int) -> nn.Module:
+    """A small convolutional network with one logit per class."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU()),
+        *(nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(256, num_classes)),
+    )
+
+
+def train(data: TensorDataset, sampler: Sampler[int], loss: nn.Module, num_classes: int, steps: int) -> nn.Module:
+    """Train a network for a number of steps."""
+    torch.manual_seed(0)
+    model = network(num_classes)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    loader = DataLoader(data, batch_size=64, sampler=sampler)
+    step = 0
+    while step < steps:
+        for images, targets in loader:
+            optimizer.zero_grad()
+            loss(model(images), targets).backward()
+            optimizer.step()
+            step += 1
+            if step == steps:
+                break
+    return model.eval()
+
+
+def main() -> None:
+    """Train with BCE and with DB, and print the mAP of both by group."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--steps", type=int, default=300)
+    steps = parser.parse_args().steps
+
+    scenes = digits()
+    stats = scenes.stats  # of your own labels: LabelStats.from_targets(targets)
+    targets = torch.from_numpy(scenes.train_targets)
+    data = TensorDataset(as_input(scenes.train_images), targets)
+    methods = {
+        "BCE, uniform sampling": (UniformSampler(len(data)), create("bce", stats)),
+        "DB, class-aware sampling": (ClassAwareSampler(targets), create("db", stats)),
+    }
+    for name, (sampler, loss) in methods.items():
+        model = train(data, sampler, loss, stats.num_classes, steps)
+        with torch.inference_mode():
+            logits = model(as_input(scenes.test_images))
+        means = group_means(average_precision(logits, scenes.test_targets), stats.groups)
+        print(f"{name:24}", "  ".join(f"{group} {100 * value:.1f}" for group, value in means.items()))
+
+
+def as_input(images: object) -> Tensor:
+    """Pixels as floats around 0."""
+    return torch.as_tensor(images).float() / 127.5 - 1
+
+
+if __name__ == "__main__":
+    main()
