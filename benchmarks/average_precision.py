@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import statistics
+import sys
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from sklearn.metrics import average_precision_score
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from benchmarks.timing import machine, seconds
-from tailwise.metrics import average_precision, placing
+from tailwise.metrics import average_precision
 
 
 def compare(
@@ -86,7 +87,8 @@ def contestants(
         return result.numpy()
 
     def without_numba() -> NDArray[np.float64]:
-        with mock.patch.object(placing, "fastest_count", return_value=placing.count_by_sorting):
+        module = sys.modules[average_precision.__module__]
+        with mock.patch.object(module, "_fastest_count", return_value=vars(module)["_count_by_sorting"]):
             return average_precision(scores, targets).numpy()
 
     found = {"scikit-learn": by_scikit_learn, "torchmetrics": by_torchmetrics}

@@ -21,8 +21,10 @@ from scipy import sparse
 from sklearn.metrics import average_precision_score
 
 from tailwise.kernels.ranking import count_by_placing
-from tailwise.metrics import average_precision, on_device, placing
-from tailwise.metrics.on_device import average_precision_on_device
+from tailwise.metrics import average_precision
+
+# The function has the name of its module in the package.
+MODULE = sys.modules["tailwise.metrics.average_precision"]
 
 # Compiled and in threads as for many scores, likewise without Numba, as for few scores, and in tensor operations.
 WAYS = ["compiled", "sorting", "small", "device"]
@@ -55,10 +57,10 @@ def reference(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def compute(way: str, scores: Any, targets: Any) -> torch.Tensor:
     if way == "device":
         values = scores if isinstance(scores, torch.Tensor) else torch.from_numpy(np.array(scores))
-        return average_precision_on_device(values, targets)
+        return MODULE._on_device(values, targets)
     if way == "small":
         return average_precision(scores, targets)
-    with mock.patch.object(placing, "_MANY_SCORES", 0), nullcontext() if way == "compiled" else without_numba():
+    with mock.patch.object(MODULE, "_MANY_SCORES", 0), nullcontext() if way == "compiled" else without_numba():
         return average_precision(scores, targets)
 
 
@@ -77,7 +79,7 @@ def limits(block_scores: int, table_bytes: int, threads: int, positives: int = 5
     torch.set_num_threads(threads)
     try:
         with mock.patch.multiple(
-            placing, _BLOCK_SCORES=block_scores, _TABLE_BYTES=table_bytes, _POSITIVES_AT_ONCE=positives
+            MODULE, _BLOCK_SCORES=block_scores, _TABLE_BYTES=table_bytes, _POSITIVES_AT_ONCE=positives
         ):
             yield
     finally:
@@ -132,7 +134,7 @@ def test_a_gpu_is_given_a_few_classes_at_a_time() -> None:
     scores, targets = rng.integers(0, 9, (40, 7)).astype(np.float32), rng.integers(-1, 2, (40, 7))
     targets[:, 2] = np.where(targets[:, 2] == 0, -1, targets[:, 2])
     for scores_at_once in (1, 40 * 3, 40 * 7):
-        with mock.patch.object(on_device, "_SCORES_AT_ONCE", scores_at_once):
+        with mock.patch.object(MODULE, "_SCORES_AT_ONCE", scores_at_once):
             assert_agrees("device", scores, targets)
 
 
@@ -361,7 +363,7 @@ def test_what_has_another_form_is_refused(scores: np.ndarray, targets: np.ndarra
 def test_what_is_unusable_is_named_wherever_it_is(way: str) -> None:
     scores, targets = np.zeros((60, 50)), np.zeros((60, 50))
     scores[41, 33], targets[52, 44] = np.nan, 3
-    with limits(70, 100, threads=2), mock.patch.object(on_device, "_SCORES_AT_ONCE", 200):
+    with limits(70, 100, threads=2), mock.patch.object(MODULE, "_SCORES_AT_ONCE", 200):
         with pytest.raises(ValueError, match="the score of class 33 in row 41 is NaN"):
             compute(way, scores, np.zeros((60, 50)))
         with pytest.raises(ValueError, match="the target of class 44 in row 52 is 3"):
@@ -369,9 +371,9 @@ def test_what_is_unusable_is_named_wherever_it_is(way: str) -> None:
 
 
 def test_many_scores_are_counted_by_compiled_code_where_numba_is() -> None:
-    assert placing.fastest_count() is count_by_placing
+    assert MODULE._fastest_count() is count_by_placing
     with without_numba():
-        assert placing.fastest_count() is placing.count_by_sorting
+        assert MODULE._fastest_count() is MODULE._count_by_sorting
 
 
 def test_the_functions_need_torch_and_numpy_only() -> None:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tailwise.metrics.average_precision import average_precision
 from tailwise.metrics.calibration import Calibration, calibration_error, fit_calibration
-from tailwise.metrics.decisions import Decisions, fit_decisions
-from tailwise.metrics.f1 import F1Scores, f1_by_class, f1_scores
+from tailwise.metrics.curves import CurveRecorder, ProbabilityCurves, steps_between_points
+from tailwise.metrics.decisions import Decisions, F1Scores, f1_by_class, f1_scores, fit_decisions, tune_thresholds
 from tailwise.metrics.groups import group_means, left_out
-from tailwise.metrics.probability_curves import CurveRecorder, ProbabilityCurves, steps_between_points
-from tailwise.metrics.thresholds import tune_thresholds
 
 if TYPE_CHECKING:
     from tailwise.metrics.multilabel_ap import MultilabelAP

@@ -1,4 +1,4 @@
-"""Calibration of classes: how far probabilities are from frequencies, and bringing them there."""
+"""Calibration of every class: the calibration error of probabilities, and probabilities from scaled logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tailwise.metrics.inputs import as_tensor, scores_and_targets
+from tailwise.metrics.score_matrix import Labels, Scores, as_tensor, scores_and_targets
 from tailwise.shapes import Float, Int
 
 CalibrationMethod: TypeAlias = Literal["platt", "temperature"]
@@ -23,11 +23,11 @@ class Calibration(NamedTuple):
     r"""Calibrated probabilities :math:`\sigma(a_k z_k + b_k)` of logits :math:`z_k`."""
 
     slope: NDArray[np.float64]
-    """(K,) values of a, not negative, so that no ranking is turned round. Temperature is 1 / a."""
+    """(K,) values of a, not negative, so that no ranking is reversed. Temperature is 1 / a."""
     intercept: NDArray[np.float64]
     """(K,) values of b."""
 
-    def probabilities(self, logits: Tensor | NDArray[Any]) -> Float[Tensor, "N K"]:
+    def probabilities(self, logits: Scores) -> Float[Tensor, "N K"]:
         """Calibrated probabilities of (N, K) logits, float64.
 
         Raises:
@@ -39,9 +39,7 @@ class Calibration(NamedTuple):
         return torch.sigmoid(z * torch.from_numpy(self.slope) + torch.from_numpy(self.intercept))
 
 
-def calibration_error(
-    probabilities: Tensor | NDArray[Any], targets: Tensor | NDArray[Any], *, num_bins: int = NUM_BINS
-) -> Float[Tensor, " K"]:
+def calibration_error(probabilities: Scores, targets: Labels, *, num_bins: int = NUM_BINS) -> Float[Tensor, " K"]:
     r"""Expected calibration error of each class, over bins of equally many samples.
 
     The samples of a class are divided into bins by rank of their probability, and in each bin the mean probability is
@@ -66,6 +64,10 @@ def calibration_error(
     Raises:
         ValueError: the shapes disagree, a probability is not in [0, 1], a target is none of 1, 0 and unknown, or there
             is no bin.
+
+    Example:
+        >>> calibration_error([[0.9], [0.9], [0.1], [0.1]], [[1], [0], [0], [0]])
+        tensor([0.2500], dtype=torch.float64)
     """
     p, t = scores_and_targets(probabilities, targets)
     if num_bins < 1:
@@ -82,24 +84,23 @@ def calibration_error(
     return result
 
 
-def fit_calibration(
-    logits: Tensor | NDArray[Any], targets: Tensor | NDArray[Any], method: CalibrationMethod = "platt"
-) -> Calibration:
+def fit_calibration(logits: Scores, targets: Labels, method: CalibrationMethod = "platt") -> Calibration:
     r"""Fit a calibration of each class by maximum likelihood, to images that were not trained on.
 
     The labels are smoothed as Platt did ("Probabilistic Outputs for Support Vector Machines", 1999): positives count as
     :math:`(P + 1) / (P + 2)` and negatives as :math:`1 / (n - P + 2)`, of :math:`P` positives among :math:`n` known
     labels, so that a class with one positive, or one that is separated from the negatives, has a finite optimum. Where
     the best slope would be negative, the class ranks no better than chance: its slope is 0, and with Platt's method
-    its probability the smoothed frequency. A class without a positive says nothing of its slope, which stays 1; Platt's
-    method then fits the intercept alone. A class without a known negative says nothing of its frequency either, and
-    keeps its probabilities.
+    its probability the smoothed frequency. Without a positive the slope is not determined and stays 1; Platt's method
+    then fits the intercept alone. Without a known negative the frequency is not determined either, and the class keeps
+    its probabilities.
 
     Args:
         logits: (N, K) raw scores, finite.
         targets: (N, K) entries 1, 0, or unknown (-1, and NaN in floating point); unknown labels are not counted.
         method: "platt" for slope and intercept (Platt scaling), "temperature" for a slope alone (Guo et al., "On
-            Calibration of Modern Neural Networks", ICML 2017), which cannot mend a class that is too likely everywhere.
+            Calibration of Modern Neural Networks", ICML 2017), which cannot correct a class that is too likely for all
+            images.
 
     Returns:
         Slope and intercept of each class.
@@ -107,6 +108,11 @@ def fit_calibration(
     Raises:
         ValueError: there is no such method, the shapes disagree, a logit is not finite, or a target is none of 1, 0 and
             unknown.
+
+    Example:
+        >>> logits, targets = [[3.0], [1.0], [-1.0], [-3.0]], [[1], [0], [1], [0]]
+        >>> fit_calibration(logits, targets).probabilities(logits)[:, 0]
+        tensor([0.6496, 0.5513, 0.4487, 0.3504], dtype=torch.float64)
     """
     if method not in get_args(CalibrationMethod):
         raise ValueError(f"method must be one of {', '.join(get_args(CalibrationMethod))}, got {method!r}")

@@ -1,4 +1,4 @@
-"""Means over all classes and over head, medium and tail."""
+"""Means of per-class values over all classes and over the groups head, medium and tail."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def group_means(values: Tensor | NDArray[Any], groups: Mapping[str, Any]) -> dic
     """Mean of per-class values over all classes and over each group, leaving NaN out.
 
     With :func:`~tailwise.metrics.average_precision` these are the mAP of long-tailed benchmarks: a class without a
-    positive or without a known negative in the test set has no average precision and counts neither as 0 nor as 1. Say
-    how many there are (:func:`left_out`) beside the mean.
+    positive or without a known negative in the test set has no average precision and counts neither as 0 nor as 1.
+    Report their number (:func:`left_out`) with the mean.
 
     Args:
         values: (K,) one value per class, NaN where it is undefined.
@@ -32,6 +32,10 @@ def group_means(values: Tensor | NDArray[Any], groups: Mapping[str, Any]) -> dic
     Raises:
         ValueError: ``values`` is not one-dimensional, an index is not one of its classes, or a group is named
             ``"total"``.
+
+    Example:
+        >>> group_means(torch.tensor([0.75, 0.25, torch.nan]), {"head": [0], "tail": [1, 2]})
+        {'total': 0.5, 'head': 0.75, 'tail': 0.25}
     """
     return {name: float(members.nanmean()) for name, members in _groups(values, groups)}
 
@@ -48,6 +52,10 @@ def left_out(values: Tensor | NDArray[Any], groups: Mapping[str, Any]) -> dict[s
 
     Raises:
         ValueError: as :func:`group_means`.
+
+    Example:
+        >>> left_out(torch.tensor([0.75, 0.25, torch.nan]), {"head": [0], "tail": [1, 2]})
+        {'total': 1, 'head': 0, 'tail': 1}
     """
     return {name: int(members.isnan().sum()) for name, members in _groups(values, groups)}
 

@@ -1,4 +1,4 @@
-"""Average precision as a torchmetrics metric: accumulates over batches and gathers over processes."""
+"""Average precision as a torchmetrics metric, accumulated over batches and gathered over processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 from tailwise.labels import LabelStats
 from tailwise.metrics.average_precision import average_precision
 from tailwise.metrics.groups import group_means
-from tailwise.metrics.inputs import scores_and_targets
+from tailwise.metrics.score_matrix import scores_and_targets
 
 
 class MultilabelAP(Metric):
@@ -30,6 +30,12 @@ class MultilabelAP(Metric):
 
     Raises:
         ValueError: ``num_classes`` is no whole number or below 1, or a group does not fit it.
+
+    Example:
+        >>> metric = MultilabelAP(2, {"tail": [1]})
+        >>> metric.update(torch.tensor([[2.0, 0.1], [0.5, 0.3]]), torch.tensor([[1, 1], [0, 0]]))
+        >>> metric.compute()["tail"]
+        tensor(0.5000, dtype=torch.float64)
     """
 
     is_differentiable = False
@@ -89,7 +95,7 @@ class MultilabelAP(Metric):
         super().sync(*args, **kwargs)
 
     def _have_rows(self) -> None:
-        """Give a process that has seen nothing zero rows of the right width and dtype, so that they can be gathered."""
+        """Make zero rows of the right width and dtype in a process without data, so that all can be gathered."""
         if isinstance(self.logits, list) and not self.logits:
             self.logits.append(torch.empty(0, self.num_classes, device=self.device))
             self.targets.append(torch.empty(0, self.num_classes, dtype=torch.int8, device=self.device))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailwise.metrics.f1 import f1_of_counts
+from tailwise.metrics.decisions import f1_of_counts
 
 NUM_THRESHOLDS = 201
 """Thresholds of a sweep: the probabilities 0, .005, ..., 1."""

@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from tailwise.files import replacing
-from tailwise.metrics.probability_curves import ProbabilityCurves
+from tailwise.metrics.curves import ProbabilityCurves
 
 FigureFormat: TypeAlias = Literal["png", "svg", "pdf"]
 

@@ -25,7 +25,7 @@ from tailwise.experiments.published import GROUPS
 from tailwise.experiments.reproduce import Experiment
 from tailwise.labels import LabelStats
 from tailwise.losses.registry import RECIPES
-from tailwise.metrics.probability_curves import ProbabilityCurves
+from tailwise.metrics.curves import ProbabilityCurves
 from tailwise.report import figures as drawing
 from tailwise.report.figures import CurvePanel, GradientCurve
 from tailwise.training.folder import CURVES_FILE

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.labels import LabelStats
+from tailwise.metrics.curves import ProbabilityCurves
 from tailwise.metrics.groups import TOTAL
-from tailwise.metrics.probability_curves import ProbabilityCurves
 from tailwise.report.axes import GROUP_COLOURS, name_ticks, tick_length
 from tailwise.report.class_curves import NUM_THRESHOLDS
 from tailwise.report.page import PagePlot, finite, plot_text

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
-from tailwise.metrics.probability_curves import CurveRecorder, steps_between_points
+from tailwise.metrics.curves import CurveRecorder, steps_between_points
 from tailwise.progress import bar, is_shown
 
 _SECONDS_BETWEEN_LINES = 5.0

@@ -6,10 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 
-from tailwise.metrics.inputs import as_tensor, scores_and_targets
+from tailwise.metrics import average_precision, calibration_error, f1_by_class, fit_decisions, tune_thresholds
+from tailwise.metrics.score_matrix import as_tensor, scores_and_targets
 
 SCORES = [[0.5, -1.0], [2.0, 0.0], [1.0, 4.0]]
 LABELS = [[1, 0], [-1, 1], [0, 0]]
@@ -49,6 +52,22 @@ def test_scores_keep_their_type_where_it_can_be_compared(given: torch.dtype, kep
     s, _ = scores_and_targets(scores, torch.zeros(2, 2, dtype=torch.int8))
     assert s.dtype == kept
     assert s.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [pd.DataFrame, np.ndarray.tolist, sparse.csr_array, sparse.coo_matrix, lambda a: torch.tensor(a).to_sparse_csr()],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+def test_every_metric_takes_labels_of_every_form(convert: Any) -> None:
+    scores, labels = np.array(SCORES), np.array(LABELS)
+    given = convert(labels)
+    for metric in (average_precision, f1_by_class, tune_thresholds):
+        torch.testing.assert_close(metric(scores, given), metric(scores, labels), rtol=0, atol=0, equal_nan=True)
+    error = calibration_error(1 / (1 + np.exp(-scores)), given)
+    torch.testing.assert_close(error, calibration_error(1 / (1 + np.exp(-scores)), labels), equal_nan=True)
+    thresholds = fit_decisions(scores, given, ("cat", "dog")).thresholds
+    np.testing.assert_array_equal(thresholds, fit_decisions(scores, labels, ("cat", "dog")).thresholds)
 
 
 def test_read_only_arrays_are_copied_and_others_shared() -> None:

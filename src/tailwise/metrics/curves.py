@@ -1,4 +1,4 @@
-"""Mean predicted probability of positives and negatives during training: what the figures of the PG paper show.
+"""Probability curves: the mean predicted probability of positives and negatives during training.
 
 Lin, "Probability Guided Loss for Long-Tailed Multi-Label Image Classification", AAAI 2023, Fig. 1 and 3 to 5.
 """
@@ -115,6 +115,12 @@ class CurveRecorder:
 
     Raises:
         ValueError: ``every`` is below 1.
+
+    Example:
+        >>> recorder = CurveRecorder(LabelStats([1, 1], 2))
+        >>> recorder.update(torch.zeros(2, 2), torch.tensor([[1, 0], [0, 1]]))
+        >>> recorder.curves().positive
+        array([[0.5, 0.5]], dtype=float32)
     """
 
     def __init__(self, stats: LabelStats, every: int = 1, *, sync: Sync = "auto") -> None:
@@ -174,7 +180,7 @@ class CurveRecorder:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Continue from what :meth:`state_dict` returned."""
         self._steps, self._since = state["steps"], state["since"]
         self._window = state["window"]
         self._points = [] if state["points"] is None else list(state["points"])
