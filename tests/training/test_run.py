@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from tailwise import LabelStats
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.pixels.augment import Augmentation
 from tailwise.data.samplers import (
     ClassAwareSampler,
