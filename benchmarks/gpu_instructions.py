@@ -21,9 +21,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from tailwise import LabelStats
-from tailwise.kernels import term_triton
 from tailwise.losses import create
-from tailwise.losses.triton import TritonBackend
+from tailwise.losses.backends import triton_kernels
+from tailwise.losses.backends.triton import Triton
 
 LOSSES = ("bce", "focal", "db-focal", "pg", "asl")
 KERNELS = ("row_sums", "probability_sums", "evaluate")
@@ -63,11 +63,11 @@ def counts(loss: str, capability: int) -> dict[str, tuple[float, float]]:
         get_current_stream=lambda _: 0,
         get_current_target=lambda: GPUTarget("cuda", capability, 32),
     )
-    stand_ins = {name: stand_in(name, getattr(term_triton, name)) for name in KERNELS}
+    stand_ins = {name: stand_in(name, getattr(triton_kernels, name)) for name in KERNELS}
     with (
         mock.patch.object(driver, "_active", gpu),
-        mock.patch.multiple(term_triton, **stand_ins),
-        mock.patch("tailwise.losses.base.choose", return_value=TritonBackend()),
+        mock.patch.multiple(triton_kernels, **stand_ins),
+        mock.patch("tailwise.losses.loss.choose", return_value=Triton()),
     ):
         logits = torch.zeros(64, CLASSES, dtype=torch.bfloat16, requires_grad=True)
         create(loss, LabelStats([5] * CLASSES, 800), validate=False)(logits, torch.zeros(64, CLASSES).byte())

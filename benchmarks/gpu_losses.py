@@ -23,7 +23,7 @@ from tailwise import LabelStats
 from tailwise.losses import create
 
 LOSSES = ("bce", "focal", "asl", "db-focal", "pg")
-IMPLEMENTATIONS = ("eager", "compile", "triton")
+IMPLEMENTATIONS = ("eager", "triton")
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 COPIED_BYTES, FLUSHED_BYTES = 1 << 30, 1 << 28
 WARM_UPS = 3

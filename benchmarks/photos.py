@@ -23,7 +23,7 @@ from jsonargparse import auto_cli
 from tailwise.data.dataset import LabeledImages
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
-from tailwise.losses.registry import RecipeName
+from tailwise.losses import RecipeName
 from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import OptimConfig, TrainConfig
 

@@ -26,7 +26,7 @@ def test_losses_by_name():
         *("pg-auto", "formula"),
     )
     assert parameters(losses.create) == ["name", "stats", "recipe", "options"]
-    assert parameters(losses.MultiLabelLoss.forward) == ["logits", "targets", "mask"]
+    assert parameters(losses.Loss.forward) == ["logits", "targets", "mask"]
 
 
 def test_options_of_the_central_losses():

@@ -23,7 +23,7 @@ def is_loss_file(name: str) -> bool:
 
 
 def read_loss_file(path: str) -> dict[str, Any]:
-    """Read the parameters of a loss: options of :class:`tailwise.losses.FormulaLoss`, some or all.
+    """Read the parameters of a loss: options of the loss ``formula``, some or all.
 
     Raises:
         InputError: the file cannot be read, is no YAML mapping, or has a key that is no parameter.

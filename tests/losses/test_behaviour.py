@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tailwise import LabelStats
 from tailwise.losses import available, create
-from tailwise.losses.base import EAGER
+from tailwise.losses.backends.eager import EAGER
 from tests.losses.conftest import NUM_SAMPLES, every_loss, loss_id
 
 VARIANTS = pytest.mark.parametrize("variant", every_loss(), ids=loss_id)

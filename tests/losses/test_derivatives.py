@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from tailwise.losses import ChunkedSGD, create, linear_loss
-from tailwise.losses.base import EAGER
+from tailwise.losses.backends.eager import EAGER
 from tests.losses.conftest import COUNTS, NUM_SAMPLES, every_loss, loss_id
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # of forward mode

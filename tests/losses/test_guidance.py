@@ -13,8 +13,8 @@ from torch import nn
 
 from tailwise import LabelStats
 from tailwise.losses import create
-from tailwise.losses.base import EAGER
-from tailwise.losses.guidance import group_means, mean_probabilities
+from tailwise.losses.backends.eager import EAGER
+from tailwise.losses.statistics import group_means, mean_probabilities
 
 SEEDS = (0, 1, 2)
 STEPS = 90

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 
 import numpy as np
 import pytest
@@ -11,14 +10,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tailwise import LabelStats
-from tailwise.losses import create, implementation
-from tailwise.losses.targets import sparse_row_sums
+from tailwise.losses import backends, create
+from tailwise.losses.batches import sparse_row_sums
 from tests.losses.conftest import NUM_SAMPLES, every_loss, loss_id
 
 VARIANTS = pytest.mark.parametrize("variant", every_loss(), ids=loss_id)
 LABELS = ("uint8", "bool", "int8 with unknown", "int64", "0 and 1 in float", "soft with unknown", "masked", "sparse")
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
 
 
 def labels(kind: str, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -204,7 +202,7 @@ def test_sums_of_sparse_samples_without_a_mask():
     targets, _ = labels("sparse", (16, 9))
     values = torch.rand(2, 9, generator=torch.Generator().manual_seed(5))
     expected = targets.to_dense().clamp(min=0).float() @ values.T
-    torch.testing.assert_close(implementation.choose("numba", values).row_sums(targets, None, values), expected)
+    torch.testing.assert_close(backends.choose("numba", values).row_sums(targets, None, values), expected)
 
 
 def test_sums_of_sparse_samples_weigh_soft_labels():
@@ -215,7 +213,7 @@ def test_sums_of_sparse_samples_weigh_soft_labels():
         for m in range(2):
             expected[i, m] = sum(y * values[m, k].item() for k, y in enumerate(row) if y > 0)
     torch.testing.assert_close(sparse_row_sums(stored, values), expected)
-    single = implementation.choose("numba", values.float()).row_sums(stored, None, values.float())
+    single = backends.choose("numba", values.float()).row_sums(stored, None, values.float())
     torch.testing.assert_close(single, expected.float())
 
 
@@ -306,24 +304,11 @@ def test_gradients_reach_the_layers_below(stats):
             torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
 
 
-@needs_compiler
-@pytest.mark.parametrize("name", ["db-focal", "pg", "asl"])
-def test_compile_agrees(name, stats, unchecked):
-    torch._dynamo.reset()
-    for kind in ("uint8", "int8 with unknown", "sparse"):
-        targets, mask = labels(kind, (16, 9))
-        logits = logits_of((16, 9), torch.float32)
-        pair = [
-            value_and_gradient(create(name, stats, impl=impl), logits, targets, mask) for impl in ("compile", "eager")
-        ]
-        agree(*pair, torch.float32)
-
-
 class TestChoice:
     def test_it_is_said_once(self, stats, batch, caplog):
-        implementation._say_once.cache_clear()
+        backends._say_once.cache_clear()
         logits, targets = batch[0].float(), batch[1]
-        with caplog.at_level(logging.INFO, logger="tailwise.losses.implementation"):
+        with caplog.at_level(logging.INFO, logger="tailwise.losses.backends"):
             for _ in range(2):
                 create("bce", stats)(logits, targets)
                 create("pg", stats)(batch[0], targets)
@@ -333,15 +318,15 @@ class TestChoice:
         ]
 
     def test_without_numba_torch_does_it(self, stats, batch, monkeypatch):
-        monkeypatch.setattr(implementation.importlib.util, "find_spec", lambda name: None)
-        for function in (implementation._automatic, implementation._why_not):
+        monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+        for function in (backends._automatic, backends._why_not):
             function.cache_clear()
         try:
-            assert type(implementation.choose("auto", batch[0].float())).__name__ == "Eager"
+            assert type(backends.choose("auto", batch[0].float())).__name__ == "Eager"
             with pytest.raises(ValueError, match=r"impl='numba' cannot be used: numba is not installed; impl='auto'"):
                 create("bce", stats, impl="numba")(batch[0].float(), batch[1])
         finally:
-            for function in (implementation._automatic, implementation._why_not):
+            for function in (backends._automatic, backends._why_not):
                 function.cache_clear()
 
     def test_numba_does_not_round_float64(self, stats, batch):
@@ -350,7 +335,7 @@ class TestChoice:
 
     @pytest.mark.usefixtures("unchecked")
     def test_a_name_that_does_not_exist(self, stats):
-        with pytest.raises(ValueError, match="impl must be one of auto, eager, numba, compile, triton, got 'cuda'"):
+        with pytest.raises(ValueError, match="impl must be one of auto, eager, numba, triton, got 'cuda'"):
             create("bce", stats, impl="cuda")
 
 

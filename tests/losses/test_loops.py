@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import lightning
@@ -18,7 +17,7 @@ from tailwise.losses import available, create, linear_loss
 from tests.losses.conftest import every_loss, loss_id
 
 VARIANTS = pytest.mark.parametrize("variant", every_loss(), ids=loss_id)
-IMPLEMENTATIONS = ["eager", "numba", *(["compile"] if shutil.which("g++") else [])]
+IMPLEMENTATIONS = ["eager", "numba"]
 
 
 @pytest.fixture

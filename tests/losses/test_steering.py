@@ -10,9 +10,9 @@ import torch
 
 from tailwise import LabelStats
 from tailwise.losses import create
-from tailwise.losses.base import EAGER
+from tailwise.losses.backends.eager import EAGER
+from tailwise.losses.formula import Side
 from tailwise.losses.steering import Steering, group_log_odds
-from tailwise.losses.term import Side
 from tests.losses.conftest import COUNTS, NUM_SAMPLES
 from tests.losses.naive import Naive, pair_loss, sigmoid
 

@@ -70,8 +70,8 @@ def test_kernels_compile_for_gpus(name, dtype, labels, capability, monkeypatch, 
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    from tailwise.kernels import term_triton
-    from tailwise.losses.triton import TritonBackend
+    from tailwise.losses.backends import triton_kernels
+    from tailwise.losses.backends.triton import Triton
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     gpu = SimpleNamespace(
@@ -82,8 +82,8 @@ def test_kernels_compile_for_gpus(name, dtype, labels, capability, monkeypatch, 
     monkeypatch.setattr(driver, "_active", gpu)
     programs = []
     for kernel in ("evaluate", "probability_sums", "row_sums", "scatter", "scale"):
-        monkeypatch.setattr(term_triton, kernel, Compiled(getattr(term_triton, kernel), programs))
-    monkeypatch.setattr("tailwise.losses.base.choose", lambda *_: TritonBackend())
+        monkeypatch.setattr(triton_kernels, kernel, Compiled(getattr(triton_kernels, kernel), programs))
+    monkeypatch.setattr("tailwise.losses.loss.choose", lambda *_: Triton())
     targets = torch.zeros(64, 300, dtype=torch.int8 if labels == "int8" else torch.uint8)
     targets = targets.float() if labels == "soft" else targets.to_sparse_csr() if labels == "sparse" else targets
     mask = torch.ones(64, 300, dtype=torch.bool) if labels == "masked" else None

@@ -14,11 +14,11 @@ import torch
 
 from tailwise import LabelStats
 from tailwise.losses import create
-from tailwise.losses import triton as backend_module
-from tailwise.losses.eager import Eager
-from tailwise.losses.implementation import choose
-from tailwise.losses.term import Coefficients
-from tailwise.losses.triton import TritonBackend
+from tailwise.losses.backends import Wanted, choose
+from tailwise.losses.backends import triton as backend_module
+from tailwise.losses.backends.eager import Eager
+from tailwise.losses.backends.triton import Triton
+from tailwise.losses.formula import Coefficients
 from tests.losses.conftest import EVERY_PARAMETER, every_loss, loss_id
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -187,7 +187,7 @@ def test_a_second_backward_pass_and_one_that_scales():
 def test_scaling_in_place(dtype):
     gradient = torch.randn(7, 1501, dtype=dtype).to(DEVICE)
     before = gradient.clone()
-    backend = TritonBackend()
+    backend = Triton()
     assert backend.scale_(gradient, torch.tensor(1.0, device=DEVICE)) is gradient
     torch.testing.assert_close(gradient, before, rtol=0, atol=0)
     backend.scale_(gradient, torch.tensor(-0.3, device=DEVICE))
@@ -202,13 +202,12 @@ def test_scaling_in_place(dtype):
 
 def test_derivatives_are_written_where_they_may_be():
     logits, targets, _ = batch_of(17, 130)
-    backend, coefficients = TritonBackend(), Coefficients()
-    expected = Eager().evaluate(logits, targets, None, coefficients, gradient=True, values=False, factor=0.25)
+    backend, coefficients = Triton(), Coefficients()
+    expected = Eager().evaluate(logits, targets, None, coefficients, Wanted(gradient=True, values=False, factor=0.25))
     for out in (torch.empty_like(logits), torch.zeros(17, 200, device=DEVICE)[:, 9:139], logits.clone()):
         source = out if out.is_contiguous() and out.any() else logits
-        evaluated = backend.evaluate(
-            source.copy_(logits), targets, None, coefficients, gradient=True, values=False, factor=0.25, out=out
-        )
+        wanted = Wanted(gradient=True, values=False, factor=0.25, out=out)
+        evaluated = backend.evaluate(source.copy_(logits), targets, None, coefficients, wanted)
         assert evaluated.gradient is out
         torch.testing.assert_close(out, expected.gradient, rtol=TOLERANCE[torch.float32], atol=1e-8)
         torch.testing.assert_close(evaluated.total, expected.total, rtol=TOLERANCE[torch.float32], atol=0)
@@ -228,7 +227,7 @@ def test_sums_are_the_same_every_time():
 
 
 def test_what_it_is_chosen_for():
-    assert isinstance(choose("auto", torch.zeros(1, 1, device=DEVICE)), TritonBackend)
+    assert isinstance(choose("auto", torch.zeros(1, 1, device=DEVICE)), Triton)
     assert isinstance(choose("auto", torch.zeros(1, 1, device=DEVICE, dtype=torch.float64)), Eager)
 
 

@@ -20,8 +20,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 from sklearn.metrics import average_precision_score
 
-from tailwise.kernels.ranking import count_by_placing
 from tailwise.metrics import average_precision
+from tailwise.metrics.ranking_loops import count_by_placing
 
 # The function has the name of its module in the package.
 MODULE = sys.modules["tailwise.metrics.average_precision"]
@@ -67,8 +67,7 @@ def compute(way: str, scores: Any, targets: Any) -> torch.Tensor:
 @contextmanager
 def without_numba() -> Iterator[None]:
     with mock.patch.dict(sys.modules, {"numba": None}):
-        for name in ("ranking", "compiling"):
-            sys.modules.pop(f"tailwise.kernels.{name}", None)
+        sys.modules.pop("tailwise.metrics.ranking_loops", None)
         yield
 
 

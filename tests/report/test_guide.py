@@ -18,6 +18,7 @@ from tailwise import LabelStats
 from tailwise.cli import main
 from tailwise.experiments.demo import configuration
 from tailwise.losses import create
+from tailwise.losses.formula import SIDE_FACTORS
 from tailwise.metrics import ProbabilityCurves
 from tailwise.report.guide import Advice, advise, courses
 from tailwise.report.guided_options import options_to_paste, with_factors
@@ -187,10 +188,12 @@ def test_pasted_options_multiply_the_factors_and_change_nothing_else(
     expected["neg_slope"][GROUPS["tail"]] = expected["pos_divisor"][GROUPS["tail"]] = 1.5
     expected["neg_slope"][GROUPS["head"]] = 1 / 1.5
     for side, sign in (("positive", "pos"), ("negative", "neg")):
-        for field, value in before.side(side)._asdict().items():
+        for field in SIDE_FACTORS:
+            value = getattr(before.side(side), field)
             changed = torch.as_tensor(getattr(after.side(side), field)).expand(7)
             factor = torch.tensor(expected.get(f"{sign}_{field}", np.ones(7))).float()
             torch.testing.assert_close(changed, torch.as_tensor(value).expand(7) * factor, rtol=1e-3, atol=0)
+        assert after.side(side)[4:] == before.side(side)[4:]
     assert {key: value for key, value in pasted.loss_options.items() if key not in expected} == {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in before_options.items()

@@ -11,8 +11,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tailwise.losses import implementation
-from tailwise.losses.eager import Eager
+from tailwise.losses import backends
+from tailwise.losses.backends.eager import Eager
 from tailwise.training import datamodule
 from tailwise.training.config import TrainConfig
 from tailwise.training.datamodule import TrainData
@@ -139,7 +139,7 @@ def test_nothing_is_read_but_the_losses_now_and_then(
 ) -> None:
     # Losses and curves as another device computes them: the loops of a CPU, and the look at a factor of 1, read its own
     # memory.
-    monkeypatch.setattr(implementation, "_automatic", lambda *_: "eager")
+    monkeypatch.setattr(backends, "_automatic", lambda *_: "eager")
     monkeypatch.setattr(Eager, "scale_", lambda _self, gradient, factor: gradient.mul_(factor))
     config = tiny(mode=mode, loss=loss, precision=precision, sampler="uniform", optim={"epochs": 2})
     train(config)

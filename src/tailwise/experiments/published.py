@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tailwise.experiments.methods import Method, find_methods
-from tailwise.losses.registry import RecipeName
+from tailwise.losses import RecipeName
 
 GROUPS = ("total", "head", "medium", "tail")
 """The columns of every table."""

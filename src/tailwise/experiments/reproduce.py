@@ -11,7 +11,7 @@ from tailwise.data.dataset import LabeledImages
 from tailwise.experiments.methods import Method, Row, run_methods
 from tailwise.experiments.published import GROUPS, PublishedRow, PublishedTable, published_table
 from tailwise.experiments.results_table import ResultsRow, ResultsTable
-from tailwise.losses.registry import RecipeName
+from tailwise.losses import RecipeName
 from tailwise.training.config import OptimConfig, TrainConfig, changes
 
 RECIPE_SEEDS = 3

@@ -22,8 +22,8 @@ class ClosedForm(NamedTuple):
     """Makes the gradient of operations that torch differentiates, when a graph of the backward pass is wanted."""
     scale: Callable[[Tensor, Tensor], Tensor]
     """Multiplies a gradient in place."""
-    beside: Sequence[Tensor | None]
-    """What the gradient is made from beside the logits."""
+    labels: Sequence[Tensor | None]
+    """The targets and the mask, from which the gradient is made again."""
 
 
 def attach(logits: Tensor, value: Tensor, gradient: Tensor, closed: ClosedForm) -> Tensor:
@@ -86,7 +86,7 @@ class _Attached(torch.autograd.Function):
         # become a view, which must not be changed in place.
         value, ctx.gradient = made
         ctx.save_for_backward(logits)
-        ctx.closed, ctx.versions = closed, _versions(closed.beside)
+        ctx.closed, ctx.versions = closed, _versions(closed.labels)
         return value
 
     @staticmethod
@@ -94,12 +94,12 @@ class _Attached(torch.autograd.Function):
         closed: ClosedForm = ctx.closed
         factor = upstream if isinstance(closed.rest, float) and closed.rest == 1 else upstream * closed.rest
         if torch.is_grad_enabled():  # with create_graph=True: the gradient is to be differentiated
-            _require_unchanged(closed.beside, ctx.versions)
+            _require_unchanged(closed.labels, ctx.versions)
             (logits,) = ctx.saved_tensors
             return (closed.differentiable(logits) * factor).to(logits.dtype), None, None
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            _require_unchanged(closed.beside, ctx.versions)
+            _require_unchanged(closed.labels, ctx.versions)
             gradient = closed.again(*ctx.saved_tensors)
         return times_upstream(gradient, factor, closed.scale), None, None
 

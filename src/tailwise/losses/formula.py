@@ -1,203 +1,231 @@
-"""Any point of the one formula, by its parameters: the loss behind files of parameters."""
+"""The one formula behind every loss, with its closed-form gradient.
+
+For a logit z with target y, and per class a shift v, a slope λ₁, a divisor λ₂ and a focal exponent γ on either side:
+
+    a⁺ = −λ₁⁺ (z − v⁺)                      a⁻ = λ₁⁻ (z − v⁻)
+    ℓ⁺ = sp(a⁺) σ(a⁺)^γ⁺ / λ₂⁺              ℓ⁻ = sp(a⁻) σ(a⁻)^γ⁻ / λ₂⁻
+    ℓ  = c · w · ( y ℓ⁺ + (1 − y) ℓ⁻ )
+
+with sp(a) = log(1 + eᵃ). With s = ±1 the sign in front of λ₁, and a the argument of the side in question,
+
+    dℓ/dz = c · w / λ₂ · s · λ₁ · σ(a)^γ · [ σ(a) + γ (1 − σ(a)) sp(a) ].
+
+A side may have another kind: a function other than sp (see :data:`KINDS`). This module evaluates the term by
+operations of torch, for every device and dtype; the kernels of :mod:`tailwise.losses.backends` compute the same.
+"""
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, Unpack
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from tailwise.labels import LabelStats, require_stats
-from tailwise.losses.base import FactorChoice, MultiLabelLoss, per_class
-from tailwise.losses.guidance import Adaptive, Guidance, Sync
-from tailwise.losses.options import Common
-from tailwise.losses.term import Factor, FocalOn, Side
-from tailwise.losses.weights import (
-    EFFECTIVE_MODES,
-    ClassWeight,
-    EffectiveMode,
-    RebalancedWeight,
-    SetEffectiveWeight,
-    clamped_counts,
-    effective_number,
-    inverse_frequency,
-    largest_margins,
-    prior_shift,
-)
+from tailwise.losses.autograd import is_transformed
+from tailwise.shapes import Bool, Float, Shaped
 
-Rule: TypeAlias = Mapping[str, Any]
-"""``{"rule": name}`` with the numbers of that rule: something that follows from the class counts."""
+Factor: TypeAlias = Tensor | float
+"""A parameter of the term: one number, or (C,) values."""
+
+FocalOn: TypeAlias = Literal["regularized", "plain"]
+Kind: TypeAlias = Literal["softplus", "margin"]
+SIDE_FACTORS = ("shift", "slope", "divisor", "exponent")
+"""The fields of a side that may have a value for each class."""
 
 
-class FormulaLoss(MultiLabelLoss):
-    """The term with parameters as given; BCE when nothing is.
+class Side(NamedTuple):
+    """Parameters of the positive or the negative side of the term."""
 
-    A slope, divisor, exponent or shift is a number, (K,) values, or ``{group: value}`` laid over its base, which is 1
-    for slopes and divisors, and 0 for exponents and shifts.
+    shift: Factor = 0.0
+    """v: subtracted from the logit."""
+    slope: Factor = 1.0
+    """λ₁: multiplies the shifted logit."""
+    divisor: Factor = 1.0
+    """λ₂: divides the loss."""
+    exponent: Factor = 0.0
+    """γ: the focal exponent."""
+    kind: Kind = "softplus"
+    """Function of a that the focal factor multiplies, one of :data:`KINDS`."""
+    number: float = 0.0
+    """The kind's own parameter."""
 
-    Args:
-        stats: statistics of the training labels.
-        weight: w: None for 1; ``{"rule": "rebalanced", "alpha": 0.1, "beta": 10, "mu": 0.2}`` for r̂ of DB;
-            ``{"rule": "inverse-frequency", "power": 0.5}`` for (N/n)^power; ``{"rule": "class-balanced",
-            "beta": 0.9, "mode": "mean_effective"}`` for inverse effective numbers. The numbers shown are the defaults.
-        pos_shift: v⁺, also by a rule: ``{"rule": "prior", "strength": 0.025}`` for strength · log(N/n − 1), where the
-            strength of DB is κ/λ; ``{"rule": "margin", "largest": 0.5}`` for LDAM's margins.
-        neg_shift: v⁻, likewise.
-        pos_slope: λ₁⁺.
-        neg_slope: λ₁⁻.
-        pos_divisor: λ₂⁺.
-        neg_divisor: λ₂⁻.
-        pos_exponent: γ⁺.
-        neg_exponent: γ⁻.
-        balance: c, a plain factor.
-        margin: probability margin m of ASL on the negative side.
-        adaptive: factors multiplied by the batch ratio, as for PG.
-        base_exponent: λ₀ of exponents that follow the batch ratio, as for APAF; None leaves γ± as given.
-        max_exponent: upper bound of such exponents; None is none.
-        focal_on: argument of the focal factor, the ``"regularized"`` logit or the ``"plain"`` one.
-        sync: see :class:`tailwise.losses.guidance.Guidance`.
-        common: ``reduction``, ``validate`` and ``impl``.
+    @property
+    def factors(self) -> tuple[Factor, Factor, Factor, Factor]:
+        """Shift, slope, divisor and exponent."""
+        return self[:4]
 
-    Raises:
-        ValueError: a parameter out of its range, a rule, key or group that does not exist, or a wrong number of values.
+    def with_factors(self, factors: Iterable[Factor]) -> Side:
+        """A side of the same kind with other factors."""
+        shift, slope, divisor, exponent = factors
+        return Side(shift, slope, divisor, exponent, self.kind, self.number)
+
+
+class Smoothing(NamedTuple):
+    """The map x → α + σ(β (x − μ)) that makes DB's weights of its ratios."""
+
+    alpha: float
+    beta: float
+    mu: float
+
+
+class PairWeight(NamedTuple):
+    """The weight w of every pair, from a number of each sample and a number of each class.
+
+    w_ik = sample_i · label_k, or α + σ(β (sample_i · label_k − μ)) with ``smoothing``. The (B, C) table need not exist.
     """
 
-    def __init__(
-        self,
-        stats: LabelStats,
-        *,
-        weight: Rule | None = None,
-        pos_shift: FactorChoice | Rule = None,
-        neg_shift: FactorChoice | Rule = None,
-        pos_slope: FactorChoice = None,
-        neg_slope: FactorChoice = None,
-        pos_divisor: FactorChoice = None,
-        neg_divisor: FactorChoice = None,
-        pos_exponent: FactorChoice = None,
-        neg_exponent: FactorChoice = None,
-        balance: float = 1.0,
-        margin: float = 0.0,
-        adaptive: Adaptive = (),
-        base_exponent: float | None = None,
-        max_exponent: float | None = None,
-        focal_on: FocalOn = "regularized",
-        sync: Sync = "auto",
-        **common: Unpack[Common],
-    ) -> None:
-        if base_exponent is not None and not (pos_exponent is None and neg_exponent is None):
-            raise ValueError("base_exponent makes the exponents follow the batch: leave pos_exponent, neg_exponent out")
-        if max_exponent is not None and base_exponent is None:
-            raise ValueError("max_exponent bounds exponents that follow the batch: give base_exponent as well")
-        _require("margin", margin, lambda m: 0 <= m < 1, "a number in [0, 1)")
-        _require("balance", balance, lambda c: c > 0, "a positive number")
-        require_stats(stats)
-        needs_counts = any(_is_rule(option) for option in (weight, pos_shift, neg_shift))
-        counts = clamped_counts(stats) if needs_counts else stats.class_counts.astype(np.float64)
-        positive = Side(
-            shift=_shift("pos_shift", pos_shift, counts, stats),
-            slope=per_class("pos_slope", pos_slope, 1.0, stats),
-            divisor=per_class("pos_divisor", pos_divisor, 1.0, stats),
-            exponent=per_class("pos_exponent", pos_exponent, 0.0, stats, allowed="not negative"),
-        )
-        negative = Side(
-            shift=_shift("neg_shift", neg_shift, counts, stats),
-            slope=per_class("neg_slope", neg_slope, 1.0, stats),
-            divisor=per_class("neg_divisor", neg_divisor, 1.0, stats),
-            exponent=per_class("neg_exponent", neg_exponent, 0.0, stats, allowed="not negative"),
-        )
-        guidance = Guidance(stats, adaptive=adaptive, base_exponent=base_exponent, max_exponent=max_exponent, sync=sync)
-        super().__init__(
-            stats,
-            weight=None if weight is None else _by_rule("weight", weight, _WEIGHTS, counts, stats),
-            positive=positive,
-            negative=negative,
-            scale=balance,
-            margin=margin,
-            guidance=guidance if guidance.adaptive or guidance.base_exponent is not None else None,
-            focal_on=focal_on,
-            **common,
-        )
+    sample: Tensor | None = None
+    """(B,), or None for 1."""
+    label: Tensor | None = None
+    """(C,), or None for 1."""
+    smoothing: Smoothing | None = None
 
 
-def _rebalanced(
-    counts: NDArray[np.float64], _num_samples: int, *, alpha: float = 0.1, beta: float = 10.0, mu: float = 0.2
-) -> nn.Module:
-    return RebalancedWeight(counts, alpha, beta, mu)
+class Coefficients(NamedTuple):
+    """All parameters of the term.
+
+    ``focal_on`` says whether σ(a)^γ takes the regularised argument a, or the plain ∓z.
+    """
+
+    positive: Side = Side()
+    negative: Side = Side()
+    weight: PairWeight = PairWeight()
+    scale: float = 1.0
+    focal_on: FocalOn = "regularized"
 
 
-def _inverse_frequency(counts: NDArray[np.float64], num_samples: int, *, power: float = 0.5) -> nn.Module:
-    _require("power", power, lambda p: p >= 0, "0 or more")
-    return ClassWeight(inverse_frequency(counts, num_samples, power))
+def term(
+    z: Float[Tensor, "B C"],
+    targets: Shaped[Tensor, "B C"],
+    known: Bool[Tensor, "B C"] | None,
+    coefficients: Coefficients,
+) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
+    """Evaluate the term for every (sample, label) pair, and its derivative by the logit.
+
+    Args:
+        z: (B, C) raw scores, float32 or float64.
+        targets: (B, C) labels y. Floating-point targets may be soft, in [0, 1]; integer and boolean ones are taken as
+            0/1, which needs one side per pair only.
+        known: (B, C), False where the label is unknown: value and derivative are 0 there. None means all.
+        coefficients: parameters, weights and factor.
+
+    Returns:
+        (B, C) losses, and (B, C) derivatives.
+    """
+    positive, negative, weights, scale, focal_on = coefficients
+    if targets.is_floating_point() or (positive.kind, positive.number) != (negative.kind, negative.number):
+        y = targets.to(z.dtype)
+        value_plus, slope_plus = _side(z, -1.0, positive, focal_on)
+        value_minus, slope_minus = _side(z, 1.0, negative, focal_on)
+        value, slope = torch.lerp(value_minus, value_plus, y), torch.lerp(slope_minus, slope_plus, y)
+    else:
+        is_positive = targets > 0
+        sign = torch.where(is_positive, -z.new_ones(()), z.new_ones(()))
+        pairs = zip(positive.factors, negative.factors, strict=True)
+        side = positive.with_factors(_select(is_positive, plus, minus, z) for plus, minus in pairs)
+        value, slope = _side(z, sign, side, focal_on)
+    weight = weight_table(weights, z)
+    if weight is not None or scale != 1:
+        factor = scale if weight is None else weight * scale
+        value, slope = value * factor, slope * factor
+    if known is not None:
+        value, slope = value.masked_fill(~known, 0), slope.masked_fill(~known, 0)
+    return value, slope
 
 
-def _class_balanced(
-    counts: NDArray[np.float64], _num_samples: int, *, beta: float = 0.9, mode: EffectiveMode = "mean_effective"
-) -> nn.Module:
-    _require("beta", beta, lambda b: 0 <= b <= 1, "a number in [0, 1]")
-    if mode not in EFFECTIVE_MODES:
-        raise ValueError(f"mode must be one of {', '.join(EFFECTIVE_MODES)}, got {mode!r}")
-    if mode == "class":
-        return ClassWeight(1 / effective_number(counts, beta))
-    return SetEffectiveWeight(counts, beta, mode)
+def weight_table(weights: PairWeight, like: Tensor) -> Tensor | None:
+    """The weights as a tensor that broadcasts to (B, C); None for 1."""
+    sample, label, smoothing = weights
+    column = None if sample is None else sample[:, None]
+    table = label if column is None else column if label is None else column * label
+    if table is None or smoothing is None:
+        return table
+    alpha, beta, mu = smoothing
+    return alpha + torch.sigmoid(beta * (table.to(like.dtype) - mu))
 
 
-def _prior(counts: NDArray[np.float64], num_samples: int, *, strength: float = 0.025) -> Tensor:
-    return prior_shift(counts, num_samples, strength, 1.0)
+def of_samples(coefficients: Coefficients, rows: slice) -> Coefficients:
+    """The coefficients of some samples."""
+    weight = coefficients.weight
+    return (
+        coefficients
+        if weight.sample is None
+        else coefficients._replace(weight=weight._replace(sample=weight.sample[rows]))
+    )
 
 
-def _margin(counts: NDArray[np.float64], _num_samples: int, *, largest: float = 0.5) -> Tensor:
-    _require("largest", largest, lambda m: m >= 0, "0 or more")
-    return largest_margins(counts, largest)
+def known_pairs(targets: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Say which labels are known: not −1, not NaN and not masked. None means all, without looking."""
+    if targets.dtype in (torch.bool, torch.uint8):
+        return mask
+    known = targets >= 0  # False for NaN too
+    return known if mask is None else known & mask
 
 
-_WEIGHTS: dict[str, Callable[..., Any]] = {
-    "rebalanced": _rebalanced,
-    "inverse-frequency": _inverse_frequency,
-    "class-balanced": _class_balanced,
+def _side(z: Tensor, sign: Tensor | float, side: Side, focal_on: FocalOn) -> tuple[Tensor, Tensor]:
+    """Value of one side and its derivative by z, where a = s λ₁ (z − v)."""
+    value, slope = KINDS[side.kind](z, sign, side, focal_on)
+    return (value, slope) if _is_number(side.divisor, 1.0) else (value / side.divisor, slope / side.divisor)
+
+
+def _softplus_side(z: Tensor, sign: Tensor | float, side: Side, focal_on: FocalOn) -> tuple[Tensor, Tensor]:
+    """sp(a) σ(b)^γ, where b = a or s z."""
+    steepness = sign * side.slope
+    a = steepness * (z - side.shift)
+    softplus, log_sigmoid = _softplus_and_log_sigmoid(a)
+    value, slope = softplus, steepness * log_sigmoid.exp()
+    if not _is_number(side.exponent, 0.0):
+        b, focal_steepness = (a, steepness) if focal_on == "regularized" else (sign * z, sign)
+        complement_log, focal_log = (softplus, log_sigmoid) if b is a else _softplus_and_log_sigmoid(b)
+        focal = (side.exponent * focal_log).exp()
+        # 1 − σ(b) = exp(−sp(b)): exact also where σ(b) rounds to 1.
+        slope = focal * (slope + focal_steepness * side.exponent * (-complement_log).exp() * softplus)
+        value = focal * value
+    return value, slope
+
+
+def _margin_side(z: Tensor, sign: Tensor | float, side: Side, _: FocalOn) -> tuple[Tensor, Tensor]:
+    """−p_m^γ log(1 − p_m) with p_m = max(σ(a) − m, 0) (ASL, Ridnik et al., ICCV 2021, eq. 5); m is the number."""
+    steepness = sign * side.slope
+    p = torch.sigmoid(steepness * (z - side.shift))
+    shifted = (p - side.number).clamp(min=0)
+    complement_log = -torch.log1p(-shifted)
+    # Below the margin both are 0; a power of 0 with an exponent under 1 would make them infinite or 1.
+    above = shifted > 0
+    power = torch.where(above, shifted, 1.0) ** side.exponent
+    value = power * complement_log
+    by_p = power * (side.exponent * complement_log / torch.where(above, shifted, 1.0) + 1 / (1 - shifted))
+    return value, torch.where(above, by_p * p * (1 - p) * steepness, 0.0)
+
+
+KINDS: dict[Kind, Callable[[Tensor, Tensor | float, Side, FocalOn], tuple[Tensor, Tensor]]] = {
+    "softplus": _softplus_side,
+    "margin": _margin_side,
 }
-_SHIFTS: dict[str, Callable[..., Any]] = {"prior": _prior, "margin": _margin}
+"""Value, before the divisor, and derivative by z of each kind of side, from z, s, the side and ``focal_on``."""
 
 
-def _is_rule(option: object) -> bool:
-    return isinstance(option, Mapping) and "rule" in option
+def _softplus_and_log_sigmoid(a: Tensor) -> tuple[Tensor, Tensor]:
+    """log(1 + eᵃ) and log σ(a), both to full relative precision for every a."""
+    if a.requires_grad or is_transformed(a):
+        # Twice the work, but derivatives of every order also at 0, where those of |a| are not those of the whole.
+        return -logsigmoid(-a), logsigmoid(a)
+    tail = torch.log1p(torch.exp(-a.abs()))
+    return a.clamp(min=0) + tail, a.clamp(max=0) - tail
 
 
-def _shift(option: str, given: FactorChoice | Rule, counts: NDArray[np.float64], stats: LabelStats) -> Factor:
-    if isinstance(given, Mapping) and _is_rule(given):
-        by_rule: Tensor = _by_rule(option, given, _SHIFTS, counts, stats)
-        return by_rule
-    return per_class(option, given, 0.0, stats, allowed="finite")
+def _select(is_positive: Tensor, plus: Factor, minus: Factor, like: Tensor) -> Factor:
+    if plus is minus or (isinstance(plus, float | int) and isinstance(minus, float | int) and plus == minus):
+        return plus
+    return torch.where(is_positive, _as_tensor(plus, like), _as_tensor(minus, like))
 
 
-def _by_rule(
-    option: str, given: Rule, rules: Mapping[str, Callable[..., Any]], counts: NDArray[np.float64], stats: LabelStats
-) -> Any:
-    """Apply the rule that an option names to the class counts."""
-    if not isinstance(given, Mapping) or given.get("rule") not in rules:
-        raise ValueError(f"{option} must have a rule, one of {', '.join(rules)}, got {given!r}")
-    rule = rules[given["rule"]]
-    numbers = {name: value for name, value in given.items() if name != "rule"}
-    parameters = inspect.signature(rule).parameters.values()
-    defaults = {entry.name: entry.default for entry in parameters if entry.kind is entry.KEYWORD_ONLY}
-    for name, value in numbers.items():
-        if name not in defaults:
-            raise ValueError(f"{option} by the rule {given['rule']!r} has no {name!r}; it takes {', '.join(defaults)}")
-        if not isinstance(defaults[name], str) and not _is_finite(value):
-            raise ValueError(f"{name} of {option} must be a finite number, got {value!r}")
-    try:
-        return rule(counts, stats.num_samples, **numbers)
-    except ValueError as error:
-        raise ValueError(f"{option}: {error}") from error
+def _as_tensor(factor: Factor, like: Tensor) -> Tensor:
+    # A Python number would be selected in float32, whatever the precision of the logits.
+    return factor.to(like.dtype) if isinstance(factor, Tensor) else like.new_full((), factor)
 
 
-def _require(name: str, given: object, holds: Callable[[Any], bool], expected: str) -> None:
-    if not (_is_finite(given) and holds(given)):
-        raise ValueError(f"{name} must be {expected}, got {given!r}")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(factor: Factor, number: float) -> bool:
+    return not isinstance(factor, Tensor) and factor == number

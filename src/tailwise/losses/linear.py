@@ -16,14 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from tailwise.losses.autograd import is_transformed, once, times_upstream
-from tailwise.losses.base import MultiLabelLoss, divisor_in_advance
-from tailwise.losses.checks import check_labels, require_tensor, require_type
-from tailwise.losses.guidance import add_over_processes
-from tailwise.losses.implementation import Backend, choose
+from tailwise.losses.backends import Backend, Wanted, choose
+from tailwise.losses.batches import LabelChunks, check_labels, is_sparse, require_tensor, require_type
+from tailwise.losses.formula import Coefficients, Side
+from tailwise.losses.loss import FormulaLoss, Loss, divisor_in_advance
 from tailwise.losses.sgd import ChunkedSGD
+from tailwise.losses.statistics import add_over_processes
 from tailwise.losses.steering import Steering
-from tailwise.losses.targets import LabelChunks, is_sparse
-from tailwise.losses.term import Coefficients, Side
 from tailwise.shapes import Bool, Float, Shaped
 
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -41,7 +40,7 @@ def linear_loss(
     weight: Float[Tensor, "C D"],
     bias: Float[Tensor, "C"] | None,
     targets: Shaped[Tensor, "B C"],
-    loss: MultiLabelLoss,
+    loss: Loss,
     mask: Bool[Tensor, "B C"] | None = None,
     *,
     chunk: int | None = None,
@@ -73,10 +72,9 @@ def linear_loss(
         ValueError: shapes disagree, ``loss`` does not reduce, ``chunk`` is below 1, or (first batch, unless
             ``validate=False``) targets are out of range.
     """
-    check_head(features, weight, bias, targets, loss, mask, chunk, is_whole=True)
-    loss.check_first_batch(targets)
+    formula_loss = checked_loss(features, weight, bias, targets, loss, mask, chunk, is_whole=True)
     size = chunk or default_chunk(len(features))
-    return Head(features, weight, bias, targets, mask, loss, size).attached(sgd)
+    return Head(features, weight, bias, targets, mask, formula_loss, size).attached(sgd)
 
 
 def default_chunk(samples: int) -> int:
@@ -116,7 +114,7 @@ class Head:
         bias: Tensor | None,
         targets: Tensor,
         mask: Tensor | None,
-        loss: MultiLabelLoss,
+        loss: FormulaLoss,
         size: int,
         split: Split | None = None,
     ) -> None:
@@ -161,9 +159,8 @@ class Head:
                 labels, mask = self.chunks.labels(classes)
                 logits = self._logits(inputs, classes)
                 coefficients = coefficients_of(classes, logits, labels, mask)
-                evaluated = backend.evaluate(
-                    logits, labels, mask, coefficients, gradient=needs_slopes, values=False, factor=factor, out=logits
-                )
+                wanted_here = Wanted(needs_slopes, values=False, factor=factor, out=logits)
+                evaluated = backend.evaluate(logits, labels, mask, coefficients, wanted_here)
                 total += evaluated.total
                 if evaluated.gradient is not None:
                     self._add(gradients, classes, evaluated.gradient, inputs, rest)
@@ -334,7 +331,7 @@ class _Attached(torch.autograd.Function):
 
 
 def _of_classes(side: Side, classes: slice) -> Side:
-    return Side(*(factor[classes] if isinstance(factor, Tensor) else factor for factor in side))
+    return side.with_factors(factor[classes] if isinstance(factor, Tensor) else factor for factor in side.factors)
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:
@@ -345,19 +342,19 @@ def _scaled(gradient: Tensor, factor: float) -> Tensor:
     return gradient if factor == 1 else gradient * factor
 
 
-def check_head(
+def checked_loss(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    loss: MultiLabelLoss,
+    loss: Loss,
     mask: Tensor | None,
     chunk: int | None,
     *,
     is_whole: bool,
-) -> None:
-    """Raise ValueError unless a head, or some rows of one, fits its batch and its loss."""
-    if not isinstance(loss, MultiLabelLoss):
+) -> FormulaLoss:
+    """The loss, unless a head, or some rows of one, does not fit its batch or its loss: then raise ValueError."""
+    if not isinstance(loss, FormulaLoss):
         raise ValueError(f"loss must be one of tailwise.losses, such as create('db', stats), got {type(loss).__name__}")
     for name, tensor in (("features", features), ("weight", weight), *(() if bias is None else (("bias", bias),))):
         require_tensor(name, tensor)
@@ -375,3 +372,5 @@ def check_head(
         raise ValueError("linear_loss returns one number: the reduction of the loss must not be 'none'")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 class, got {chunk}")
+    loss.check_first_batch(targets)
+    return loss

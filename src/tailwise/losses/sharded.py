@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tailwise.losses.base import MultiLabelLoss
-from tailwise.losses.linear import Head, check_head, default_chunk
+from tailwise.losses.batches import is_sparse
+from tailwise.losses.linear import Head, checked_loss, default_chunk
+from tailwise.losses.loss import Loss
 from tailwise.losses.sgd import ChunkedSGD
-from tailwise.losses.targets import is_sparse
 from tailwise.shapes import Bool, Float, Shaped
 
 
@@ -21,7 +21,7 @@ def sharded_linear_loss(
     weight: Float[Tensor, "c D"],
     bias: Float[Tensor, "c"] | None,
     targets: Shaped[Tensor, "B C"],
-    loss: MultiLabelLoss,
+    loss: Loss,
     mask: Bool[Tensor, "B C"] | None = None,
     *,
     first: int,
@@ -57,18 +57,17 @@ def sharded_linear_loss(
     """
     if not dist.is_initialized():
         raise RuntimeError("the classes are spread over processes: initialize a process group first")
-    check_head(features, weight, bias, targets, loss, mask, chunk, is_whole=False)
+    formula_loss = checked_loss(features, weight, bias, targets, loss, mask, chunk, is_whole=False)
     if not 0 <= first <= first + len(weight) <= loss.num_classes:
         raise ValueError(
             f"the loss has {loss.num_classes} classes: the head of a process cannot have rows {first} to "
             f"{first + len(weight)}"
         )
-    loss.check_first_batch(targets)
     everything: Tensor = _GatherRows.apply(features, group)
     labels = _gather_labels(targets, group)
     known = None if mask is None else _gather(mask, group)[0]
     size = chunk or default_chunk(len(everything))
-    return Head(everything, weight, bias, labels, known, loss, size, ClassSplit(first, group)).attached(sgd)
+    return Head(everything, weight, bias, labels, known, formula_loss, size, ClassSplit(first, group)).attached(sgd)
 
 
 class ClassSplit:

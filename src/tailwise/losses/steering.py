@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tailwise.labels import LabelStats, require_stats
 from tailwise.losses.autograd import is_transforming
-from tailwise.losses.guidance import Sync, group_positions
-from tailwise.losses.term import Side
+from tailwise.losses.formula import Side
+from tailwise.losses.statistics import Sync, group_positions
 from tailwise.shapes import Float, Int
 
 _EPSILON = 1e-6

@@ -134,7 +134,7 @@ def _compared_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _fastest_count() -> _Count:
     """Counting with Numba where it is installed, otherwise with NumPy."""
     try:
-        from tailwise.kernels.ranking import count_by_placing
+        from tailwise.metrics.ranking_loops import count_by_placing
     except ModuleNotFoundError as error:
         if error.name != "numba":
             raise
@@ -149,7 +149,7 @@ def _count_by_sorting(
     starts: NDArray[np.int64],
     counts: NDArray[np.int64],
 ) -> None:
-    """The counts of :func:`tailwise.kernels.ranking.count_by_placing`, without Numba."""
+    """The counts of :func:`tailwise.metrics.ranking_loops.count_by_placing`, without Numba."""
     for row, is_known, start, stop in zip(scores, known, starts[:-1], starts[1:], strict=True):
         if start < stop:
             ordered = np.sort(row[is_known])

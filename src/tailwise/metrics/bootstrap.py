@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.kernels.ranking import weighted_precision
 from tailwise.metrics.groups import TOTAL
+from tailwise.metrics.ranking_loops import weighted_precision
 
 # Weights of this many replicates and a few thousand images stay in a core's cache.
 _REPLICATES_AT_ONCE = 256

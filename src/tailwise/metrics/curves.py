@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tailwise.files import replacing
 from tailwise.labels import IndexArray, LabelStats
-from tailwise.losses.guidance import Sync, add_over_processes
-from tailwise.losses.implementation import choose
+from tailwise.losses.backends import choose
+from tailwise.losses.statistics import Sync, add_over_processes
 from tailwise.shapes import Bool, Float, Shaped
 
 _FORMAT = "tailwise-curves-1"

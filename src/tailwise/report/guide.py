@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.losses.guidance import FactorName
+from tailwise.losses.statistics import FactorName
 from tailwise.metrics import ProbabilityCurves
 
 OTHERS = 1.5

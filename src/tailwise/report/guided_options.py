@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from tailwise.labels import LabelStats
-from tailwise.losses import RECIPES, MultiLabelLoss, create
+from tailwise.losses import RECIPES, FormulaLoss, Loss, create
 from tailwise.report.guide import Advice
 from tailwise.training.config import TrainConfig
 
@@ -75,8 +75,9 @@ def options_to_paste(config: TrainConfig, stats: LabelStats, advice: Sequence[Ad
     return f"--recipe null --loss {name} --loss_options {shlex.quote(text)}"
 
 
-def _values(loss: MultiLabelLoss, factor: str, stats: LabelStats) -> np.ndarray:
+def _values(loss: Loss, factor: str, stats: LabelStats) -> np.ndarray:
     """(K,) values of a factor."""
+    assert isinstance(loss, FormulaLoss)
     side, field = factor.split("_")
     value = getattr(loss.side("positive" if side == "pos" else "negative"), field)
     return np.full(stats.num_classes, value.numpy() if isinstance(value, Tensor) else value, dtype=np.float64)

@@ -24,7 +24,7 @@ from tailwise.experiments.methods import METHODS, Method, Row
 from tailwise.experiments.published import GROUPS
 from tailwise.experiments.reproduce import Experiment
 from tailwise.labels import LabelStats
-from tailwise.losses.registry import RECIPES
+from tailwise.losses import RECIPES
 from tailwise.metrics.curves import ProbabilityCurves
 from tailwise.report import figures as drawing
 from tailwise.report.figures import CurvePanel, GradientCurve

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tailwise.data.pixels.augmentation_loops import vary
 from tailwise.data.pixels.draws import Augmentation, Draws, draw
 from tailwise.errors import InputError
-from tailwise.kernels.augmentation import vary
-from tailwise.kernels.threads import share
+from tailwise.loops import share
 from tailwise.shapes import Float, Int, UInt8, UInt32
 
 __all__ = ["Augmentation", "augment", "prepare"]

@@ -1,6 +1,6 @@
 """The term of every loss as Triton kernels: each logit is read once, and each derivative written once.
 
-The formula is that of :mod:`tailwise.losses.term`, which explains it. A program takes a tile of samples and classes:
+The formula is that of :mod:`tailwise.losses.formula`, which explains it. A program takes a tile of samples and classes:
 what belongs to its classes stays in registers while it goes down the samples. What a loss does not have (a focal
 factor, a margin, soft labels, weights, a mask) is decided when the kernel is compiled, by the types of the arguments
 and by flags, and is not there then.
@@ -22,62 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tailwise.kernels.elementary_triton import (
-    LN_2,
-    LOG2_E,
-    log2,
-    log2_of_1_plus,
-    reciprocal,
-    sigmoid,
-    softplus_and_log_sigmoid,
-)
-
-
-@triton.jit
-def _one_side(z, sign, shift, steepness, inverse_divisor, exponent, FOCAL: tl.constexpr, PLAIN: tl.constexpr):
-    """Value and derivative by z of sp(a) σ(b)^γ / λ₂, where a = s λ₁ (z − v), and b = a or, if PLAIN, s z.
-
-    Args:
-        sign: s.
-        shift: v.
-        steepness: s λ₁ / ln 2.
-        inverse_divisor: ln 2 / λ₂.
-        exponent: γ.
-    """
-    value, log_sigmoid = softplus_and_log_sigmoid(steepness * (z - shift))
-    derivative = steepness * tl.exp2(log_sigmoid)
-    if FOCAL:
-        if PLAIN:
-            complement_log, focal_log = softplus_and_log_sigmoid(z * sign * LOG2_E)
-            focal_steepness = sign
-        else:
-            complement_log, focal_log = value, log_sigmoid
-            focal_steepness = steepness * LN_2
-        focal = tl.exp2(exponent * focal_log)
-        # 1 − σ = 2^−sp: exact also where σ rounds to 1.
-        derivative = focal * (derivative + focal_steepness * (exponent * tl.exp2(-complement_log) * value))
-        value = focal * value
-    return value * inverse_divisor, derivative * inverse_divisor
-
-
-@triton.jit
-def _margin_side(z, shift, steepness, inverse_divisor, exponent, margin):
-    """Value and derivative by z of ASL's negative side: −p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(λ₁ (z − v)) − m, 0).
-
-    The arguments are those of :func:`_one_side`, and m.
-    """
-    a = steepness * (z - shift)
-    p, complement = sigmoid(a), sigmoid(-a)
-    is_below = p <= margin  # False for what is no number
-    shifted = tl.where(is_below, 0.5, p - margin)
-    rest = tl.where(is_below, 0.5, complement + margin)
-    # log(1 − p_m) = −log(1 + p_m / (1 − p_m)), which keeps its digits where p_m is small.
-    inverse_rest = reciprocal(rest)
-    complement_log = tl.where(shifted > 0.5, -log2(rest), log2_of_1_plus(shifted * inverse_rest))
-    power = tl.exp2(exponent * log2(shifted)) * inverse_divisor
-    by_p = exponent * complement_log * reciprocal(shifted) + inverse_rest * LOG2_E
-    derivative = power * by_p * p * complement * steepness * LN_2
-    return tl.where(is_below, 0.0, power * complement_log), tl.where(is_below, 0.0, derivative)
+from tailwise.losses.backends.triton_side_kernels import LN_2, LOG2_E, side, sigmoid
 
 
 @triton.jit
@@ -102,7 +47,7 @@ def _inverse(divisor):
 
 @triton.jit
 def _side_of_classes(side, sign, columns, inside):
-    """Shift, steepness, inverse divisor and exponent for the classes of a tile, as :func:`_one_side` takes them."""
+    """Shift, steepness, inverse divisor and exponent for the classes of a tile, as :func:`side` takes them."""
     return (
         _of_classes(side[0], columns, inside),
         _of_classes(side[1], columns, inside) * (sign * LOG2_E),
@@ -170,32 +115,32 @@ def _weights(sample, label, smoothing, scale):
 
 
 @triton.jit
-def _pair(z, label, known, weight, positive, negative, margin, FOCAL_PLUS, FOCAL_MINUS, PLAIN):
+def _pair(z, label, known, weight, positive, negative, numbers, KINDS, FOCAL_PLUS, FOCAL_MINUS, PLAIN):
     """Value and derivative of a tile, unknown pairs aside."""
     shift, steepness, inverse, exponent = positive
     other_shift, other_steepness, other_inverse, other_exponent = negative
-    if margin is None and not label.dtype.is_floating():
+    if KINDS[0] == "softplus" and KINDS[1] == "softplus" and not label.dtype.is_floating():
         up = label > 0
-        return _one_side(
+        return side(
             z,
             tl.where(up, -1.0, 1.0),
             _select(up, shift, other_shift),
             tl.where(up, steepness, other_steepness),
             weight * _select(up, inverse, other_inverse),
             _select(up, exponent, other_exponent),
+            None,
+            "softplus",
             FOCAL_PLUS or FOCAL_MINUS,
             PLAIN,
         )
     else:
         other_shift, other_exponent = _or(other_shift, shift), _or(other_exponent, exponent)
         inverse, other_inverse = weight * inverse, weight * _or(other_inverse, inverse)
-        plus, plus_slope = _one_side(z, -1.0, shift, steepness, inverse, exponent, FOCAL_PLUS, PLAIN)
-        if margin is None:
-            minus, minus_slope = _one_side(
-                z, 1.0, other_shift, other_steepness, other_inverse, other_exponent, FOCAL_MINUS, PLAIN
-            )
-        else:
-            minus, minus_slope = _margin_side(z, other_shift, other_steepness, other_inverse, other_exponent, margin)
+        plus, plus_slope = side(z, -1.0, shift, steepness, inverse, exponent, numbers[0], KINDS[0], FOCAL_PLUS, PLAIN)
+        minus, minus_slope = side(
+            z, 1.0, other_shift, other_steepness, other_inverse, other_exponent, numbers[1], KINDS[1], FOCAL_MINUS,
+            PLAIN,
+        )  # fmt: skip
         if label.dtype.is_floating():
             y = _number(label, known)
             return y * plus + (1.0 - y) * minus, y * plus_slope + (1.0 - y) * minus_slope
@@ -214,10 +159,10 @@ def _inside(rows, columns, samples, classes, EVEN: tl.constexpr):
 
 @triton.jit(do_not_specialize=["samples", "height"])
 def evaluate(
-    logits, targets, mask, positive, negative, sample, label, smoothing, scale, margin, factor, gradient, values,
+    logits, targets, mask, positive, negative, sample, label, smoothing, scale, numbers, factor, gradient, values,
     totals, counts, samples, classes, stride, targets_stride, mask_stride, gradient_stride, height,
-    FOCAL_PLUS: tl.constexpr, FOCAL_MINUS: tl.constexpr, PLAIN: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    KINDS: tl.constexpr, FOCAL_PLUS: tl.constexpr, FOCAL_MINUS: tl.constexpr, PLAIN: tl.constexpr, EVEN: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Evaluate the term for one tile of ``height`` samples and ``COLUMNS`` classes, ``ROWS`` samples at a time.
 
@@ -231,7 +176,7 @@ def evaluate(
         label: (C,) weights of classes, or None.
         smoothing: α, β and μ that make weights of the products, or None.
         scale: a plain factor.
-        margin: of ASL, or None.
+        numbers: the own parameters of the kinds of both sides.
         factor: multiplies the derivative.
         gradient: (B, C), written; or None. It may be the logits. Rows are ``gradient_stride`` apart.
         values: (B, C) float32, contiguous, written; or None.
@@ -239,6 +184,7 @@ def evaluate(
         counts: (T,) int32, written: the number of known pairs of each tile; or None.
         samples: B, and likewise ``classes``: C.
         height: samples of a tile, a multiple of ``ROWS``.
+        KINDS: kinds of the positive and the negative side.
         FOCAL_PLUS: whether a positive's exponent is not 0.
         FOCAL_MINUS: whether a negative's is not.
         PLAIN: whether the focal factor takes the plain logit.
@@ -260,7 +206,7 @@ def evaluate(
         z = tl.load(logits + rows * stride + columns, mask=inside, other=0.0).to(tl.float32)
         y, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
         weight = _weights(_of_classes(sample, rows, rows < samples), of_class, smoothing, scale)
-        value, derivative = _pair(z, y, known, weight, plus, minus, margin, FOCAL_PLUS, FOCAL_MINUS, PLAIN)
+        value, derivative = _pair(z, y, known, weight, plus, minus, numbers, KINDS, FOCAL_PLUS, FOCAL_MINUS, PLAIN)
         value = tl.where(known, value, 0.0)
         total += value
         if counts is not None:

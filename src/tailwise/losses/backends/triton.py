@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tailwise.kernels import term_triton as kernels
-from tailwise.losses.implementation import Backend, Evaluated, known_in_advance
-from tailwise.losses.targets import is_sparse
-from tailwise.losses.term import Coefficients, Factor, Side, of_samples
-from tailwise.shapes import Bool, Float, Shaped
+from tailwise.losses.backends import Backend, Evaluated, Wanted, known_in_advance
+from tailwise.losses.backends import triton_kernels as kernels
+from tailwise.losses.batches import is_sparse
+from tailwise.losses.formula import SIDE_FACTORS, Coefficients, Factor, Side, of_samples
+from tailwise.shapes import Float
 
 _PAIRS = 1024
 """Pairs that a program of four warps has at once: 8 of each thread, which are 16 bytes in half precision."""
@@ -33,13 +33,10 @@ _ENTRIES, _SCALED = 128, 4096
 """Labels of a sparse sample, and derivatives, that a program takes at once."""
 
 
-class TritonBackend(Backend):
+class Triton(Backend):
     """Triton's kernels for float32, bfloat16 and float16; all compute in float32, and every sum has a fixed order."""
 
-    def row_sums(
-        self, targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None, values: Float[Tensor, "M C"]
-    ) -> Float[Tensor, "B M"]:
-        """See :class:`tailwise.losses.implementation.Backend`."""
+    def row_sums(self, targets: Tensor, mask: Tensor | None, values: Tensor) -> Float[Tensor, "B M"]:
         factors = values.detach().float().contiguous()
         parts = []
         for rows, block in _dense_blocks(targets):
@@ -57,10 +54,7 @@ class TritonBackend(Backend):
             parts.append(sums.sum(0) if across > 1 else sums[0])
         return _joined(parts)
 
-    def probability_sums(
-        self, logits: Float[Tensor, "B C"], targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None
-    ) -> Float[Tensor, "4 C"]:
-        """See :class:`tailwise.losses.implementation.Backend`."""
+    def probability_sums(self, logits: Tensor, targets: Tensor, mask: Tensor | None) -> Float[Tensor, "4 C"]:
         z = _with_rows(logits.detach())
         parts = []
         for rows, block in _dense_blocks(targets):
@@ -79,21 +73,11 @@ class TritonBackend(Backend):
         return _joined(parts).sum(0)
 
     def evaluate(
-        self,
-        logits: Float[Tensor, "B C"],
-        targets: Shaped[Tensor, "B C"],
-        mask: Bool[Tensor, "B C"] | None,
-        coefficients: Coefficients,
-        *,
-        gradient: bool,
-        values: bool,
-        factor: float = 1.0,
-        out: Tensor | None = None,
+        self, logits: Tensor, targets: Tensor, mask: Tensor | None, coefficients: Coefficients, wanted: Wanted
     ) -> Evaluated:
-        """See :class:`tailwise.losses.implementation.Backend`."""
-        z = _with_rows(logits.detach())
-        slopes = (torch.empty_like(z) if out is None or not _has_rows(out) else out) if gradient else None
-        table = torch.empty(z.shape, dtype=torch.float32, device=z.device) if values else None
+        z, out = _with_rows(logits.detach()), wanted.out
+        slopes = (torch.empty_like(z) if out is None or not _has_rows(out) else out) if wanted.gradient else None
+        table = torch.empty(z.shape, dtype=torch.float32, device=z.device) if wanted.values else None
         known = known_in_advance(targets, mask)
         totals, counts = [], []
         for rows, block in _dense_blocks(targets):
@@ -102,7 +86,7 @@ class TritonBackend(Backend):
                 block,
                 _known_rows(mask, rows),
                 of_samples(coefficients, rows),
-                factor,
+                wanted.factor,
                 None if slopes is None else slopes[rows],
                 None if table is None else table[rows],
                 counted=known is None,
@@ -112,12 +96,15 @@ class TritonBackend(Backend):
         return Evaluated(_joined(totals).sum(), _joined(counts).sum() if known is None else known, slopes, table)
 
     def scale_(self, gradient: Tensor, factor: Tensor) -> Tensor:
-        """See :class:`tailwise.losses.implementation.Backend`; a factor of 1 costs no memory traffic."""
+        """As :meth:`Backend.scale_`; a factor of 1 costs no memory traffic."""
         if factor.ndim or not gradient.is_contiguous():
             return super().scale_(gradient, factor)
         programs = min(_parts(gradient.numel(), _SCALED), _PROGRAMS)
         _launch(kernels.scale, programs, gradient, factor, gradient.numel(), WIDTH=_SCALED)
         return gradient
+
+
+BACKEND = Triton()
 
 
 def _evaluate_block(
@@ -132,7 +119,7 @@ def _evaluate_block(
     counted: bool,
 ) -> tuple[Tensor, Tensor]:
     """Evaluate the term for dense labels; return sums and, if ``counted``, numbers of known pairs of the tiles."""
-    positive, negative, weight, scale, margin, focal_on = coefficients
+    positive, negative, weight, scale, focal_on = coefficients
     samples, classes = z.shape
     least_height, columns = _at_once(classes)
     across = _parts(classes, columns)
@@ -143,10 +130,11 @@ def _evaluate_block(
     _launch(
         kernels.evaluate, tiles, z, targets, known[0], *_sides(positive, negative), _vector(weight.sample),
         _vector(weight.label), None if weight.smoothing is None else tuple(float(n) for n in weight.smoothing),
-        float(scale), float(margin) if margin > 0 else None, float(factor), gradient, values, totals,
+        float(scale), (float(positive.number), float(negative.number)), float(factor), gradient, values, totals,
         counts if counted else None, samples, classes, z.stride(0), targets.stride(0), known[1],
-        0 if gradient is None else gradient.stride(0), height, FOCAL_PLUS=_is_focal(positive),
-        FOCAL_MINUS=_is_focal(negative), PLAIN=focal_on == "plain", **_evenly(z, least_height, columns),
+        0 if gradient is None else gradient.stride(0), height, KINDS=(positive.kind, negative.kind),
+        FOCAL_PLUS=_is_focal(positive), FOCAL_MINUS=_is_focal(negative), PLAIN=focal_on == "plain",
+        **_evenly(z, least_height, columns),
     )  # fmt: skip
     return totals, counts
 
@@ -162,10 +150,10 @@ def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> No
 def _sides(positive: Side, negative: Side) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Both sides as the kernel takes them: numbers, vectors, and on the negative one None for what is the same."""
     minus = []
-    for field, own, other in zip(Side._fields, positive, negative, strict=True):
+    for field, own, other in zip(SIDE_FACTORS, positive.factors, negative.factors, strict=True):
         is_same = own is other or (not isinstance(own, Tensor) and not isinstance(other, Tensor) and own == other)
         minus.append(None if is_same and field != "slope" else _factor(other))  # slopes differ in their sign
-    return tuple(_factor(own) for own in positive), tuple(minus)
+    return tuple(_factor(own) for own in positive.factors), tuple(minus)
 
 
 def _factor(factor: Factor) -> Tensor | float:

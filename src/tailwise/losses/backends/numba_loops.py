@@ -1,6 +1,6 @@
 """The term of every loss in loops for a CPU, a tile of samples and classes at a time.
 
-The formula is that of :mod:`tailwise.losses.term`, which explains it. A piece of a row is copied to the core's first
+The formula is that of :mod:`tailwise.losses.formula`, which explains it. A piece of a row is copied to the core's first
 cache with its labels and weights; value and derivative are then computed in one loop without branches, which the
 compiler turns into vector instructions.
 """
@@ -9,9 +9,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailwise.kernels.compiling import compiled, inlined
-from tailwise.kernels.elementary import FAST_MATH, exp, log, log1p, logistic, sigmoid
-from tailwise.kernels.pieces import WIDTH, Y, Z, read, read_labels
+from tailwise.loops import FAST_MATH, compiled, inlined
+from tailwise.losses.backends.numba_sum_loops import (
+    WIDTH,
+    Y,
+    Z,
+    exp,
+    log,
+    log1p,
+    logistic,
+    read,
+    read_labels,
+    sigmoid,
+)
 
 # Further rows of the workspace.
 _W, _VALUE, _DERIVATIVE = 2 * WIDTH, 3 * WIDTH, 4 * WIDTH
@@ -24,25 +34,27 @@ _ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
 _HALF_AN_ULP, _LAST_BIT = np.uint32(0x7FFF), np.uint32(1)
 _SIXTEEN = np.uint32(16)
 
-# A logit that is no number must stay none.
 _inlined = inlined(fastmath=FAST_MATH)
 
-NO_FOCAL, FOCAL, SQUARED_FOCAL = 0, 1, 2
-"""No focal factor, one with any exponents, or one with all exponents 2, which takes no power."""
+NO_FOCAL, FOCAL, SQUARED_FOCAL, PLAIN_FOCAL = 0, 1, 2, 3
+"""Softplus without a focal factor, with any exponents, with all exponents 2, which takes no power, and of the plain
+logit."""
+KINDS = {"margin": 4}
+"""Loops of other kinds of sides."""
 
 
-def _side_with(focal, plain):
-    """Make the function of one side, by its kind of focal factor: a loop has no choice left to make."""
+def _softplus_side(focal):
+    """Make the function of a softplus side, by its kind of focal factor: a loop has no choice left to make."""
 
     @_inlined
-    def one_side(z, sign, shift, slope, inverse_divisor, exponent):
+    def softplus_side(z, sign, shift, slope, inverse_divisor, exponent, _number):
         steepness = sign * slope
         a = steepness * (z - shift)
         value, log_sigma, sigma, complement = logistic(a)
         derivative = steepness * sigma
         if focal:
             focal_steepness = steepness
-            if plain:
+            if focal == PLAIN_FOCAL:
                 _, log_sigma, _, complement = logistic(sign * z)
                 focal_steepness = sign
             gamma = _TWO if focal == SQUARED_FOCAL else exponent
@@ -51,20 +63,21 @@ def _side_with(focal, plain):
             value = factor * value
         return value * inverse_divisor, derivative * inverse_divisor
 
-    return one_side
+    return softplus_side
 
 
 @_inlined
-def _margin_side(z, shift, slope, inverse_divisor, exponent, margin):
-    """Value and derivative of ASL's negative side: −p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(λ₁ (z − v)) − m, 0)."""
-    _, _, p, complement = logistic(slope * (z - shift))
-    is_below = p <= margin  # False for what is no number
+def _margin_side(z, sign, shift, slope, inverse_divisor, exponent, margin):
+    """−p_m^γ log(1 − p_m) / λ₂ with p_m = max(σ(a) − m, 0)."""
+    steepness = sign * slope
+    _, _, p, complement = logistic(steepness * (z - shift))
+    is_below = p <= margin  # False for NaN
     shifted = _HALF if is_below else p - margin
     complement_log = -(log1p(-shifted) if shifted < _HALF else log(_ONE - shifted))
     power = exp(exponent * log(shifted))
     by_p = power * (exponent * complement_log / shifted + _ONE / (_ONE - shifted))
     value = power * complement_log * inverse_divisor
-    derivative = by_p * p * complement * slope * inverse_divisor
+    derivative = by_p * p * complement * steepness * inverse_divisor
     return (_ZERO if is_below else value), (_ZERO if is_below else derivative)
 
 
@@ -116,15 +129,54 @@ def _leave_out_unknown(work, count):
         work[_W + j] = w if is_known else _ZERO
 
 
-def _negative_loop_with(negative_side):
+def _selection(side):
+    """Make the loop over a piece whose labels are 0 or 1, with sides of one kind."""
+
+    @_inlined
+    def select_side(work, count, _kind, number):
+        for j in range(count):
+            # Products, exact if finite: of a choice between numbers in memory the compiler makes one between places.
+            y = work[Y + j]
+            rest = _ONE - y
+            value, derivative = side(
+                work[Z + j],
+                rest - y,
+                y * work[_SHIFT + j] + rest * work[_NEGATIVE + _SHIFT + j],
+                y * work[_SLOPE + j] + rest * work[_NEGATIVE + _SLOPE + j],
+                y * work[_INVERSE_DIVISOR + j] + rest * work[_NEGATIVE + _INVERSE_DIVISOR + j],
+                y * work[_EXPONENT + j] + rest * work[_NEGATIVE + _EXPONENT + j],
+                number,
+            )
+            weight = work[_W + j]
+            work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
+
+    return select_side
+
+
+def _positive_share(side):
+    """Make the loop that sets value and derivative of a piece to the part y ℓ⁺."""
+
+    @_inlined
+    def set_positive_share(work, count, _kind, number):
+        for j in range(count):
+            shift, slope = work[_SHIFT + j], work[_SLOPE + j]
+            inverse, exponent = work[_INVERSE_DIVISOR + j], work[_EXPONENT + j]
+            value, derivative = side(work[Z + j], -_ONE, shift, slope, inverse, exponent, number)
+            weight = work[_W + j] * work[Y + j]
+            work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
+
+    return set_positive_share
+
+
+def _negative_share(side):
     """Make the loop that adds the part (1 − y) ℓ⁻ to value and derivative of a piece."""
 
     @_inlined
-    def add_negative_share(work, count, margin):
+    def add_negative_share(work, count, _kind, number):
         for j in range(count):
             shift, slope = work[_NEGATIVE + _SHIFT + j], work[_NEGATIVE + _SLOPE + j]
             inverse, exponent = work[_NEGATIVE + _INVERSE_DIVISOR + j], work[_NEGATIVE + _EXPONENT + j]
-            value, derivative = negative_side(work[Z + j], shift, slope, inverse, exponent, margin)
+            value, derivative = side(work[Z + j], _ONE, shift, slope, inverse, exponent, number)
             weight = work[_W + j] * (_ONE - work[Y + j])
             work[_VALUE + j] += weight * value
             work[_DERIVATIVE + j] += weight * derivative
@@ -132,87 +184,51 @@ def _negative_loop_with(negative_side):
     return add_negative_share
 
 
-def _loops_with(focal, plain):
-    """Make the loop over a piece whose labels are 0 or 1, and those of both parts, y ℓ⁺ and (1 − y) ℓ⁻, of others."""
-    one_side = _side_with(focal, plain)
+def _choice(loops):
+    """Make the loop that takes one of several by its kind; the last is for all other kinds."""
+    (kind, loop), *others = loops.items()
+    if not others:
+        return loop
+    other = _choice(dict(others))
 
     @_inlined
-    def select_side(work, count):
-        for j in range(count):
-            # Products, exact if finite: of a choice between numbers in memory the compiler makes one between places.
-            y = work[Y + j]
-            rest = _ONE - y
-            value, derivative = one_side(
-                work[Z + j],
-                rest - y,
-                y * work[_SHIFT + j] + rest * work[_NEGATIVE + _SHIFT + j],
-                y * work[_SLOPE + j] + rest * work[_NEGATIVE + _SLOPE + j],
-                y * work[_INVERSE_DIVISOR + j] + rest * work[_NEGATIVE + _INVERSE_DIVISOR + j],
-                y * work[_EXPONENT + j] + rest * work[_NEGATIVE + _EXPONENT + j],
-            )
-            weight = work[_W + j]
-            work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
+    def choose(work, count, chosen, number):
+        if chosen == kind:
+            loop(work, count, chosen, number)
+        else:
+            other(work, count, chosen, number)
 
-    @_inlined
-    def positive_share(work, count):
-        for j in range(count):
-            shift, slope = work[_SHIFT + j], work[_SLOPE + j]
-            inverse, exponent = work[_INVERSE_DIVISOR + j], work[_EXPONENT + j]
-            value, derivative = one_side(work[Z + j], -_ONE, shift, slope, inverse, exponent)
-            weight = work[_W + j] * work[Y + j]
-            work[_VALUE + j], work[_DERIVATIVE + j] = weight * value, weight * derivative
-
-    @_inlined
-    def negative_side(z, shift, slope, inverse_divisor, exponent, _margin):
-        return one_side(z, _ONE, shift, slope, inverse_divisor, exponent)
-
-    return select_side, positive_share, _negative_loop_with(negative_side)
+    return choose
 
 
-_select_side, _positive_share, _add_negative_share = _loops_with(NO_FOCAL, False)
-_select_focal_side, _positive_focal_share, _add_negative_focal_share = _loops_with(FOCAL, False)
-_select_squared_side, _, _ = _loops_with(SQUARED_FOCAL, False)
-_select_plain_side, _positive_plain_share, _add_negative_plain_share = _loops_with(FOCAL, True)
-
-
-_add_margin_share = _negative_loop_with(_margin_side)
+SIDES = {
+    NO_FOCAL: _softplus_side(NO_FOCAL),
+    PLAIN_FOCAL: _softplus_side(PLAIN_FOCAL),
+    KINDS["margin"]: _margin_side,
+    FOCAL: _softplus_side(FOCAL),
+}
+SELECTIONS = {
+    NO_FOCAL: _selection(SIDES[NO_FOCAL]),
+    SQUARED_FOCAL: _selection(_softplus_side(SQUARED_FOCAL)),
+    PLAIN_FOCAL: _selection(SIDES[PLAIN_FOCAL]),
+    FOCAL: _selection(SIDES[FOCAL]),
+}
+POSITIVE_SHARES = {kind: _positive_share(side) for kind, side in SIDES.items()}
+NEGATIVE_SHARES = {kind: _negative_share(side) for kind, side in SIDES.items()}
+_select, _set_positive, _add_negative = _choice(SELECTIONS), _choice(POSITIVE_SHARES), _choice(NEGATIVE_SHARES)
 
 
 @_inlined
-def _both_sides(work, count, margin, focal, plain):
-    """Value and derivative of a piece with soft labels, or with a margin: both sides of each."""
-    if focal == NO_FOCAL:
-        _positive_share(work, count)
-    elif plain:
-        _positive_plain_share(work, count)
-    else:
-        _positive_focal_share(work, count)
-    if margin > _ZERO:
-        _add_margin_share(work, count, margin)
-    elif focal == NO_FOCAL:
-        _add_negative_share(work, count, margin)
-    elif plain:
-        _add_negative_plain_share(work, count, margin)
-    else:
-        _add_negative_focal_share(work, count, margin)
-
-
-@_inlined
-def _evaluate_piece(work, count, margin, focal, plain):
+def _evaluate_piece(work, count, kinds, numbers):
     """Value and derivative of a piece by the loop that its labels and its loss take."""
     unknown, soft = _unlike(work, count)
     if unknown > _ZERO:
         _leave_out_unknown(work, count)
-    if margin > _ZERO or soft > _ZERO:
-        _both_sides(work, count, margin, focal, plain)
-    elif focal == NO_FOCAL:
-        _select_side(work, count)
-    elif focal == SQUARED_FOCAL:
-        _select_squared_side(work, count)
-    elif plain:
-        _select_plain_side(work, count)
+    if soft > _ZERO or kinds[0] != kinds[1] or kinds[0] > PLAIN_FOCAL:
+        _set_positive(work, count, kinds[0], numbers[0])
+        _add_negative(work, count, kinds[1], numbers[1])
     else:
-        _select_focal_side(work, count)
+        _select(work, count, kinds[0], numbers[0])
     return unknown
 
 
@@ -228,25 +244,25 @@ def _finish(work, count, factor):
 
 @compiled(fastmath=FAST_MATH)
 def evaluate(
-    logits, shift, dense, bounds, columns, entries, mask, sides, sample, label, smoothing, scale, margin, focal, plain,
-    factor, height, gradient, values, totals, known, start, step,
+    logits, shift, dense, bounds, columns, entries, mask, sides, sample, label, smoothing, scale, positive_kind,
+    negative_kind, positive_number, negative_number, factor, height, gradient, values, totals, known, start, step,
 ):  # fmt: skip
     """Evaluate the term for every ``step``-th tile from ``start`` on.
 
     A tile has ``height`` samples and ``WIDTH`` classes; tiles are counted along the classes first.
 
     Args:
-        logits: as in :func:`tailwise.kernels.sums.probability_sums`, and likewise ``shift``.
-        dense: as in :func:`tailwise.kernels.sums.row_sums`, and likewise ``bounds``, ``columns``, ``entries`` and
-            ``mask``.
+        logits: as in :func:`tailwise.losses.backends.numba_sum_loops.probability_sums`, and likewise ``shift``.
+        dense: as in its ``row_sums``, and likewise ``bounds``, ``columns``, ``entries`` and ``mask``.
         sides: (8, C) float32: shift, slope, inverse divisor and exponent of positives, then of negatives.
         sample: (B,) float32 weights of samples, or (0,).
         label: (C,) float32 weights of classes, or (0,).
         smoothing: (3,) α, β and μ that make weights of the products, or (0,).
         scale: a plain factor.
-        margin: of ASL, 0 for none.
-        focal: ``NO_FOCAL``, ``FOCAL``, or ``SQUARED_FOCAL``, which must not be plain.
-        plain: whether the focal factor takes the plain logit.
+        positive_kind: ``NO_FOCAL``, ``FOCAL``, ``SQUARED_FOCAL``, ``PLAIN_FOCAL``, or one of ``KINDS``.
+        negative_kind: likewise; the same where both sides are softplus.
+        positive_number: the kind's own parameter.
+        negative_number: likewise.
         factor: multiplies the derivative.
         height: samples of a tile.
         gradient: (B, C) bits as the logits, written; (0, 0) if it is not wanted. It may be the logits.
@@ -259,6 +275,7 @@ def evaluate(
     num_samples, num_classes = logits.shape
     across = (num_classes + WIDTH - 1) // WIDTH
     work = np.empty(_ROWS * WIDTH, np.float32)
+    kinds, numbers = (positive_kind, negative_kind), (positive_number, negative_number)
     for tile in range(start, len(totals), step):
         top, first = (tile // across) * height, (tile % across) * WIDTH
         bottom, count = min(top + height, num_samples), min(WIDTH, num_classes - first)
@@ -271,7 +288,7 @@ def evaluate(
             read(logits[i, first : first + count], shift, work)
             read_labels(dense, bounds, columns, entries, mask, i, first, count, work)
             _weigh(sample[i] if len(sample) else _ONE, weights, smoothing, scale, work, count)
-            unknown += np.int64(_evaluate_piece(work, count, margin, focal, plain))
+            unknown += np.int64(_evaluate_piece(work, count, kinds, numbers))
             total += _finish(work, count, factor)
             if len(gradient):
                 _write(work, shift, gradient[i, first : first + count])

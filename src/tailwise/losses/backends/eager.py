@@ -10,10 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tailwise.losses.implementation import Backend, Evaluated, known_in_advance
-from tailwise.losses.targets import dense_rows
-from tailwise.losses.term import Coefficients, known_pairs, of_samples, term
-from tailwise.losses.weights import known_positives
+from tailwise.losses.backends import Backend, Evaluated, Wanted, known_in_advance
+from tailwise.losses.batches import dense_rows
+from tailwise.losses.formula import Coefficients, known_pairs, of_samples, term
 from tailwise.shapes import Bool, Float, Shaped
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 16}
@@ -24,46 +23,30 @@ _BLOCK_ELEMENTS_ELSEWHERE = 1 << 24
 class Eager(Backend):
     """Operations of torch, for every device and type; float64 is computed in float64."""
 
-    def row_sums(
-        self, targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None, values: Float[Tensor, "M C"]
-    ) -> Float[Tensor, "B M"]:
-        """See :class:`tailwise.losses.implementation.Backend`."""
+    def row_sums(self, targets: Tensor, mask: Tensor | None, values: Tensor) -> Float[Tensor, "B M"]:
         blocks = []
         for _, block, known in _blocks(targets, mask):
-            blocks.append(known_positives(block, known, values.dtype) @ values.T)
+            blocks.append(_known_positives(block, known, values.dtype) @ values.T)
         return torch.cat(blocks)
 
-    def probability_sums(
-        self, logits: Float[Tensor, "B C"], targets: Shaped[Tensor, "B C"], mask: Bool[Tensor, "B C"] | None
-    ) -> Float[Tensor, "4 C"]:
-        """See :class:`tailwise.losses.implementation.Backend`."""
+    def probability_sums(self, logits: Tensor, targets: Tensor, mask: Tensor | None) -> Float[Tensor, "4 C"]:
         sums = None
         for rows, block, known in _blocks(targets, mask):
             p = torch.sigmoid(in_full_precision(logits[rows].detach()))
-            y = known_positives(block, known, p.dtype)
-            not_y = known_positives(1 - block.to(p.dtype), known, p.dtype)
+            y = _known_positives(block, known, p.dtype)
+            not_y = _known_positives(1 - block.to(p.dtype), known, p.dtype)
             part = torch.stack([(p * y).sum(0), y.sum(0), (p * not_y).sum(0), not_y.sum(0)])
             sums = part if sums is None else sums + part
         assert sums is not None
         return sums
 
     def evaluate(
-        self,
-        logits: Float[Tensor, "B C"],
-        targets: Shaped[Tensor, "B C"],
-        mask: Bool[Tensor, "B C"] | None,
-        coefficients: Coefficients,
-        *,
-        gradient: bool,
-        values: bool,
-        factor: float = 1.0,
-        out: Tensor | None = None,
+        self, logits: Tensor, targets: Tensor, mask: Tensor | None, coefficients: Coefficients, wanted: Wanted
     ) -> Evaluated:
-        """See :class:`tailwise.losses.implementation.Backend`."""
         z = logits.detach()
         full = torch.float64 if z.dtype == torch.float64 else torch.float32
-        slopes = (torch.empty_like(z) if out is None else out) if gradient else None
-        table = torch.empty(z.shape, dtype=full, device=z.device) if values else None
+        slopes = (torch.empty_like(z) if wanted.out is None else wanted.out) if wanted.gradient else None
+        table = torch.empty(z.shape, dtype=full, device=z.device) if wanted.values else None
         totals, counts = [], []
         for rows, block, known in _blocks(targets, mask):
             value, slope = term(in_full_precision(z[rows]), block, known, of_samples(coefficients, rows))
@@ -73,11 +56,14 @@ class Eager(Backend):
             if table is not None:
                 table[rows] = value
             if slopes is not None:
-                slopes[rows] = slope if factor == 1 else slope * factor
+                slopes[rows] = slope if wanted.factor == 1 else slope * wanted.factor
         known_count = known_in_advance(targets, mask)
         return Evaluated(
             torch.stack(totals).sum(), torch.stack(counts).sum() if known_count is None else known_count, slopes, table
         )
+
+
+EAGER = BACKEND = Eager()
 
 
 def differentiable_term(
@@ -88,12 +74,12 @@ def differentiable_term(
 ) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
     """Values and derivatives of all pairs, as a graph of the logits that torch can differentiate.
 
-    It takes the memory of all that it consists of, and is there for second derivatives, forward mode and torch.func.
+    It takes the memory of all intermediate results, and serves second derivatives, forward mode and torch.func.
     """
     block = dense_rows(targets, slice(None))
     known, z = known_pairs(block, mask), in_full_precision(logits)
     if known is not None:
-        # 0 times the derivative of what is unknown would be NaN where that is no number.
+        # 0 times the derivative of an unknown pair would be NaN where its logit is NaN.
         z, block = z.masked_fill(~known, 0), block.masked_fill(~known, 0)
     return term(z, block, known, coefficients)
 
@@ -101,6 +87,12 @@ def differentiable_term(
 def in_full_precision(z: Tensor) -> Tensor:
     """Half-precision logits as float32."""
     return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+
+
+def _known_positives(targets: Tensor, known: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Targets as ``dtype`` with 0 for unknown labels."""
+    y = targets.to(dtype)
+    return y if known is None else y.masked_fill(~known, 0)
 
 
 def _blocks(targets: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailwise.kernels.compiling import compiled
+from tailwise.loops import compiled
 
 _STRETCH = 512
 

@@ -1,11 +1,11 @@
-"""Which program evaluates the term: what each must do, and which one a batch gets."""
+"""Programs that evaluate the term: what each does, and which one a batch gets."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
-import shutil
 from abc import ABC, abstractmethod
 from functools import cache
 from typing import Literal, NamedTuple, TypeAlias, get_args
@@ -13,18 +13,31 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-import tailwise.kernels.threads  # noqa: F401 - before a process forks, so that the new one knows that it is another
-from tailwise.losses.term import Coefficients
+import tailwise.loops  # noqa: F401 - before a process forks, so that the new one knows that it is another
+from tailwise.losses.formula import Coefficients
 from tailwise.shapes import Bool, Float, Shaped
 
 logger = logging.getLogger(__name__)
 
-Implementation: TypeAlias = Literal["auto", "eager", "numba", "compile", "triton"]
+Implementation: TypeAlias = Literal["auto", "eager", "numba", "triton"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 
 
+class Wanted(NamedTuple):
+    """What is wanted of an evaluation."""
+
+    gradient: bool
+    """The derivatives."""
+    values: bool
+    """The loss of every pair."""
+    factor: float = 1.0
+    """Multiplies the derivatives."""
+    out: Tensor | None = None
+    """Where the derivatives may be written, of the type of the logits; it may be the logits themselves."""
+
+
 class Evaluated(NamedTuple):
-    """What evaluating the term gives."""
+    """The result of an evaluation."""
 
     total: Tensor
     """Scalar: the sum of all losses, float32, or float64 for float64 logits."""
@@ -58,23 +71,16 @@ class Backend(ABC):
         targets: Shaped[Tensor, "B C"],
         mask: Bool[Tensor, "B C"] | None,
         coefficients: Coefficients,
-        *,
-        gradient: bool,
-        values: bool,
-        factor: float = 1.0,
-        out: Tensor | None = None,
+        wanted: Wanted,
     ) -> Evaluated:
-        """Evaluate the term (see :mod:`tailwise.losses.term`).
+        """Evaluate the term (see :mod:`tailwise.losses.formula`).
 
         Args:
             logits: (B, C) raw scores; half precision is computed in float32.
             targets: (B, C) labels, dense or sparse CSR.
             mask: (B, C), False where the label is unknown.
             coefficients: parameters, weights and factor of the loss.
-            gradient: whether the derivatives are wanted.
-            values: whether the loss of every pair is wanted.
-            factor: multiplies the derivatives.
-            out: where the derivatives may be written, of the type of the logits; it may be the logits themselves.
+            wanted: what is wanted.
         """
 
     def scale_(self, gradient: Float[Tensor, "..."], factor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -94,7 +100,7 @@ def choose(impl: Implementation, logits: Tensor) -> Backend:
     """Return the program for a batch.
 
     ``"auto"`` takes Triton's kernels on CUDA and Numba's loops on a CPU, where these are installed, and operations of
-    torch otherwise, for float64, and inside a program that is being compiled. What it took is logged once.
+    torch otherwise, for float64, and inside a program that is being compiled. Its choice is logged once.
 
     Raises:
         ValueError: ``impl`` cannot run here.
@@ -122,9 +128,6 @@ def _why_not(impl: Implementation, device: str, dtype: torch.dtype) -> str | Non
     """Why an implementation cannot take such logits; None if it can."""
     if impl == "eager":
         return None
-    if impl == "compile":
-        has_compiler = device != "cpu" or shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-        return None if has_compiler else "there is no C++ compiler"
     if importlib.util.find_spec(impl) is None:
         return f"{impl} is not installed"
     if dtype == torch.float64:
@@ -138,22 +141,9 @@ def _why_not(impl: Implementation, device: str, dtype: torch.dtype) -> str | Non
 
 @cache
 def _backend(impl: Implementation) -> Backend:
-    # A backend is imported when it is first used: Numba and Triton are not always there.
-    if impl == "numba":
-        from tailwise.losses.native import Native
-
-        return Native()
-    if impl == "compile":
-        from tailwise.losses.compiled import Compiled
-
-        return Compiled()
-    if impl == "triton":
-        from tailwise.losses.triton import TritonBackend
-
-        return TritonBackend()
-    from tailwise.losses.eager import Eager
-
-    return Eager()
+    # A backend is imported when it is first used: Numba and Triton are not always installed.
+    backend: Backend = importlib.import_module(f"tailwise.losses.backends.{impl}").BACKEND
+    return backend
 
 
 @cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailwise.kernels.compiling import compiled, inlined
+from tailwise.loops import compiled, inlined
 
 _ZERO, _HALF, _MOST, _TINY = (np.float32(value) for value in (0, 0.5, 255, 1e-12))
 # No value is infinite or no number, so that operations may be put in any order.

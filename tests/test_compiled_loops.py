@@ -12,12 +12,12 @@ import pytest
 
 pytest.importorskip("numba", reason="the loops are Numba's")
 
-import tailwise.kernels
+import tailwise
 from tailwise.losses import available
 
 SUM = """
 import numpy as np
-from tailwise.kernels.sums import row_sums
+from tailwise.losses.backends.numba_sum_loops import row_sums
 
 none = np.empty(0, np.int64)
 labels, values, result = np.ones((1, 3), np.int8), np.ones((1, 3), np.float32), np.empty((1, 1), np.float32)
@@ -29,9 +29,11 @@ import hashlib
 
 import torch
 from tailwise.data.pixels.augment import augment
-from tailwise.kernels import augmentation, sums, term
+from tailwise.data.pixels.augmentation_loops import vary
 from tailwise.labels import LabelStats
 from tailwise.losses import available, create
+from tailwise.losses.backends.numba_loops import evaluate
+from tailwise.losses.backends.numba_sum_loops import probability_sums, row_sums
 
 generator = torch.Generator().manual_seed(0)
 hard = (torch.rand(64, 83, generator=generator) < 0.2).to(torch.int8)
@@ -51,7 +53,7 @@ for name in available():
 images = torch.randint(0, 256, (8, 3, 40, 40), dtype=torch.uint8, generator=generator)
 varied = augment(images, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), seed=0, epoch=1, positions=torch.arange(8))
 print(hashlib.sha256(varied.numpy().tobytes()).hexdigest())
-entries = (term.evaluate, sums.probability_sums, sums.row_sums, augmentation.vary)
+entries = (evaluate, probability_sums, row_sums, vary)
 for count in (lambda entry: sum(entry.stats.cache_hits.values()), lambda entry: len(entry.signatures)):
     print(*map(count, entries))
 """
@@ -68,15 +70,17 @@ def output_of(program: str, kept: Path, *path: Path) -> list[str]:
 
 def test_a_change_in_another_file_counts(tmp_path):
     package = tmp_path / "tailwise"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    shutil.copytree(
-        Path(tailwise.kernels.__path__[0]), package / "kernels", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    source, backends = Path(tailwise.__path__[0]), package / "losses" / "backends"
+    backends.mkdir(parents=True)
+    for folder in (package, package / "losses", backends):
+        (folder / "__init__.py").touch()
+    shutil.copy(source / "loops.py", package)
+    for name in ("numba_loops.py", "numba_sum_loops.py"):
+        shutil.copy(source / "losses" / "backends" / name, backends)
     kept = tmp_path / "kept"
     assert output_of(SUM, kept, tmp_path) == ["3.0 0"]
     assert output_of(SUM, kept, tmp_path) == ["3.0 1"]  # what was kept
-    with (package / "kernels" / "elementary.py").open("a") as file:
+    with (backends / "numba_loops.py").open("a") as file:
         file.write("# another file than that of the function\n")
     assert output_of(SUM, kept, tmp_path) == ["3.0 0"]
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from tailwise.kernels import threads
+from tailwise import loops
 
 
 @pytest.fixture(params=["openmp", "pool"])
 def runs_on(request, monkeypatch) -> Iterator[str]:
     if request.param == "pool":
-        monkeypatch.setattr(threads, "_openmp", lambda: None)
-    elif threads._openmp() is None:
+        monkeypatch.setattr(loops, "_openmp", lambda: None)
+    elif loops._openmp() is None:
         pytest.skip("torch's threads are not OpenMP's on this system")
     elif {"OMP_THREAD_LIMIT", "OMP_DYNAMIC"} & set(os.environ):
         pytest.skip("the environment limits OpenMP's threads")
@@ -33,14 +33,14 @@ def runs_on(request, monkeypatch) -> Iterator[str]:
 
 @pytest.mark.parametrize("parts", [0, 1, 2, 3, 7, 100])
 @pytest.mark.usefixtures("runs_on")
-def test_every_part_is_seen_to_once(parts):
+def test_every_part_is_done_once(parts):
     seen = np.zeros(parts, int)
 
     def loop(table, start, step):
         for part in range(start, len(table), step):
             table[part] += 1
 
-    threads.share(loop, parts, seen)
+    loops.share(loop, parts, seen)
     np.testing.assert_array_equal(seen, 1)
 
 
@@ -52,7 +52,7 @@ def test_several_threads_take_part():
         if start < 3:
             together.wait(timeout=30)  # nobody passes alone
 
-    threads.share(loop, 12)
+    loops.share(loop, 12)
     assert not together.broken
 
 
@@ -68,7 +68,7 @@ def test_an_error_is_raised_when_all_threads_are_done():
         done.append(start)
 
     with pytest.raises(ValueError, match="part 1 is bad"):
-        threads.share(loop, 12)
+        loops.share(loop, 12)
     assert sorted(done) == [0, *range(2, 12)]
 
 
@@ -79,14 +79,14 @@ def test_a_forked_process_makes_threads_of_its_own():
     def loop(start, step):
         pass
 
-    threads.share(loop, 12)  # now there are threads, which do not come along
+    loops.share(loop, 12)  # now there are threads, which do not exist there
     child = os.fork()
     if child == 0:
-        signal.alarm(30)  # rather than wait for ever
+        signal.alarm(30)  # rather than wait forever
         code = 1
         try:
-            threads.share(loop, 12)
-            code = 7 if threads._pool.cache_info().currsize == 1 else 2
+            loops.share(loop, 12)
+            code = 7 if loops._pool.cache_info().currsize == 1 else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -102,7 +102,7 @@ def test_several_callers_at_once():
 
     def call(table):
         for _ in range(50):
-            threads.share(loop, len(table), table)
+            loops.share(loop, len(table), table)
 
     callers = [threading.Thread(target=call, args=(table,), daemon=True) for table in tables]
     for caller in callers:
@@ -117,13 +117,13 @@ def test_torch_keeps_its_threads():
     """Of a team that shrinks, OpenMP ends the rest of the threads, and starts others for the next operation."""
     program = """
 import os, sys, torch, tailwise.losses
-threads = sys.modules["tailwise.kernels.threads"]  # loaded before anybody forks
+loops = sys.modules["tailwise.loops"]  # loaded before anybody forks
 torch.set_num_threads(3)
 numbers = torch.zeros(1 << 20)
 numbers.add_(1)
 before = set(os.listdir("/proc/self/task"))
 for _ in range(5):
-    threads.share(lambda start, step: None, 2)
+    loops.share(lambda start, step: None, 2)
     numbers.add_(1)
 assert set(os.listdir("/proc/self/task")) == before
 """

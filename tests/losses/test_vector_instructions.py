@@ -10,24 +10,18 @@ import torch
 numba = pytest.importorskip("numba", reason="the loops are Numba's")
 
 from tailwise.data.pixels.augment import augment  # noqa: E402
-from tailwise.kernels import augmentation, sums, term  # noqa: E402
+from tailwise.data.pixels.augmentation_loops import vary  # noqa: E402
 from tailwise.labels import LabelStats  # noqa: E402
 from tailwise.losses import create  # noqa: E402
+from tailwise.losses.backends import numba_loops, numba_sum_loops  # noqa: E402
+from tailwise.losses.backends.numba_loops import evaluate  # noqa: E402
+from tailwise.losses.backends.numba_sum_loops import probability_sums, row_sums  # noqa: E402
 
 FLOATS, FLOAT, INTEGER = numba.float32[::1], numba.float32, numba.int64
 ON_A_PIECE = (FLOATS, INTEGER)
+OF_A_SIDE = (*ON_A_PIECE, INTEGER, FLOAT)
+TABLES = ("SELECTIONS", "POSITIVE_SHARES", "NEGATIVE_SHARES")
 LOOPS = {
-    "_select_side": ON_A_PIECE,
-    "_select_focal_side": ON_A_PIECE,
-    "_select_squared_side": ON_A_PIECE,
-    "_select_plain_side": ON_A_PIECE,
-    "_positive_share": ON_A_PIECE,
-    "_positive_focal_share": ON_A_PIECE,
-    "_positive_plain_share": ON_A_PIECE,
-    "_add_negative_share": (*ON_A_PIECE, FLOAT),
-    "_add_negative_focal_share": (*ON_A_PIECE, FLOAT),
-    "_add_negative_plain_share": (*ON_A_PIECE, FLOAT),
-    "_add_margin_share": (*ON_A_PIECE, FLOAT),
     "_add_probabilities": ON_A_PIECE,
     "_leave_out_unknown": ON_A_PIECE,
     "_unlike": ON_A_PIECE,
@@ -45,14 +39,23 @@ def compiled_text(function, signature) -> str:
     return text
 
 
+def assert_vectors(function, signature):
+    text = compiled_text(function, signature)
+    assert ARITHMETIC.search(text), f"{function} computes one class at a time"
+    assert "masked.gather" not in text, f"{function} reads one class at a time"
+
+
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_becomes_vector_instructions(name):
-    text = compiled_text(getattr(term, name, None) or getattr(sums, name), LOOPS[name])
-    assert ARITHMETIC.search(text), f"{name} computes one class at a time"
-    assert "masked.gather" not in text, f"{name} reads one class at a time"
+    assert_vectors(getattr(numba_loops, name, None) or getattr(numba_sum_loops, name), LOOPS[name])
 
 
-@pytest.mark.parametrize("entry", [term.evaluate, sums.probability_sums, sums.row_sums, augmentation.vary])
+@pytest.mark.parametrize(("table", "kind"), [(table, kind) for table in TABLES for kind in getattr(numba_loops, table)])
+def test_the_loop_of_a_kind_of_side_becomes_vector_instructions(table, kind):
+    assert_vectors(getattr(numba_loops, table)[kind], OF_A_SIDE)
+
+
+@pytest.mark.parametrize("entry", [evaluate, probability_sums, row_sums, vary])
 def test_what_a_compiled_function_calls_is_part_of_it(entry):
     targets = torch.eye(4, 10)
     create("pg", LabelStats(targets.sum(0).int().clamp(1).numpy(), 100), impl="numba")(torch.zeros(4, 10), targets)
