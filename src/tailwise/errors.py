@@ -52,8 +52,6 @@ def require_extra(part: str, extra: Extra = "train") -> None:
 
     Raises:
         MissingExtraError: one of them is missing.
-
-    >>> require_extra("the data set digits", "demo")
     """
     for name in _MODULES_OF[extra]:
         if find_spec(name) is None:
