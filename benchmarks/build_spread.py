@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.long_tail import build_long_tail
-from tailwise.data.reading import read_labels
+from tailwise.data.reading import read
 from tailwise.labels import LabelStats
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--pareto_b", type=float, default=6.0)
     parser.add_argument("--seeds", type=int, default=100)
     options = parser.parse_args()
-    data = read_labels(options.labels)
+    data = read(options.labels)
     record = json.loads(options.stats.read_text(encoding="utf-8"))
     published = LabelStats(record["class_counts"], record["num_samples"], data.class_names)
     subsets = [

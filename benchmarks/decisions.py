@@ -18,7 +18,7 @@ from jsonargparse import auto_cli
 from numpy.typing import NDArray
 
 from benchmarks.photos import configuration
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.metrics import Decisions, calibration_error, f1_by_class, f1_scores, fit_decisions
 from tailwise.training.config import TrainConfig
@@ -62,10 +62,10 @@ def finish(config: TrainConfig) -> None:
         train(config)
 
 
-def read(path: Path, data: LabeledImages) -> Predictions:
+def read(path: Path, data: Dataset) -> Predictions:
     """Logits of a predictions file, and the labels of its images."""
     table = pd.read_parquet(path)
-    row_of = {image: row for row, image in enumerate(data.images)}
+    row_of = {image: row for row, image in enumerate(data.names)}
     return table[list(data.class_names)].to_numpy(copy=True), data.targets[[row_of[image] for image in table["image"]]]
 
 
@@ -75,7 +75,7 @@ def join(parts: list[Predictions], *, without: int) -> Predictions:
     return np.concatenate(logits), np.concatenate(targets)
 
 
-def fit(predictions: Predictions, data: LabeledImages) -> Decisions:
+def fit(predictions: Predictions, data: Dataset) -> Decisions:
     """Decisions of the predictions."""
     return fit_decisions(*predictions, data.class_names)
 

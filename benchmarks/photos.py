@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jsonargparse import auto_cli
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
 from tailwise.losses import RecipeName
@@ -176,7 +176,7 @@ def configuration(
     )
 
 
-def write_folds(data: LabeledImages, folder: Path) -> list[Path]:
+def write_folds(data: Dataset, folder: Path) -> list[Path]:
     """Label files that each hold out a quarter of the training split, every class spread evenly over the quarters."""
     train = data.select("train_lt")
     fold_of = deal(train.targets == 1, NUM_FOLDS)
@@ -187,7 +187,7 @@ def write_folds(data: LabeledImages, folder: Path) -> list[Path]:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "split", "labels"])
-            for image, row, own in zip(train.images, train.targets, fold_of, strict=True):
+            for image, row, own in zip(train.names, train.targets, fold_of, strict=True):
                 labels = "|".join(name for name, y in zip(train.class_names, row, strict=True) if y == 1)
                 writer.writerow([image, "held-out" if own == fold else "train", labels])
         paths.append(path)

@@ -33,7 +33,7 @@ from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.datamodule import EpochBatches
 from tailwise.training.folder import checkpoint_path
-from tailwise.training.inputs import open_images, read_run, read_splits
+from tailwise.training.inputs import open_images, read_run
 from tailwise.training.run import create_loss, train
 from tailwise.training.schedule import warmup_and_decay
 from tailwise.training.testing import PRECISION_TYPES, Task
@@ -70,7 +70,7 @@ def compare(
 def feature_extraction(shared: TrainConfig, repeats: int, batch_size: int = 64) -> None:
     """Features of decoded images at 224: our frozen backbone against timm's model called plainly."""
     config = resolve(replace(shared, image_size=224))
-    (split,) = read_splits(config.data, [config.train_split], config)
+    split = read_rows(config.data, config.train_split, config)
     table = open_images(split, 224, config).table
     images = prepare(table.batch(torch.arange(batch_size)), 224, (0.5,) * 3, (0.5,) * 3)
     plain_images = images.contiguous()

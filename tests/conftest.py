@@ -16,7 +16,8 @@ from jaxtyping import install_import_hook
 from tests import checker
 
 checked = install_import_hook(
-    ["tailwise.labels", "tailwise.losses", "tailwise.metrics", "tailwise.data"], f"{checker.__name__}.typechecked"
+    ["tailwise.labels", "tailwise.matrix", "tailwise.losses", "tailwise.metrics", "tailwise.data"],
+    f"{checker.__name__}.typechecked",
 ).hook
 is_checked = checked.should_instrument
 # What Numba and Triton compile must be the functions themselves.

@@ -127,7 +127,7 @@ def test_build(name: str, tailwise: Callable[[str], Outcome], tmp_path: Path) ->
     root = re.search(r"--root (\S+)", advice.group(1))
     built = read_csv(target, classes=target.with_suffix(".json"), root=root and root.group(1))
     manifest = read_manifest(target.with_suffix(".json"))
-    assert built.select("train").images == manifest.images
+    assert built.select("train").names == manifest.images
     assert len(built.select("test")) == NUM_TEST
     by_content = {row.content: row for row in rows}
     for path, targets in zip(built.paths(), built.targets, strict=True):
@@ -148,10 +148,10 @@ def some_photos(photos: Path) -> tuple[Example, ...]:
     ]
     return tuple(
         Example(
-            Path(data.images[row]).name,
+            Path(data.names[row]).name,
             tuple(label for label, here in zip(data.class_names, data.targets[row], strict=True) if here),
             "train" if data.splits[row] == "train_lt" else "test",
-            (data.root / data.images[row]).read_bytes(),
+            (data.root / data.names[row]).read_bytes(),
         )
         for row in rows
     )

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_array, issparse
 
 from tailwise import matrix as module
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset, Files
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.long_tail import build_long_tail, labels_digest, read_manifest, write_csv, write_manifest
 
@@ -104,9 +104,9 @@ def test_sparse_labels_build_the_same_subset_manifest_and_csv(tmp_path, monkeypa
     written = []
     for layout, limit in ((np.asarray, 2**20), (csr_array, 0)):
         monkeypatch.setattr(module, "_LARGEST_ARRAY", limit)
-        data = LabeledImages(
-            images=tuple(f"{i}.jpg" for i in range(200)),
-            root=tmp_path,
+        data = Dataset(
+            names=tuple(f"{i}.jpg" for i in range(200)),
+            inputs=Files(tmp_path),
             targets=layout(matrix),
             class_names=names,
             splits=("",) * 200,

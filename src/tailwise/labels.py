@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +12,18 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.matrix import UNKNOWN
+from tailwise.matrix import (
+    Csr,
+    are_label_lists,
+    decode_labels,
+    dense_or_parts,
+    distinct_names,
+    frame_columns,
+    hard_labels,
+    require_matrix,
+)
 
 IndexArray: TypeAlias = NDArray[np.intp]
 _FORMAT = "tailwise-label-stats-1"
@@ -55,7 +64,7 @@ class LabelStats:
     ) -> None:
         self.num_samples = int(num_samples)
         self.class_counts = _whole_counts(class_counts, self.num_samples)
-        self.class_names = _distinct_names(class_names, self.num_classes)
+        self.class_names = distinct_names(class_names, self.num_classes)
         low, high = thresholds
         if not 0 <= low <= high:
             raise ValueError(f"thresholds must be (low, high) with 0 <= low <= high, got {tuple(thresholds)}")
@@ -95,8 +104,8 @@ class LabelStats:
 
         Args:
             targets: (N, K) array or tensor, a CSR matrix (``scipy.sparse`` or ``torch.sparse_csr``), a data frame
-                whose columns are the classes, or an iterable of (n, K) chunks. Entries are 1, 0, or unknown (-1, and
-                NaN or a missing entry); unknown labels are not counted.
+                whose columns are the classes, N lists of class names, or an iterable of (n, K) chunks. Entries are 1,
+                0, or unknown (-1, and NaN or a missing entry); unknown labels are not counted.
             class_names: as in the constructor; those of the columns when absent and there are any.
             thresholds: as in the constructor.
             groups: as in the constructor.
@@ -112,7 +121,7 @@ class LabelStats:
         counts: NDArray[np.int64] | None = None
         columns: tuple[str, ...] | None = None
         num_samples = 0
-        for chunk in _count_chunks(targets, dense=cooccurrence):
+        for chunk in _count_chunks(targets, class_names, dense=cooccurrence):
             if counts is None:
                 counts, columns = np.zeros(len(chunk.counts), dtype=np.int64), chunk.names
             if len(chunk.counts) != len(counts):
@@ -258,18 +267,6 @@ def _whole_counts(class_counts: ArrayLike, num_samples: int) -> NDArray[np.int64
     return given.astype(np.int64)
 
 
-def _distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
-    if class_names is None:
-        return tuple(f"class {index}" for index in range(num_classes))
-    names = tuple(class_names)
-    if len(names) != num_classes:
-        raise ValueError(f"{len(names)} class names for {num_classes} class counts")
-    if len(set(names)) != len(names):
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"class names must be distinct; {repeated!r} stands more than once")
-    return names
-
-
 class _Chunk(NamedTuple):
     """What some samples add to the statistics."""
 
@@ -282,110 +279,50 @@ class _Chunk(NamedTuple):
     """Names of the columns, where the samples come with any."""
 
 
-def _count_chunks(targets: Any, *, dense: bool) -> Iterator[_Chunk]:
+def _count_chunks(targets: Any, class_names: Sequence[str] | None, *, dense: bool) -> Iterator[_Chunk]:
     """Count each chunk of the targets; give 0/1 rows if ``dense``."""
-    # A tensor can only come from a torch that is loaded; those who have none need not wait for it.
-    torch: Any = sys.modules.get("torch")
-    is_tensor = torch is not None and isinstance(targets, torch.Tensor)
-    if is_tensor and targets.layout == torch.sparse_csr:
-        yield from _count_csr(
-            targets.crow_indices().numpy(force=True),
-            targets.col_indices().numpy(force=True),
-            targets.values().numpy(force=True),
-            targets.shape[1],
-            dense=dense,
-        )
-    elif hasattr(targets, "tocsr"):
-        csr = targets.tocsr()
-        yield from _count_csr(csr.indptr, csr.indices, csr.data, csr.shape[1], dense=dense)
-    elif is_tensor:
-        yield from _count_dense(targets.numpy(force=True), dense=dense)
-    elif hasattr(targets, "columns") and hasattr(targets, "to_numpy"):
-        names = tuple(str(name) for name in targets.columns)
-        for chunk in _count_dense(_positives_of_frame(targets, names), dense=dense):
-            yield chunk._replace(names=names)
-    elif isinstance(targets, np.ndarray) or (isinstance(targets, Sequence) and _is_rows_of_numbers(targets)):
-        yield from _count_dense(np.asarray(targets), dense=dense)
+    names = frame_columns(targets)
+    if are_label_lists(targets):
+        targets, names = decode_labels(targets, class_names)
+    matrix = dense_or_parts(targets)
+    if isinstance(matrix, Csr):
+        chunks = _count_csr(matrix, dense=dense)
+    elif matrix is not None:
+        chunks = _count_dense(matrix, dense=dense)
     elif isinstance(targets, Iterable) and not isinstance(targets, str | bytes | Mapping):
         for part in targets:
-            yield from _count_chunks(part, dense=dense)
+            yield from _count_chunks(part, class_names, dense=dense)
+        return
     else:
         given = f" {targets!r:.40}" if isinstance(targets, str | bytes | int | float) else ""
-        raise ValueError(
-            "targets must be an (N, K) matrix of 1, 0 and unknown (-1 or NaN), a data frame of such columns, or an "
-            f"iterable of (n, K) matrices, got {type(targets).__name__}{given}"
+        raise InputError(
+            "targets must be an (N, K) matrix of 1, 0 and unknown (-1 or NaN), a data frame of such columns, N lists "
+            f"of class names, or an iterable of (n, K) matrices, got {type(targets).__name__}{given}"
         )
-
-
-def _positives_of_frame(frame: Any, names: tuple[str, ...]) -> NDArray[np.bool_]:
-    """Which entries of a data frame are 1, column by column, as columns have types of their own."""
-    positive = np.zeros((len(frame), len(names)), dtype=np.bool_)
-    for position, name in enumerate(names):
-        column = frame.iloc[:, position] if hasattr(frame, "iloc") else frame[:, position]
-        values = column.to_numpy()
-        try:
-            if values.dtype == object:  # with missing entries, or of several types
-                values = np.array([_entry(value) for value in values], dtype=np.float64)
-            elif values.dtype.kind not in "biuf":
-                raise ValueError(f"found {values.dtype}")
-            positive[:, position] = _positives(values)
-        except ValueError as error:
-            raise ValueError(
-                f"column {name!r} of the targets is none of 1, 0 and unknown (-1 or missing): {error}; give the "
-                "columns of the classes alone"
-            ) from error
-    return positive
-
-
-def _entry(value: Any) -> float:
-    """An entry of a column of any type."""
-    if value is None or type(value).__name__ == "NAType":
-        return float("nan")
-    if isinstance(value, bool | int | float | np.bool_ | np.number):
-        return float(value)
-    raise ValueError(f"found {value!r:.40}")
-
-
-def _is_rows_of_numbers(targets: Sequence[Any]) -> bool:
-    first = targets[0] if len(targets) else None
-    return isinstance(first, Sequence) and len(first) > 0 and isinstance(first[0], int | float)
+    for chunk in chunks:
+        yield chunk._replace(names=names)
 
 
 def _count_dense(matrix: NDArray[Any], *, dense: bool) -> Iterator[_Chunk]:
-    if matrix.ndim != 2:
-        raise ValueError(f"targets must be (N, K), got shape {matrix.shape}")
+    require_matrix(matrix)
     step = max(1, _CHUNK_ELEMENTS // max(1, matrix.shape[1]))
     for start in range(0, len(matrix), step):
-        rows = matrix[start : start + step]
-        positive = _positives(rows)
-        yield _Chunk(positive.astype(np.float32) if dense else None, positive.sum(axis=0, dtype=np.int64), len(rows))
+        positive = hard_labels(matrix[start : start + step]) == 1
+        rows = positive.astype(np.float32) if dense else None
+        yield _Chunk(rows, positive.sum(axis=0, dtype=np.int64), len(positive))
 
 
-def _count_csr(
-    indptr: NDArray[Any], indices: NDArray[Any], values: NDArray[Any], num_classes: int, *, dense: bool
-) -> Iterator[_Chunk]:
-    positive = _positives(values)
-    num_rows = len(indptr) - 1
+def _count_csr(csr: Csr, *, dense: bool) -> Iterator[_Chunk]:
+    positive = hard_labels(csr.values) == 1
+    num_rows = len(csr.starts) - 1
     if not dense:
-        counts = np.bincount(indices[positive], minlength=num_classes).astype(np.int64)
+        counts = np.bincount(csr.columns[positive], minlength=csr.num_columns).astype(np.int64)
         yield _Chunk(None, counts, num_rows)
         return
-    step = max(1, _CHUNK_ELEMENTS // max(1, num_classes))
+    step = max(1, _CHUNK_ELEMENTS // max(1, csr.num_columns))
     for start in range(0, num_rows, step):
         stop = min(start + step, num_rows)
-        row = np.repeat(np.arange(stop - start), np.diff(indptr[start : stop + 1]))
-        stored = slice(indptr[start], indptr[stop])
-        rows = np.zeros((stop - start, num_classes), dtype=np.float32)
-        rows[row[positive[stored]], indices[stored][positive[stored]]] = 1
+        row, stored = csr.rows(start, stop)
+        rows = np.zeros((stop - start, csr.num_columns), dtype=np.float32)
+        rows[row[positive[stored]], csr.columns[stored][positive[stored]]] = 1
         yield _Chunk(rows, rows.sum(axis=0, dtype=np.float64).astype(np.int64), stop - start)
-
-
-def _positives(values: NDArray[Any]) -> NDArray[np.bool_]:
-    positive: NDArray[np.bool_] = values == 1
-    allowed = positive | (values == 0) | (values == UNKNOWN) | (values != values)
-    if not allowed.all():
-        raise ValueError(
-            f"training targets must be 0, 1 or unknown (-1 or NaN) to be counted, found {values[~allowed].flat[0]}; "
-            "turn soft labels into 0/1 first"
-        )
-    return positive

@@ -18,7 +18,7 @@ from tailwise.cli import main
 from tailwise.data.cache_folder import cache_limit, find_entries, make_room, remove, remove_leftovers
 from tailwise.data.pixels import image_cache as cache_module
 from tailwise.data.pixels.image_cache import ImageCache, build_cache
-from tailwise.data.reading import ReadOptions, read_labels
+from tailwise.data.reading import ReadOptions, read
 from tailwise.errors import InputError
 
 SIDE = 10
@@ -245,8 +245,8 @@ def test_images_of_a_hub_are_an_entry_that_stays_while_its_reader_lives(
 ) -> None:
     monkeypatch.setenv("TAILWISE_CACHE_LIMIT", "0")
     script = (
-        "from tailwise.data.reading import ReadOptions, read_labels\n"
-        f"read_labels({str(saved)!r}, ReadOptions(cache={str(folder)!r}))\n"
+        "from tailwise.data.reading import ReadOptions, read\n"
+        f"read({str(saved)!r}, ReadOptions(cache={str(folder)!r}))\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     (entry,) = find_entries(folder)  # the limit has removed the others
@@ -254,7 +254,7 @@ def test_images_of_a_hub_are_an_entry_that_stays_while_its_reader_lives(
     assert entry.size == sum(path.stat().st_size for path in entry.path.rglob("*") if path.is_file())
     assert remove(entry)
     assert not entry.path.exists()
-    data = read_labels(saved, ReadOptions(cache=str(folder)))
+    data = read(saved, ReadOptions(cache=str(folder)))
     assert not remove(find_entries(folder)[0])
     assert all(path.is_file() for path in data.paths())
 

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import sparse
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset, Files
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.pixels import image_check
 from tailwise.data.pixels.decode import ImageError, decode_image
@@ -32,11 +32,11 @@ def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.
 
 def images_in(
     folder: Path, names: list[str], splits: list[str] | None = None, labels: list[list[int]] | None = None
-) -> LabeledImages:
+) -> Dataset:
     targets = np.ones((len(names), 1), dtype=np.int8) if labels is None else np.array(labels, dtype=np.int8)
-    return LabeledImages(
-        images=tuple(names),
-        root=folder,
+    return Dataset(
+        names=tuple(names),
+        inputs=Files(folder),
         targets=targets,
         class_names=tuple(f"class {k}" for k in range(targets.shape[1])),
         splits=("",) * len(names) if splits is None else tuple(splits),
@@ -46,7 +46,7 @@ def images_in(
 
 
 @pytest.fixture
-def kinds(tmp_path: Path) -> LabeledImages:
+def kinds(tmp_path: Path) -> Dataset:
     """One image of each kind, by name."""
     picture(40, 30).save(tmp_path / "plain.jpg")
     picture(20, 20, "L").save(tmp_path / "grey.png")
@@ -73,13 +73,13 @@ def kinds(tmp_path: Path) -> LabeledImages:
 
 
 def named(report: ImageReport, rows: np.ndarray) -> list[str]:
-    return [report.data.images[row] for row in rows]
+    return [report.data.names[row] for row in rows]
 
 
-def test_every_kind_is_counted(kinds: LabeledImages) -> None:
+def test_every_kind_is_counted(kinds: Dataset) -> None:
     report = check_images(kinds, workers=2, progress=False)
     assert named(report, report.missing) == ["away.jpg"]
-    assert [kinds.images[row] for row in report.unreadable] == ["cut.jpg", "empty.jpg", "folder.jpg", "text.jpg"]
+    assert [kinds.names[row] for row in report.unreadable] == ["cut.jpg", "empty.jpg", "folder.jpg", "text.jpg"]
     assert report.num_empty == 1
     assert report.num_readable == len(kinds) - 5
     assert report.formats == {"PNG": 6, "JPEG": 4, "GIF": 1}
@@ -87,17 +87,17 @@ def test_every_kind_is_counted(kinds: LabeledImages) -> None:
     assert named(report, report.animated) == ["moving.gif"]
     assert named(report, report.rotated) == ["turned.jpg"]
     assert named(report, report.extreme) == ["five.png", "three.png"]
-    sizes = dict(zip(kinds.images, report.sizes.tolist(), strict=True))
+    sizes = dict(zip(kinds.names, report.sizes.tolist(), strict=True))
     assert (sizes["plain.jpg"], sizes["turned.jpg"], sizes["cut.jpg"]) == ([40, 30], [20, 50], [0, 0])
     readable = [size for size in sizes.values() if size != [0, 0]]
     assert report.size_quantiles((0, 1)).tolist() == [[20, 90], [20, 100]]
     assert report.size_quantiles((0.5,)).tolist() == [[sorted(side)[5]] for side in zip(*readable, strict=True)]
 
 
-def test_reasons_are_those_of_training_and_name_the_line(kinds: LabeledImages) -> None:
+def test_reasons_are_those_of_training_and_name_the_line(kinds: Dataset) -> None:
     report = check_images(kinds, progress=False)
     expected = []
-    for name, line, path in zip(kinds.images, kinds.lines, kinds.paths(), strict=True):
+    for name, line, path in zip(kinds.names, kinds.lines, kinds.paths(), strict=True):
         try:
             decode_image(path, 32)
         except ImageError as error:
@@ -139,7 +139,7 @@ def test_labels_stored_as_zero_are_no_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_batches_and_threads_do_not_show(kinds: LabeledImages, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_threads_do_not_show(kinds: Dataset, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = check_images(kinds, progress=False)
     monkeypatch.setattr(image_check, "_BATCH", 4)
     part = check_images(kinds, workers=workers, progress=False)
@@ -179,7 +179,7 @@ def test_many_pixels_neither_warn_nor_stop(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_progress_is_lines_where_there_is_no_terminal(
-    kinds: LabeledImages, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    kinds: Dataset, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with caplog.at_level(logging.INFO, logger="tailwise"):
         check_images(kinds, progress=False)
@@ -189,7 +189,7 @@ def test_progress_is_lines_where_there_is_no_terminal(
     assert capsys.readouterr().err == ""
 
 
-def test_progress_is_a_bar_on_a_terminal(kinds: LabeledImages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_a_bar_on_a_terminal(kinds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
         image_check, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100, color_system=None)

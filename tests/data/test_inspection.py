@@ -22,18 +22,18 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from tailwise.data import cooccurrence, inspection
 from tailwise.data.cooccurrence import ClassPairs, count_pairs
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset, Files
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.inspection import MAX_SPLITS, Inspection, inspect_labels
 from tailwise.data.samplers import ClassAwareSampler
 from tailwise.errors import InputError
 
 
-def labelled(targets: NDArray[np.int8], splits: tuple[str, ...] | None = None) -> LabeledImages:
+def labelled(targets: NDArray[np.int8], splits: tuple[str, ...] | None = None) -> Dataset:
     size, num_classes = targets.shape
-    return LabeledImages(
-        images=tuple(f"{row}.jpg" for row in range(size)),
-        root=Path("images"),
+    return Dataset(
+        names=tuple(f"{row}.jpg" for row in range(size)),
+        inputs=Files(Path("images")),
         targets=targets,
         class_names=tuple(f"class {k}" for k in range(num_classes)),
         splits=("",) * size if splits is None else splits,
@@ -42,7 +42,7 @@ def labelled(targets: NDArray[np.int8], splits: tuple[str, ...] | None = None) -
     )
 
 
-def with_sparse_labels(data: LabeledImages) -> LabeledImages:
+def with_sparse_labels(data: Dataset) -> Dataset:
     copy = dataclasses.replace(data)
     object.__setattr__(copy, "targets", sparse.csr_array(data.targets))
     return copy
@@ -191,12 +191,12 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def photo_facts(photos: Path) -> tuple[LabeledImages, Inspection]:
+def photo_facts(photos: Path) -> tuple[Dataset, Inspection]:
     data = read_csv(photos, classes=photos.with_name("classes.json"))
     return data, inspect_labels(data, train_split="train_lt", test_split="test")
 
 
-def test_photos_match_pandas_and_scikit_learn(photo_facts: tuple[LabeledImages, Inspection], photos: Path) -> None:
+def test_photos_match_pandas_and_scikit_learn(photo_facts: tuple[Dataset, Inspection], photos: Path) -> None:
     data, facts = photo_facts
     table = pd.read_csv(photos, keep_default_na=False)
     labels = table["labels"].str.split("|").map(lambda names: [name for name in names if name])
@@ -218,7 +218,7 @@ def test_photos_match_pandas_and_scikit_learn(photo_facts: tuple[LabeledImages, 
     assert listed(facts.cooccurrence.by_count)[:5] == naive_pairs(train.astype(np.int8), 5, 5)["by_count"]
 
 
-def test_a_class_aware_epoch_is_the_samplers(photo_facts: tuple[LabeledImages, Inspection]) -> None:
+def test_a_class_aware_epoch_is_the_samplers(photo_facts: tuple[Dataset, Inspection]) -> None:
     data, facts = photo_facts
     sampler = ClassAwareSampler(data.select("train_lt").targets)
     assert facts.class_aware_epoch == len(sampler)

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.stats import pareto
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset, Files
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.long_tail import (
     LongTailSubset,
@@ -37,11 +37,11 @@ def names(num_classes: int) -> list[str]:
     return [f"c{k}" for k in range(num_classes)]
 
 
-def labeled(targets: NDArray[np.int8], root: Path) -> LabeledImages:
+def labeled(targets: NDArray[np.int8], root: Path) -> Dataset:
     count, num_classes = targets.shape
-    return LabeledImages(
-        images=tuple(f"images/é {index}.jpg" for index in range(count)),
-        root=root,
+    return Dataset(
+        names=tuple(f"images/é {index}.jpg" for index in range(count)),
+        inputs=Files(root),
         targets=targets,
         class_names=tuple(names(num_classes)),
         splits=("",) * count,
@@ -299,7 +299,7 @@ def test_manifest_reads_back(tmp_path: Path) -> None:
         assert getattr(manifest.subset, field).tolist() == getattr(subset, field).tolist()
     for field in ("notes", "num_max", "num_min", "pareto_b", "seed"):
         assert getattr(manifest.subset, field) == getattr(subset, field)
-    assert manifest.images == data.subset(subset.indices).images
+    assert manifest.images == data.subset(subset.indices).names
     assert (manifest.targets == -1).any()
     assert np.array_equal(manifest.targets, targets[subset.indices])
     assert manifest.stats == data.subset(subset.indices).stats((10, 30))
@@ -374,7 +374,7 @@ def test_csv_of_a_built_subset_reads_back(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("image,split,labels\n")
     back = read_csv(path, classes=data.class_names)
     for split, part in (("train", chosen), ("test", test)):
-        assert back.select(split).images == part.images
+        assert back.select(split).names == part.names
         assert np.array_equal(back.select(split).targets, part.targets)
 
 
@@ -386,7 +386,7 @@ def test_unknown_labels_survive_the_csv(tmp_path_factory: pytest.TempPathFactory
     write_csv(folder / "out.csv", {"train": data}, separator=";")
     back = read_csv(folder / "out.csv", classes=data.class_names, separator=";")
     assert np.array_equal(back.targets, targets)
-    assert back.images == data.images
+    assert back.names == data.names
 
 
 def test_csv_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_array
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.splits import read_split_file, split_by_ratio
 from tailwise.errors import InputError
@@ -169,19 +169,19 @@ def test_negative_seed_is_refused() -> None:
 
 
 @pytest.fixture
-def animals(tmp_path: Path) -> LabeledImages:
+def animals(tmp_path: Path) -> Dataset:
     (tmp_path / "labels.csv").write_text("image,labels\na.jpg,dog\nb.jpg,cat\nc.jpg,\n")
     return read_csv(tmp_path / "labels.csv")
 
 
-def test_split_files_in_both_forms(animals: LabeledImages, tmp_path: Path) -> None:
+def test_split_files_in_both_forms(animals: Dataset, tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("split,image\r\ntest,c.jpg\r\ntrain,a.jpg\r\n")
     (tmp_path / "s.json").write_text(json.dumps({"train": ["a.jpg"], "test": ["c.jpg"]}))
     for name in ("s.csv", "s.json"):
         assert read_split_file(animals, tmp_path / name) == ("train", "", "test")
 
 
-def test_split_files_may_repeat_themselves_and_have_space(animals: LabeledImages, tmp_path: Path) -> None:
+def test_split_files_may_repeat_themselves_and_have_space(animals: Dataset, tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("image,split,note\n a.jpg , train ,x\na.jpg,train,y\n")
     assert read_split_file(animals, tmp_path / "s.csv") == ("train", "", "")
     (tmp_path / "S.JSON").write_text(json.dumps({"train": ["b.jpg", "b.jpg"], "empty": []}))
@@ -209,9 +209,7 @@ def test_split_files_may_repeat_themselves_and_have_space(animals: LabeledImages
         ("s.json", '{"x": ["a.jpg"], "y": ["a.jpg"]}', r"image 'a\.jpg' is in split 'x' already"),
     ],
 )
-def test_bad_split_files_are_refused(
-    animals: LabeledImages, tmp_path: Path, name: str, text: str, message: str
-) -> None:
+def test_bad_split_files_are_refused(animals: Dataset, tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         read_split_file(animals, tmp_path / name)

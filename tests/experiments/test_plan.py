@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.experiments import compare, methods
 from tailwise.experiments.compare import _claimed, _key, _other_features, _Runner, default_workers
@@ -19,7 +20,7 @@ from tailwise.experiments.plan import Plan, candidates
 from tailwise.metrics import bootstrap
 from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import TrainConfig
-from tailwise.training.inputs import RunSplits, Split
+from tailwise.training.inputs import RunSplits
 
 BCE = Method("bce", {"loss": "bce"})
 PG = Method("pg", {"loss": "pg", "loss_options": {"mu": 0.1}}, search=({"loss_options": {"kappa": 0.2}},))
@@ -114,7 +115,7 @@ def test_a_device_trains_one_network_at_a_time(
 @pytest.mark.parametrize(("mode", "workers", "threads"), [("probe", 1, 1), ("finetune", 2, 3), ("finetune", 9, 1)])
 def test_runs_share_the_cores(monkeypatch: pytest.MonkeyPatch, mode: str, workers: int, threads: int) -> None:
     monkeypatch.setattr(compare, "_num_cores", lambda: 7)
-    train = Split("train", ("a",), np.ones((1, 1), dtype=np.int8), ("x",))
+    train = Dataset.from_arrays(["a"], np.ones((1, 1)), ["x"])
     runner = _Runner(plan(shared={"mode": mode, "quiet": True}), workers, train)
     assert (runner.threads, runner.workers, runner.show) == (threads, workers, False)
 
@@ -154,16 +155,16 @@ def test_features_are_computed_once_for_each_kind(tmp_path: Path) -> None:
 def test_keys_tell_data_apart() -> None:
     def key(images: str = "ab", classes: str = "xy", labels: tuple[int, ...] = (1, 0, 0, -1)) -> str:
         targets = np.array(labels, dtype=np.int8).reshape(2, 2)
-        return _key(Split("train", tuple(images), targets, tuple(classes)))
+        return _key(Dataset.from_arrays(list(images), targets, list(classes)))
 
     assert key() == key()
     assert len({key(), key(images="ac"), key(images="ba"), key(classes="yx"), key(labels=(1, 0, 0, 0))}) == 5
     folded = np.asfortranarray(np.array([[1, 0], [0, -1]], dtype=np.int8))
-    assert _key(Split("other", ("a", "b"), folded, ("x", "y"))) == key()
+    assert _key(Dataset.from_arrays(["a", "b"], folded, ["x", "y"], source="other")) == key()
 
 
 def splits_of(labels: tuple[int, ...] = (1, 0, 0, 1)) -> RunSplits:
-    split = Split("train", ("a", "b"), np.array(labels, dtype=np.int8).reshape(2, 2), ("x", "y"))
+    split = Dataset.from_arrays(["a", "b"], np.array(labels).reshape(2, 2), ["x", "y"])
     return RunSplits(split, np.zeros(2, dtype=np.bool_), split, None)
 
 

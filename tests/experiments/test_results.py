@@ -14,6 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.experiments.executors import FAILED_FILE, Run
 from tailwise.experiments.methods import Method
@@ -22,33 +23,32 @@ from tailwise.experiments.results import Chosen, portable, summarize
 from tailwise.experiments.search import settle
 from tailwise.training.config import TrainConfig, load
 from tailwise.training.folder import PREDICTIONS_FILE, VALIDATION_FILE, read_logits, write_predictions
-from tailwise.training.inputs import Split
 
 NAMES = ("cat", "dog", "emu", "fox")
 THRESHOLDS = (10, 20)
 BCE, FOCAL, PG = Method("bce", {"loss": "bce"}), Method("focal", {"loss": "focal"}), Method("pg", {"loss": "pg"})
 
 
-def make_split(name: str, size: int, seed: int) -> Split:
+def make_split(name: str, size: int, seed: int) -> Dataset:
     """Labels with a class of each group and one that is never tested; one in ten unknown."""
     generator = np.random.default_rng(seed)
     targets = (generator.random((size, 4)) < (0.6, 0.4, 0.2, 0.3)).astype(np.int8)
     targets[generator.random(targets.shape) < 0.1] = -1
     targets[:4] = np.eye(4, dtype=np.int8)
-    return Split(name, tuple(f"{name}/{row}.jpg" for row in range(size)), targets, NAMES)
+    return Dataset.from_arrays([f"{name}/{row}.jpg" for row in range(size)], targets, NAMES, source=name)
 
 
 TRAIN, TEST = make_split("train", 48, 0), make_split("test", 40, 1)
 NEVER_TESTED = replace(TEST, targets=np.where(np.arange(4) == 3, np.minimum(TEST.targets, 0), TEST.targets))
 
 
-def scores_of(split: Split, skill: float, seed: int) -> np.ndarray:
+def scores_of(split: Dataset, skill: float, seed: int) -> np.ndarray:
     """(N, K) logits that go the better with the labels the higher the skill."""
     noise = np.random.default_rng([seed, round(100 * abs(skill))]).normal(size=split.targets.shape)
     return (noise + 3 * skill * (split.targets == 1) - 1).astype(np.float32)
 
 
-def precision(split: Split, logits: np.ndarray) -> np.ndarray:
+def precision(split: Dataset, logits: np.ndarray) -> np.ndarray:
     """(K,) average precision by scikit-learn, in percent; NaN of a class without a positive."""
     values = []
     for truth, found in zip(split.targets.T, logits.T, strict=True):
@@ -58,9 +58,9 @@ def precision(split: Split, logits: np.ndarray) -> np.ndarray:
     return np.array(values)
 
 
-def finish(run: Run, file: str, split: Split, logits: np.ndarray) -> None:
+def finish(run: Run, file: str, split: Dataset, logits: np.ndarray) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(run.folder / file, split.images, split.class_names, torch.from_numpy(logits))
+    write_predictions(run.folder / file, split.names, split.class_names, torch.from_numpy(logits))
 
 
 def finish_folds(runs: Sequence[Run], logits: np.ndarray) -> None:
@@ -81,7 +81,7 @@ def make_plan(folder: Path, methods: Sequence[Method], **options: Any) -> Plan:
     return Plan(folder=folder / "out", shared=shared, methods=tuple(methods), **given)
 
 
-def found(plan: Plan, skills: Mapping[str, Sequence[float]], test: Split = TEST) -> dict[str, Any]:
+def found(plan: Plan, skills: Mapping[str, Sequence[float]], test: Dataset = TEST) -> dict[str, Any]:
     """What is found if the runs of each method have these skills: of each seed, and last of the folds together."""
     for method in plan.methods:
         for run, seed, skill in zip(plan.test_runs(method), plan.seeds, skills[method.name], strict=False):
@@ -288,7 +288,7 @@ def test_a_failed_try_is_worse_than_the_worst_score(tmp_path: Path) -> None:
     size = 400
     targets = np.zeros((size, 4), dtype=np.int8)
     targets[0] = 1
-    rare = Split("train", tuple(f"{row}.jpg" for row in range(size)), targets, NAMES)
+    rare = Dataset.from_arrays([f"{row}.jpg" for row in range(size)], targets, NAMES)
     worst = np.where(targets == 1, -1.0, np.arange(size)[:, None]).astype(np.float32)
     plan = make_plan(tmp_path, [TUNED], search=True)
     first, *others = plan.search_runs(TUNED)
@@ -329,7 +329,7 @@ def test_predictions_are_put_in_the_order_of_the_split(tmp_path: Path) -> None:
     for wrong in (files[:1], [*files, files[0]], [files[0], files[0]]):
         with pytest.raises(InputError, match=r"is not of the 48 images and 4 classes of split 'train'"):
             read_logits(wrong, TRAIN)
-    others = replace(TRAIN, images=("train/new.jpg", *TRAIN.images[1:]))
+    others = replace(TRAIN, names=("train/new.jpg", *TRAIN.names[1:]))
     renamed = replace(TRAIN, class_names=("cat", "dog", "emu", "gnu"))
     for split in (others, renamed, TRAIN.subset(np.arange(40))):
         with pytest.raises(InputError, match="the data have changed since; give another --output"):

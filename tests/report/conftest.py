@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset, Files
 
 NASTY_NAMES = (
     "<script>boom()</script>",
@@ -33,11 +33,11 @@ def labelled(
     splits: list[str] | None = None,
     names: tuple[str, ...] | None = None,
     root: Path = Path("images"),
-) -> LabeledImages:
+) -> Dataset:
     size, num_classes = targets.shape
-    return LabeledImages(
-        images=tuple(f"{row}.png" for row in range(size)),
-        root=root,
+    return Dataset(
+        names=tuple(f"{row}.png" for row in range(size)),
+        inputs=Files(root),
         targets=targets.astype(np.int8),
         class_names=tuple(f"class {k}" for k in range(num_classes)) if names is None else names,
         splits=("",) * size if splits is None else tuple(splits),
@@ -47,7 +47,7 @@ def labelled(
 
 
 @pytest.fixture
-def nasty(tmp_path: Path) -> LabeledImages:
+def nasty(tmp_path: Path) -> Dataset:
     """80 images, of which one is missing, two are damaged, and two have a copy in the other split."""
     generator = np.random.default_rng(0)
     size, num_classes = 80, len(NASTY_NAMES)

@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.inspection import Inspection, inspect_labels
 from tailwise.data.pixels.image_check import ImageReport, check_images
 from tailwise.report.inspection.terminal import show_inspection
@@ -24,7 +24,7 @@ def shown(facts: Inspection, images: ImageReport | None = None, width: int = 80,
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_lines_fit_and_hold_no_control_characters(nasty: LabeledImages, width: int) -> None:
+def test_lines_fit_and_hold_no_control_characters(nasty: Dataset, width: int) -> None:
     facts = inspect_labels(nasty, train_split="train", test_split="test")
     text = shown(facts, check_images(nasty, progress=False), width)
     assert max(cell_len(line) for line in text.split("\n")) <= width
@@ -33,7 +33,7 @@ def test_lines_fit_and_hold_no_control_characters(nasty: LabeledImages, width: i
     assert "[red]dog[/red]" in text
 
 
-def test_problems_come_first_then_the_tables(nasty: LabeledImages) -> None:
+def test_problems_come_first_then_the_tables(nasty: Dataset) -> None:
     facts = inspect_labels(nasty, train_split="train", test_split="test")
     text = shown(facts, check_images(nasty, progress=False))
     titles = ("error: ", "warning: ", "note: ", "Splits", "Groups", "Classes", "Most frequent pairs", "Image files")
@@ -77,7 +77,7 @@ def test_many_classes_are_cut_and_the_page_is_named() -> None:
     assert names == [*range(10), *range(90, 100)]
 
 
-def test_all_rows_are_described_without_splits(nasty: LabeledImages) -> None:
+def test_all_rows_are_described_without_splits(nasty: Dataset) -> None:
     text = shown(inspect_labels(labelled(nasty.targets, names=tuple("abcdefghijklmn"))))
     assert "80 images, 14 classes; training on all rows" in text
     assert "in test" not in text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.inspection import inspect_labels
 from tailwise.data.pixels.image_check import check_images
@@ -21,7 +21,7 @@ from tests.report.pages import TOOLS, Elements, page_data
 
 
 @pytest.fixture
-def nasty_page(nasty: LabeledImages, tmp_path: Path) -> Path:
+def nasty_page(nasty: Dataset, tmp_path: Path) -> Path:
     facts = inspect_labels(nasty, train_split="train", test_split="test", thresholds=(10, 35))
     page = tmp_path / "inspection.html"
     write_inspection_page(page, facts, check_images(nasty, progress=False))

@@ -10,20 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tailwise.data.dataset import Dataset
 from tailwise.labels import LabelStats
-from tailwise.report.evaluation_set import EvaluationSet, Predictions, read_evaluation_set
-from tailwise.report.mistakes import find_mistakes
-from tailwise.training.inputs import read_splits
+from tailwise.report.mistakes import Predictions, find_mistakes, read_test_rows
+from tailwise.training.inputs import read_rows
 from tests.report.folders import make_data, make_logits, make_run
 
 
-def in_memory(
-    logits: np.ndarray, targets: np.ndarray, counts: list[int]
-) -> tuple[EvaluationSet, Predictions, LabelStats]:
+def in_memory(logits: np.ndarray, targets: np.ndarray, counts: list[int]) -> tuple[Dataset, Predictions, LabelStats]:
     size, num_classes = targets.shape
     names = tuple(f"class {k}" for k in range(num_classes))
     pixels = np.zeros((size, 3, 8, 8), dtype=np.uint8)
-    data = EvaluationSet(tuple(f"{row}" for row in range(size)), targets.astype(np.int8), names, pixels=pixels)
+    data = Dataset.from_arrays(pixels, targets, names)
     predicted = Predictions(np.arange(size), logits.astype(np.float32), data.targets)
     return data, predicted, LabelStats(counts, 1000, names)
 
@@ -83,11 +81,11 @@ def test_pictures_keep_their_shape_and_predictions_their_image(tmp_path: Path) -
     data = make_data(tmp_path)
     logits = make_logits(data, 0.5, 0)
     make_run(tmp_path / "run", data, logits)
-    read = read_evaluation_set(data.config(tmp_path / "run"), data.stats.class_names)
-    (split,) = read_splits(str(data.path), ["test"], data.config(tmp_path / "run"))
-    assert read.images == split.images
+    read = read_test_rows(data.config(tmp_path / "run"), data.stats.class_names)
+    split = read_rows(str(data.path), "test", data.config(tmp_path / "run"))
+    assert read.names == split.names
     assert np.array_equal(read.targets, split.targets)
-    found = find_mistakes(read, read.predictions(tmp_path / "run"), data.stats)
+    found = find_mistakes(read, Predictions.of(tmp_path / "run", read), data.stats)
     photo = next(photo for it in found for photo in it.missed if int(photo.image[4:-4]) % 2)
     assert photo.source is not None
     assert (photo.width, photo.height) == (128, 96)
@@ -103,13 +101,13 @@ def test_predictions_may_lack_images_but_not_have_others(tmp_path: Path) -> None
     rows = np.random.default_rng(0).permutation(len(data.images))[:50]
     fewer = type(data)(data.path, data.stats, tuple(data.images[row] for row in rows), data.targets[rows])
     make_run(tmp_path / "run", fewer, logits[rows])
-    predicted = read_evaluation_set(data.config(tmp_path), data.stats.class_names).predictions(tmp_path / "run")
+    predicted = Predictions.of(tmp_path / "run", read_test_rows(data.config(tmp_path), data.stats.class_names))
     assert predicted.rows.tolist() == rows.tolist()
     assert np.array_equal(predicted.targets, data.targets[rows])
     assert np.array_equal(predicted.logits, logits[rows])
-    train = EvaluationSet(("train0.png",), np.zeros((1, 7), dtype=np.int8), data.stats.class_names)
+    train = Dataset.from_arrays(["train0.png"], np.zeros((1, 7)), data.stats.class_names)
     with pytest.raises(ValueError, match=r"has a prediction for 'test\d+.png', which is no image of the test split"):
-        train.predictions(tmp_path / "run")
-    other = EvaluationSet(data.images, data.targets[:, :3], ("a", "b", "c"))
+        Predictions.of(tmp_path / "run", train)
+    other = Dataset.from_arrays(data.images, data.targets[:, :3], ["a", "b", "c"])
     with pytest.raises(ValueError, match="has other classes than the data"):
-        other.predictions(tmp_path / "run")
+        Predictions.of(tmp_path / "run", other)

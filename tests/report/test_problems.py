@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset, Files
 from tailwise.data.inspection import Inspection, inspect_labels
 from tailwise.data.pixels.image_check import check_images
 from tailwise.report.inspection.problems import Problem, find_problems
@@ -177,7 +177,7 @@ def test_imbalance_is_told_with_what_sampling_would_do() -> None:
     assert found("times the images", inspect_labels(labelled(sound()))) is None
 
 
-def test_files_are_weighed_by_the_splits_in_use(nasty: LabeledImages) -> None:
+def test_files_are_weighed_by_the_splits_in_use(nasty: Dataset) -> None:
     images = check_images(nasty, progress=False)
     used = inspect_labels(nasty, train_split="train", test_split="test")
     missing, unreadable = found("missing", used, images=images), found("cannot be read", used, images=images)
@@ -196,15 +196,15 @@ def test_files_are_weighed_by_the_splits_in_use(nasty: LabeledImages) -> None:
     assert "None of them is trained or tested on" in unused.advice
 
 
-def test_missing_images_throughout_point_at_the_root(nasty: LabeledImages) -> None:
-    moved = dataclasses.replace(nasty, root=nasty.root / "elsewhere")
+def test_missing_images_throughout_point_at_the_root(nasty: Dataset) -> None:
+    moved = dataclasses.replace(nasty, inputs=Files(nasty.root / "elsewhere"))
     problem = found("missing", inspect_labels(moved), images=check_images(moved, progress=False))
     assert problem is not None
     assert problem.severity == "error"
     assert "is this the root of the references?" in problem.advice
 
 
-def test_copies_are_loud_where_they_leak_or_contradict(nasty: LabeledImages) -> None:
+def test_copies_are_loud_where_they_leak_or_contradict(nasty: Dataset) -> None:
     images = check_images(nasty, progress=False)
     facts = inspect_labels(nasty, train_split="train", test_split="test")
     leak, contradiction = (
@@ -224,7 +224,7 @@ def test_copies_are_loud_where_they_leak_or_contradict(nasty: LabeledImages) -> 
     assert found("same split", facts, images=images) is None
 
 
-def test_the_gravest_come_first(nasty: LabeledImages) -> None:
+def test_the_gravest_come_first(nasty: Dataset) -> None:
     facts = inspect_labels(nasty, train_split="train", test_split="test")
     severities = [problem.severity for problem in find_problems(facts, check_images(nasty, progress=False))]
     assert severities == sorted(severities, key=["error", "warning", "note"].index)

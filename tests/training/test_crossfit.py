@@ -48,7 +48,7 @@ def assert_same_model(first: Path, second: Path) -> None:
 
 def labels_of(data: Path, images: list[str]) -> np.ndarray:
     rows = read_csv(data)
-    label_of = dict(zip(rows.images, rows.targets, strict=True))
+    label_of = dict(zip(rows.names, rows.targets, strict=True))
     return np.array([label_of[image] for image in images])
 
 
@@ -70,7 +70,7 @@ def test_all_folds_at_once_are_the_folds_one_by_one_and_the_model_of_the_whole_s
     assert (metrics["AP"], metrics["CF1"]) == (plain["AP"], plain["CF1"])
 
     whole = read_csv(labels).select("train")
-    expected = pd.concat(by_hand).set_index("image").loc[list(whole.images)].reset_index()
+    expected = pd.concat(by_hand).set_index("image").loc[list(whole.names)].reset_index()
     found = pd.read_parquet(folder / "validation.parquet")
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
     pooled = expected.iloc[:, 1:].to_numpy()

@@ -37,7 +37,7 @@ def predicted(path: Path, data: Path, split: str) -> tuple[np.ndarray, np.ndarra
     """Logits of a predictions file, and the labels of its images."""
     table = pd.read_parquet(path)
     rows = read_csv(data).select(split)
-    label_of = dict(zip(rows.images, rows.targets, strict=True))
+    label_of = dict(zip(rows.names, rows.targets, strict=True))
     return table.iloc[:, 1:].to_numpy(), np.array([label_of[image] for image in table["image"]])
 
 
@@ -159,7 +159,7 @@ def test_photographs_of_one_fold_decide_on_the_test(
             # Every image of a rare class, so that all classes can be learnt, and some others.
             rare = rows.targets[:, rows.stats().class_counts < 30].any(axis=1)
             rows = rows.subset(np.flatnonzero(rare | (np.arange(len(rows)) < number)))
-            for image, targets in zip(rows.images, rows.targets, strict=True):
+            for image, targets in zip(rows.names, rows.targets, strict=True):
                 writer.writerow([image, name, "|".join(np.array(rows.class_names)[targets == 1])])
     run_folder = tmp_path / "run"
     config = TrainConfig(

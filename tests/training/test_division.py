@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.splits import split_by_ratio
 from tailwise.training.config import TrainConfig, load
@@ -58,7 +58,7 @@ def test_a_run_divides_them_and_whatever_reads_its_data_again_does_the_same(
     assert again.metrics == resumed.metrics
 
 
-def labeled(path: Path, **changes: Any) -> LabeledImages:
+def labeled(path: Path, **changes: Any) -> Dataset:
     return replace(read_csv(path), **changes)
 
 

@@ -75,7 +75,7 @@ def test_the_checkpoint_is_enough_to_test_again(tiny: Tiny, labels: Path, vector
     other = labels.parent / f"gcn-{mode}.csv"
     with other.open("w", newline="") as file:
         cells = [["" if label < 0 else label for label in row] for row in rows.targets]
-        lines = [[image, *row] for image, row in zip(rows.images, cells, strict=True)]
+        lines = [[image, *row] for image, row in zip(rows.names, cells, strict=True)]
         csv.writer(file).writerows([["image", *rows.class_names], *lines])
     again = evaluate(folder, data=str(other))
     assert again.metrics["AP"] == result.metrics["AP"]
@@ -210,7 +210,7 @@ def test_real_photographs_are_probed_far_above_chance(photos: Path, backbone_wei
         writer = csv.writer(file)
         writer.writerow(["image", "split", "labels"])
         for split, rows in zip(("train", "test"), chosen, strict=True):
-            for image, row in zip(rows.images, rows.targets, strict=True):
+            for image, row in zip(rows.names, rows.targets, strict=True):
                 writer.writerow([image, split, "|".join(np.array(data.class_names)[row == 1])])
     model = ModelConfig(
         backbone="mobilenetv2_100",

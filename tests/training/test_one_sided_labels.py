@@ -14,7 +14,7 @@ from tailwise.cli import main
 from tailwise.commands.output import show_metrics
 from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
-from tailwise.report.evaluation_set import read_evaluation_set
+from tailwise.report.mistakes import read_test_rows
 from tailwise.report.run_page import write_run_page
 from tailwise.training.config import TrainConfig, differences, load, resolve
 from tailwise.training.run import Result, evaluate, train
@@ -121,7 +121,7 @@ def test_other_cells_for_absent_are_asked_about_and_train_to_the_same_numbers(
     assert differences(recorded, resolve(other)) == [f"{option}: {value!r}, now None"]
     again = evaluate(Path(config.output))
     assert again.metrics["mAP"] == metrics["mAP"]
-    assert (read_evaluation_set(recorded, CLASSES).targets >= 0).all()
+    assert (read_test_rows(recorded, CLASSES).targets >= 0).all()
     assert len(write_run_page(Path(config.output)).read_bytes())
     with pytest.raises(InputError, match=f"--{option} {value} for absent"):
         evaluate(Path(config.output), data=config.data, split="test")

@@ -86,7 +86,7 @@ def test_metrics_are_those_of_the_predictions(finished: tuple[TrainConfig, Resul
     test = read_csv(labels).select("test")
     predictions = pd.read_parquet(Path(config.output) / "predictions.parquet")
     assert list(predictions.columns) == ["image", *test.class_names]
-    assert tuple(predictions["image"]) == test.images
+    assert tuple(predictions["image"]) == test.names
     assert set(predictions.dtypes.iloc[1:]) == {np.dtype("float32")}
     precision = {}
     for index, name in enumerate(test.class_names):
@@ -120,12 +120,12 @@ def test_evaluation_takes_other_splits_and_files(
     rows = read_csv(labels).select("train")
     other = labels.parent / f"{config.mode}-other.csv"
     lines = ["image,labels"]
-    for image, targets in zip(rows.images, rows.targets, strict=True):
+    for image, targets in zip(rows.names, rows.targets, strict=True):
         lines.append(f"{image},{'|'.join(np.array(rows.class_names)[targets == 1])}")
     other.write_text("\n".join(lines) + "\n")
     everything = evaluate(Path(config.output), data=str(other), output=tmp_path / "other")
     first = pd.read_parquet(tmp_path / "other" / "predictions.parquet")
-    assert (everything.metrics["num_images"], tuple(first["image"])) == (46, rows.images)
+    assert (everything.metrics["num_images"], tuple(first["image"])) == (46, rows.names)
 
 
 def test_same_configuration_gives_the_same_model_and_another_seed_another(tiny: Tiny, tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def test_a_fold_is_validated_on_and_the_rest_trained_on(tiny: Tiny, labels: Path
     metrics = run(config)
     folder = Path(config.output)
     whole = read_csv(labels).select("train")
-    held_out = np.isin(whole.images, validated(folder))
-    assert validated(folder) == tuple(np.array(whole.images)[held_out])
+    held_out = np.isin(whole.names, validated(folder))
+    assert validated(folder) == tuple(np.array(whole.names)[held_out])
     rest = whole.subset(~held_out)
     assert LabelStats.load(folder / "stats.json") == LabelStats.from_targets(rest.targets, whole.class_names, (10, 20))
     found = metrics["validation"]
@@ -74,10 +74,10 @@ def test_a_fold_is_validated_on_and_the_rest_trained_on(tiny: Tiny, labels: Path
 def test_folds_cover_the_training_split_once_whatever_the_seed_and_spread_classes_evenly(tiny: Tiny) -> None:
     parts = [read_run(tiny(val_folds=FOLDS, val_fold=fold)) for fold in range(FOLDS)]
     whole = parts[0].whole
-    assert sorted(sum((part.validation.images for part in parts if part.validation), ())) == sorted(whole.images)
+    assert sorted(sum((part.validation.names for part in parts if part.validation), ())) == sorted(whole.names)
     for part in parts:
         assert part.validation is not None
-        assert {*part.train.images, *part.validation.images} == {*whole.images}
+        assert {*part.train.names, *part.validation.names} == {*whole.names}
         assert len(part.train) + len(part.validation) == len(whole)
     counts = np.array([(part.whole.targets[part.held_out] == 1).sum(axis=0) for part in parts])
     assert (counts.max(axis=0) - counts.min(axis=0) <= 3).all()
@@ -95,7 +95,7 @@ def test_a_split_of_its_own_is_validated_on(tiny: Tiny, labels: Path) -> None:
     folder = Path(config.output)
     validation = metrics["validation"]
     assert (validation["split"], validation["num_images"], metrics["num_images"]) == ("val", 16, 14)
-    assert validated(folder) == read_csv(data).select("val").images
+    assert validated(folder) == read_csv(data).select("val").names
     assert LabelStats.load(folder / "stats.json").num_samples == 46
     on_val = evaluate(folder, split="val", output=folder / "again")
     assert on_val.metrics["AP"] == validation["AP"]
@@ -151,9 +151,9 @@ def test_damaged_images_are_left_out_of_both_parts(tiny: Tiny, labels: Path, mod
     splits = read_run(config)
     assert 0 < splits.held_out[-8:].sum() < 8
     metrics = run(config)
-    readable = ~np.isin(splits.whole.images, damaged)
+    readable = ~np.isin(splits.whole.names, damaged)
     folder = Path(config.output)
-    assert validated(folder) == tuple(np.array(splits.whole.images)[splits.held_out & readable])
+    assert validated(folder) == tuple(np.array(splits.whole.names)[splits.held_out & readable])
     assert metrics["validation"]["num_images"] == (splits.held_out & readable).sum()
     stats = LabelStats.from_targets(
         splits.whole.targets[~splits.held_out & readable], splits.whole.class_names, (10, 20)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tailwise.commands.output import require_new, writing
-from tailwise.data.dataset import LabeledImages
-from tailwise.data.reading import ReadOptions, read_labels
+from tailwise.data.dataset import Dataset
+from tailwise.data.reading import ReadOptions, read
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 
@@ -71,7 +71,7 @@ def _choose(options: Options, target: Path) -> None:
     split, keep = options.split, options.keep_split
     if split is not None and split == keep:
         raise InputError(f"split and keep_split are both {split!r}; training and kept rows must differ")
-    data = read_labels(options.data, options)
+    data = read(options.data, options)
     kept = {} if keep is None else {keep: data.select(keep)}
     name = "train" if keep != "train" else "train_lt"
     pool = data.select(split) if split is not None else data.subset([row_split != keep for row_split in data.splits])
@@ -120,7 +120,7 @@ def _refuse(options: Options, names: tuple[str, ...], reason: str) -> None:
             raise InputError(f"--{name} does not apply to {options.data}: {reason}")
 
 
-def _report(target: Path, splits: Mapping[str, LabeledImages], stats: LabelStats) -> None:
+def _report(target: Path, splits: Mapping[str, Dataset], stats: LabelStats) -> None:
     groups = ", ".join(f"{len(members)} {group}" for group, members in stats.groups.items())
     sizes = ", ".join(f"{len(data)} images in split {split!r}" for split, data in splits.items())
     _logger.info("%s: %s; %d classes: %s", target, sizes, stats.num_classes, groups)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from tailwise.commands.output import require_counts
-from tailwise.data.reading import read_labels
-from tailwise.training.config import DIGITS, Mode, TrainConfig
+from tailwise.data.reading import read
+from tailwise.training.config import Mode, TrainConfig
 
 NO_OPTIONS = (
     *("loss", "loss_options", "sampler", "seed", "val_split", "val_folds", "val_fold", "resume", "devices"),
@@ -91,9 +91,9 @@ def run(options: Options) -> None:
 def _shared(options: Options) -> TrainConfig:
     """What all runs have in common."""
     shared = TrainConfig(**{entry.name: getattr(options, entry.name) for entry in fields(TrainConfig)})
-    if shared.data == DIGITS or shared.train_split != _DEFAULT_SPLIT:
+    if shared.train_split != _DEFAULT_SPLIT:
         return shared
-    splits = set(read_labels(shared.data, shared).splits)
+    splits = set(read(shared.data, shared).splits)
     near = [name for name in splits if name.startswith(_DEFAULT_SPLIT)]
     if _DEFAULT_SPLIT in splits or len(near) != 1:
         return shared

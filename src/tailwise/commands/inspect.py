@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailwise.commands.output import require_new, writing
-from tailwise.data.dataset import LabeledImages
-from tailwise.data.reading import ReadOptions, read_labels
+from tailwise.data.dataset import Dataset
+from tailwise.data.reading import ReadOptions, read
 
 _logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def run(options: Options) -> None:
     page = None if options.page is None else Path(options.page)
     if page is not None:
         require_new(page)
-    data = read_labels(options.data, options)
+    data = read(options.data, options)
     inspection = inspect_labels(
         data,
         train_split=options.train_split or _split_named("train", data),
@@ -62,5 +62,5 @@ def run(options: Options) -> None:
         _logger.info("page: %s", page)
 
 
-def _split_named(name: str, data: LabeledImages) -> str | None:
+def _split_named(name: str, data: Dataset) -> str | None:
     return name if name in data.splits else None

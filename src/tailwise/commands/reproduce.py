@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tailwise.commands.output import require_counts
-from tailwise.data.dataset import LabeledImages
-from tailwise.data.reading import ReadOptions, read_labels
+from tailwise.data.dataset import Dataset
+from tailwise.data.reading import ReadOptions, read
 from tailwise.errors import InputError, require_extra
 from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import Accelerator, Mode, Precision, TrainConfig
@@ -201,7 +201,7 @@ def _experiment(options: Options, output: Path) -> Experiment:
         quiet=options.quiet,
     )
     if options.benchmark == _OTHER_DATA:
-        shared = with_division(shared, read_labels(options.data, options))[0]
+        shared = with_division(shared, read(options.data, options))[0]
         is_published, num_max, pool = False, options.num_max, partial(_other_pool, options, shared)
     else:
         is_published, num_max, pool = True, _NUM_MAX[options.benchmark], partial(_published_pool, options)
@@ -242,15 +242,15 @@ def _with_published_data(options: Options, shared: TrainConfig, output: Path) ->
     )
 
 
-def _published_pool(options: Options) -> LabeledImages:
+def _published_pool(options: Options) -> Dataset:
     from tailwise.data.benchmarks import BENCHMARKS, read_pool
 
     assert options.root is not None
     return read_pool(BENCHMARKS[options.benchmark], options.root, download=options.download, progress=not options.quiet)
 
 
-def _other_pool(options: Options, shared: TrainConfig) -> LabeledImages:
-    labels = read_labels(shared.data, shared)
+def _other_pool(options: Options, shared: TrainConfig) -> Dataset:
+    labels = read(shared.data, shared)
     if options.pool_split is not None:
         return labels.select(options.pool_split)
     return labels.subset([split != options.test_split for split in labels.splits])

@@ -1,63 +1,229 @@
-"""Labelled images as one type, whatever they were read from: references, a label matrix, class names, splits."""
+"""The data set: labels, names, splits and groups of rows whose inputs are image files, pixels or features."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.errors import InputError, OnError
 from tailwise.labels import LabelStats
-from tailwise.matrix import Targets
-from tailwise.spelling import near
+from tailwise.matrix import Targets, decode_labels
+from tailwise.shapes import Float, UInt8
+from tailwise.spelling import counted, near
 
 SPLIT_JOINER = "+"
 """Stands between the names of several splits that are taken together."""
 
+IN_MEMORY = Path("arrays")
+"""The source of data sets that were made from arrays."""
+
+_Rows: TypeAlias = "Sequence[SupportsIndex] | NDArray[np.integer] | NDArray[np.bool_]"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Inputs that are image files; their paths are the names of the rows, relative to ``root``."""
+
+    root: Path
+
+    def take(self, _rows: NDArray[np.intp]) -> Files:
+        """The inputs of some rows."""
+        return self
+
 
 @dataclass(frozen=True, eq=False)
-class LabeledImages:
-    """Images by reference with their labels, and where each row stands in its source.
+class Pixels:
+    """Inputs that are images in memory: (N, 3, S, S), 0 to 255."""
+
+    values: UInt8[np.ndarray, "N 3 S S"]
+
+    def take(self, rows: NDArray[np.intp]) -> Pixels:
+        """The inputs of some rows."""
+        return Pixels(self.values[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Inputs that are feature vectors: (N, F), finite."""
+
+    values: Float[np.ndarray, "N F"]
+
+    def take(self, rows: NDArray[np.intp]) -> Features:
+        """The inputs of some rows."""
+        return Features(self.values[rows])
+
+
+Inputs: TypeAlias = Files | Pixels | Features
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N labelled rows.
 
     Attributes:
-        images: N references as written in the source, relative to ``root``.
-        root: the folder the references start from.
+        names: N names: image references as written in the source, or identifiers of the rows.
         targets: (N, K) labels: 1, 0, or -1 where nobody has judged; an int8 array, or an int8
             ``scipy.sparse.csr_array`` (what is not stored is 0) where an array would take too much memory.
         class_names: K distinct names, in the order of the columns of ``targets``.
+        inputs: image files, pixels or features.
         splits: N split names; "" where the source gives none.
+        groups: N groups whose rows belong together, such as the patient or the site; None where none are given.
         lines: N places in ``source``: line or row numbers from 1, or ids.
-        source: the file or folder the labels were read from.
+        source: the file or folder the labels were read from, or the name of the data.
         place: how a place is written in messages, from ``{source}``, ``{line}`` and ``{image}``.
         skipped: one message for each row of the source that was left out.
+        name: what these rows are called: the split that was selected, or the name of the source.
+
+    Raises:
+        InputError: lengths disagree.
+
+    Example:
+        >>> import numpy as np
+        >>> data = Dataset.from_arrays(
+        ...     np.eye(3), [["cat"], ["cat", "dog"], []], splits=["train", "train", "test"], names=["a", "b", "c"]
+        ... )
+        >>> data
+        Dataset(3 rows of 3 features, 2 classes, splits train 2 and test 1, source='arrays')
+        >>> data.select("train").targets
+        array([[1, 0],
+               [1, 1]], dtype=int8)
     """
 
-    images: tuple[str, ...]
-    root: Path
+    names: tuple[str, ...]
     targets: Targets
     class_names: tuple[str, ...]
-    splits: tuple[str, ...]
-    lines: tuple[int, ...]
-    source: Path
+    inputs: Inputs
+    splits: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    lines: tuple[int, ...] = ()
+    source: Path = IN_MEMORY
     place: str = "{source}:{line}"
     skipped: tuple[str, ...] = field(default=(), repr=False)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        defaults = {"splits": ("",) * count, "lines": tuple(range(1, count + 1)), "name": self.source.name}
+        for attribute, value in defaults.items():
+            if not getattr(self, attribute):
+                object.__setattr__(self, attribute, value)
+        lengths = {"targets": self.targets.shape[0], "splits": len(self.splits), "lines": len(self.lines)}
+        lengths |= {} if self.groups is None else {"groups": len(self.groups)}
+        lengths |= {} if isinstance(self.inputs, Files) else {"inputs": len(self.inputs.values)}
+        for what, length in lengths.items():
+            if length != count:
+                raise InputError(f"{self.source}: {what} have {length} rows and names {count}; give one for each row")
+        if self.targets.shape[1] != len(self.class_names):
+            raise InputError(
+                f"{self.source}: targets have {self.targets.shape[1]} columns and there are {len(self.class_names)} "
+                "class names; give one for each column"
+            )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        inputs: Any,
+        targets: Any,
+        class_names: Sequence[str] | None = None,
+        *,
+        splits: Iterable[str] | None = None,
+        groups: Iterable[object] | None = None,
+        names: Iterable[object] | None = None,
+        source: str = str(IN_MEMORY),
+    ) -> Dataset:
+        """Make a data set of what is in memory.
+
+        Args:
+            inputs: one of: an (N, F) array, tensor or data frame of features; an (N, 3, S, S) uint8 array or tensor of
+                images; N paths of image files.
+            targets: one of: an (N, K) array or tensor of 1, 0 and unknown (-1 or NaN); a CSR matrix of ``scipy.sparse``
+                or torch; a data frame with a column for each class; N lists of class names.
+            class_names: K names in the order of the columns; those of the data frame or of the lists, sorted, when
+                absent, else ``class 0``, ...
+            splits: N split names.
+            groups: N groups of rows that belong together.
+            names: N distinct names of the rows; the paths, or "0", "1", ... when absent.
+            source: what the data are called in messages.
+
+        Raises:
+            InputError: lengths disagree, a feature is not finite, or an array has another shape or type.
+        """
+        matrix, found_names = decode_labels(targets, class_names)
+        made, own_names = _inputs(inputs, source)
+        row_names = own_names if names is None else tuple(str(name) for name in names)
+        if len(set(row_names)) != len(row_names):
+            repeated = Counter(row_names).most_common(1)[0][0]
+            raise InputError(f"{source}: the name {repeated!r} is given to several rows; names must be distinct")
+        return cls(
+            names=row_names,
+            targets=matrix,
+            class_names=found_names,
+            inputs=made,
+            splits=() if splits is None else tuple(str(split) for split in splits),
+            groups=None if groups is None else tuple(str(group) for group in groups),
+            source=Path(source),
+            place="{source}, row {line}",
+        )
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.names)
 
     def __repr__(self) -> str:
-        return f"LabeledImages({len(self)} images, {len(self.class_names)} classes, source={str(self.source)!r})"
+        return f"Dataset({', '.join(self._facts())}, source={str(self.source)!r})"
+
+    def _repr_html_(self) -> str:
+        facts = "".join(f"<li>{escape(fact)}</li>" for fact in self._facts())
+        return f"<b>Dataset</b> {escape(str(self.source))}<ul>{facts}</ul>"
+
+    def _facts(self) -> list[str]:
+        match self.inputs:
+            case Files():
+                what = counted(len(self), "image")
+            case Pixels(values):
+                what = f"{counted(len(self), 'image')} of {values.shape[-1]} x {values.shape[-1]} pixels"
+            case Features(values):
+                what = f"{counted(len(self), 'row')} of {counted(values.shape[1], 'feature')}"
+        facts = [what, counted(len(self.class_names), "class", "classes")]
+        sizes = [f"{split} {size:,}" for split, size in Counter(self.splits).items() if split]
+        if sizes:
+            listed = sizes if len(sizes) <= 5 else [*sizes[:4], f"{len(sizes) - 4} more"]
+            facts.append("splits " + " and ".join(", ".join(listed).rsplit(", ", 1)))
+        if self.groups is not None:
+            facts.append(counted(len(set(self.groups)), "group"))
+        return facts
+
+    @property
+    def root(self) -> Path:
+        """The folder that image references start from.
+
+        Raises:
+            InputError: the inputs are no files.
+        """
+        if not isinstance(self.inputs, Files):
+            raise InputError(f"{self.source} holds {type(self.inputs).__name__.lower()} in memory, not image files")
+        return self.inputs.root
+
+    def paths(self) -> list[Path]:
+        """The N image files.
+
+        Raises:
+            InputError: the inputs are no files.
+        """
+        root = self.root
+        return [root / name for name in self.names]
 
     def where(self, row: SupportsIndex) -> str:
         """Where a row stands in the source, for messages."""
-        return self.place.format(source=self.source, line=self.lines[row], image=self.images[row])
+        return self.place.format(source=self.source, line=self.lines[row], image=self.names[row])
 
-    def select(self, split: str) -> LabeledImages:
+    def select(self, split: str) -> Dataset:
         """Keep the rows of one split, or of several: ``"train+val"``.
 
         Raises:
@@ -66,7 +232,7 @@ class LabeledImages:
         sizes = Counter(name for name in self.splits if name)
         wanted = {split} if split in sizes else set(split.split(SPLIT_JOINER))
         if wanted <= sizes.keys():
-            return self.subset([row for row, name in enumerate(self.splits) if name in wanted])
+            return self.subset([row for row, name in enumerate(self.splits) if name in wanted], split)
         if not sizes:
             raise InputError(
                 f"{self.source} assigns no row to a split, so it has no split {split!r}: "
@@ -76,48 +242,94 @@ class LabeledImages:
         listed = ", ".join(f"{name} ({size} rows)" for name, size in sizes.items())
         raise InputError(f"{self.source} has no split {missing!r}{near(missing, sizes)}; its splits are {listed}")
 
-    def subset(self, indices: Sequence[SupportsIndex] | NDArray[np.integer] | NDArray[np.bool_]) -> LabeledImages:
-        """Keep the rows at ``indices``, in that order; a (N,) boolean mask keeps the rows where it is true."""
+    def subset(self, rows: _Rows, name: str | None = None) -> Dataset:
+        """Keep the rows at ``rows``, in that order, under another name if one is given.
+
+        Args:
+            rows: indices, or an (N,) boolean mask that keeps the rows where it is true.
+            name: what these rows are called.
+        """
         # An empty list would become an array of floats, which cannot index.
-        chosen = np.asarray(indices) if len(indices) else np.empty(0, dtype=np.intp)
-        rows = np.arange(len(self))[chosen]
+        chosen = np.arange(len(self))[np.asarray(rows) if len(rows) else np.empty(0, dtype=np.intp)]
+        kept = chosen.tolist()
         return replace(
             self,
-            images=tuple(self.images[row] for row in rows),
-            targets=self.targets[rows],
-            splits=tuple(self.splits[row] for row in rows),
-            lines=tuple(self.lines[row] for row in rows),
+            names=tuple(self.names[row] for row in kept),
+            targets=self.targets[chosen],
+            inputs=self.inputs.take(chosen),
+            splits=tuple(self.splits[row] for row in kept),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in kept),
+            lines=tuple(self.lines[row] for row in kept),
+            name=self.name if name is None else name,
         )
-
-    def paths(self) -> list[Path]:
-        """The N image files."""
-        return [self.root / image for image in self.images]
 
     def stats(self, thresholds: tuple[int, int] = (20, 100), cooccurrence: bool = False) -> LabelStats:
         """Count the labels of these rows; see :class:`~tailwise.labels.LabelStats` for the arguments."""
         return LabelStats.from_targets(self.targets, self.class_names, thresholds, cooccurrence=cooccurrence)
 
 
-def require_images(data: LabeledImages, on_error: OnError = "raise") -> tuple[LabeledImages, list[str]]:
-    """Check that every image is a file.
+def require_images(data: Dataset, on_error: OnError = "raise") -> Dataset:
+    """Check that every image is a file; images and features in memory are there.
 
     Args:
         data: the images to look for.
         on_error: "raise", or "skip" to leave out the rows whose image is missing.
 
     Returns:
-        The rows whose image is there, and one message for each row left out.
+        The rows whose image is there, with one more message in ``skipped`` for each row left out.
 
     Raises:
         InputError: an image is missing and ``on_error`` is "raise", or every image is missing.
     """
+    if not isinstance(data.inputs, Files):
+        return data
     present = np.array([path.is_file() for path in data.paths()], dtype=bool)
-    missing = [f"{data.where(row)}: no image {data.images[row]!r} in {data.root}" for row in np.flatnonzero(~present)]
-    if missing and not present.any():
+    if present.all():
+        return data
+    missing = tuple(
+        f"{data.where(row)}: no image {data.names[row]!r} in {data.root}" for row in np.flatnonzero(~present)
+    )
+    if not present.any():
         raise InputError(f"{missing[0]}; none of the {len(data)} images is there: is this the root of the references?")
-    if missing and on_error != "skip":
+    if on_error != "skip":
         raise InputError(
             f"{missing[0]} ({len(missing)} of {len(data)} images are missing); "
             'add them, or leave such rows out with on_error="skip"'
         )
-    return data.subset(present), missing
+    return replace(data.subset(present), skipped=data.skipped + missing)
+
+
+def _inputs(given: Any, source: str) -> tuple[Inputs, tuple[str, ...]]:
+    """Inputs in memory, checked, and names for their rows."""
+    if not hasattr(given, "shape") and all(isinstance(path, str | Path) for path in given):
+        paths = [str(path) for path in given]
+        return Files(Path()), tuple(paths)
+    values = given.numpy(force=True) if hasattr(given, "detach") else np.asarray(given)
+    if values.ndim == 4 and values.dtype == np.uint8 and values.shape[1] == 3 and values.shape[2] == values.shape[3]:
+        made: Inputs = Pixels(np.ascontiguousarray(values))
+    elif values.ndim == 2 and values.dtype.kind in "biuf":
+        made = Features(features_of(values, source))
+    else:
+        raise InputError(
+            f"{source}: inputs must be (N, F) numbers for features, (N, 3, S, S) uint8 for images, or N paths; got "
+            f"{values.dtype} of shape {values.shape}"
+        )
+    return made, tuple(str(row) for row in range(len(values)))
+
+
+def features_of(values: NDArray[Any], source: object) -> Float[np.ndarray, "N F"]:
+    """Feature vectors as float32, after checking that they are finite.
+
+    Raises:
+        InputError: one is not, or there is no feature.
+    """
+    if values.ndim != 2 or not values.shape[1]:
+        raise InputError(f"{source}: features must be (N, F) with F >= 1, got shape {values.shape}")
+    features: NDArray[np.float32] = np.ascontiguousarray(values, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"{source}: the features of {counted(len(bad), 'row')} are NaN, infinite or beyond float32, the first in "
+            f"row {bad[0]}; features must be finite"
+        )
+    return features

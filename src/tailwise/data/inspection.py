@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from tailwise.data.cooccurrence import Cooccurrence, count_pairs
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.matrix import UNKNOWN
@@ -176,7 +176,7 @@ class Inspection:
 
 
 def inspect_labels(
-    data: LabeledImages,
+    data: Dataset,
     *,
     train_split: str | None = None,
     test_split: str | None = None,
@@ -234,7 +234,7 @@ def inspect_labels(
     )
 
 
-def _number_splits(data: LabeledImages, wanted: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+def _number_splits(data: Dataset, wanted: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """Names of the splits kept, and for each row the place of its split among them, or one more if it is left out."""
     sizes = Counter(data.splits)
     for name in wanted:

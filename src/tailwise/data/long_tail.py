@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
@@ -192,9 +192,9 @@ def build_long_tail(
     )
 
 
-def labels_digest(data: LabeledImages) -> str:
+def labels_digest(data: Dataset) -> str:
     """SHA-256 of the image references, class names and labels, in their order; the same on every platform."""
-    head = json.dumps([data.class_names, data.images], ensure_ascii=False, separators=(",", ":"))
+    head = json.dumps([data.class_names, data.names], ensure_ascii=False, separators=(",", ":"))
     digest = hashlib.sha256(head.encode() + b"\n")
     for chunk in dense_chunks(data.targets):
         digest.update(chunk.astype(np.int8).tobytes())
@@ -202,7 +202,7 @@ def labels_digest(data: LabeledImages) -> str:
 
 
 def write_manifest(
-    path: str | Path, subset: LongTailSubset, data: LabeledImages, *, thresholds: tuple[int, int] = (20, 100)
+    path: str | Path, subset: LongTailSubset, data: Dataset, *, thresholds: tuple[int, int] = (20, 100)
 ) -> None:
     """Write a subset as JSON: images, labels, counts, groups, parameters, history, digest of the source labels.
 
@@ -238,7 +238,7 @@ def write_manifest(
         "order": subset.order.tolist(),
         "notes": list(subset.notes),
         "indices": subset.indices.tolist(),
-        "images": list(rows.images),
+        "images": list(rows.names),
         "labels": [names[classes].tolist() for classes in classes_by_row(rows.targets)],
         "unknown": {
             str(index): names[classes].tolist()
@@ -272,7 +272,7 @@ def read_manifest(path: str | Path) -> Manifest:
     return manifest
 
 
-def write_csv(path: str | Path, splits: Mapping[str, LabeledImages], *, separator: str = "|") -> None:
+def write_csv(path: str | Path, splits: Mapping[str, Dataset], *, separator: str = "|") -> None:
     """Write labelled images as one CSV file with a column ``split``, which :func:`tailwise.data.read` reads again.
 
     Labels are listed in a column ``labels``, and in another ``unknown`` where some are. Classes without a label in
@@ -294,7 +294,7 @@ def write_csv(path: str | Path, splits: Mapping[str, LabeledImages], *, separato
     names = parts[0].class_names
     if any(part.class_names != names or part.root != parts[0].root for part in parts):
         raise InputError(f"the splits {', '.join(splits)} must have the same classes and the same root")
-    image, count = Counter(image for part in parts for image in part.images).most_common(1)[0]
+    image, count = Counter(image for part in parts for image in part.names).most_common(1)[0]
     if count > 1:
         raise InputError(f"image {image!r} is in the splits {count} times; an image has one row, in one split")
     for name in names:
@@ -306,7 +306,7 @@ def write_csv(path: str | Path, splits: Mapping[str, LabeledImages], *, separato
         writer.writerow(["image", "split", *lists])
         for split, part in splits.items():
             listed = zip(*(classes_by_row(part.targets, value) for value in lists.values()), strict=True)
-            for image, cells in zip(part.images, listed, strict=True):
+            for image, cells in zip(part.names, listed, strict=True):
                 writer.writerow([image, split, *(separator.join(names[k] for k in classes) for classes in cells)])
 
 

@@ -1,38 +1,28 @@
-"""Reading labelled images whatever their format, by the options that the command line and YAML files set."""
+"""Reading labelled data in any format, by the options that the command line and YAML files set."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tailwise.checked import check_fields
-from tailwise.data.cache_folder import cache_folder, make_room
-from tailwise.data.dataset import LabeledImages
-from tailwise.data.formats.coco import holds_coco, read_coco
-from tailwise.data.formats.csv_table import read_csv, read_parquet
-from tailwise.data.formats.hugging_face import HUB_PREFIX, is_saved_dataset, read_hub
-from tailwise.data.formats.image_folder import holds_image_folders, read_folder
-from tailwise.data.formats.jsonl import read_jsonl
+from tailwise.data.cache_folder import cache_folder
+from tailwise.data.dataset import Dataset
+from tailwise.data.formats import FORMATS
 from tailwise.data.formats.rows import Blank, Negative
-from tailwise.data.formats.voc import Difficult, holds_voc, read_voc
+from tailwise.data.formats.voc import Difficult
 from tailwise.data.splits import read_split_file, split_by_ratio
 from tailwise.errors import InputError, OnError
+from tailwise.spelling import near
 
-Format: TypeAlias = Literal["auto", "csv", "parquet", "jsonl", "coco", "voc", "folder", "hf"]
+if TYPE_CHECKING:
+    FormatName: TypeAlias = str
+else:
+    FormatName: TypeAlias = Literal[("auto", *FORMATS)]
 
-_BY_SUFFIX: dict[str, Format] = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "coco",
-}
 _logger = logging.getLogger(__name__)
 
 
@@ -40,7 +30,7 @@ _logger = logging.getLogger(__name__)
 class ReadOptions:
     """How labelled images are read."""
 
-    format: Format = "auto"
+    format: FormatName = "auto"
     """Format of the data; by default found from the file or folder."""
     classes: str | None = None
     """JSON file with the list of class names, in the order wanted; by default what the format defines, or the labels
@@ -79,107 +69,88 @@ class ReadOptions:
         return cache_folder(self.cache)
 
 
-_Reader: TypeAlias = Callable[["str | Path", ReadOptions, Any], LabeledImages]
-
-
-def read_labels(
-    data: str | Path, options: ReadOptions = ReadOptions(), *, classes: Sequence[str] | None = None
-) -> LabeledImages:
-    """Read labelled images in any of the formats.
+def read(
+    data: str | Path,
+    options: ReadOptions | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    **given: Any,
+) -> Dataset:
+    """Read labelled data in any of the formats.
 
     Args:
         data: a CSV, Parquet, JSON lines or COCO file; the folder of a VOC or COCO data set, of images in class folders
-            or with JSON lines, or of a saved Hugging Face data set; or ``hf:owner/name`` for one on the hub.
+            or with JSON lines, or of a saved Hugging Face data set; ``hf:owner/name`` for one on the hub; or "digits".
         options: how to read them.
         classes: class names in the order wanted, instead of those of ``options``.
+        given: fields of :class:`ReadOptions`, instead of those of ``options``.
 
     Raises:
         InputError: the format cannot be found, or the reader of the format refuses the data.
+
+    Example:
+        >>> read("digits")
+        Dataset(1,642 images of 32 x 32 pixels, 10 classes, splits train 642 and test 1,000, source='digits')
     """
-    chosen = detect_format(data) if options.format == "auto" else options.format
+    unknown = sorted(given.keys() - ReadOptions.__dataclass_fields__.keys())
+    if unknown:
+        names = ReadOptions.__dataclass_fields__
+        raise InputError(f"there is no option {unknown[0]!r} of reading{near(unknown[0], names)}")
+    options = replace(options or ReadOptions(), **given)
     if options.split_ratios is not None and options.split_file is not None:
         raise InputError("split_ratios and split_file are both given; choose one")
-    labeled = _READERS[chosen](data, options, classes if classes is not None else options.classes)
-    if chosen == "hf":
-        make_room(options.cache_folder, keep=labeled.root)
-    if labeled.skipped:
-        _logger.warning("%d rows are left out; the first: %s", len(labeled.skipped), labeled.skipped[0])
+    name = detect_format(data) if options.format == "auto" else options.format
+    found = FORMATS[name].read(data, options, options.classes if classes is None else classes)
+    if found.skipped:
+        _logger.warning("%d rows are left out; the first: %s", len(found.skipped), found.skipped[0])
     if options.split_file is not None:
-        splits = read_split_file(labeled, options.split_file)
+        splits = read_split_file(found, options.split_file)
     elif options.split_ratios is not None:
-        splits = split_by_ratio(labeled.targets, options.split_ratios, seed=options.split_seed)
+        splits = split_by_ratio(found.targets, options.split_ratios, seed=options.split_seed)
         empty = [name for name in options.split_ratios if name not in splits]
         if empty:
             raise InputError(
                 f"split_ratios gives {empty[0]!r}, with a share of {options.split_ratios[empty[0]]:g}, none of the "
-                f"{len(labeled)} rows of {labeled.source}; give it more, or leave it out"
+                f"{len(found)} rows of {found.source}; give it more, or leave it out"
             )
     else:
-        return labeled
-    if any(labeled.splits):
-        _logger.info("the splits that %s gives are replaced", labeled.source)
-    return replace(labeled, splits=splits)
+        return found
+    if any(found.splits):
+        _logger.info("the splits that %s gives are replaced", found.source)
+    return replace(found, splits=splits)
 
 
-def detect_format(data: str | Path) -> Format:
-    """Find the format of a file or folder by its name and what is in it.
+def is_named(data: str) -> bool:
+    """Whether data are known by a name, as those on a hub are, rather than by a path."""
+    return any(known.is_named is not None and known.is_named(data) for known in FORMATS.values())
+
+
+def detect_format(data: str | Path) -> str:
+    """The name of the format of data, found by their name or ending, or by what a folder holds.
 
     Raises:
         InputError: there is nothing, or nothing that is known.
     """
-    if str(data).startswith(HUB_PREFIX):
-        return "hf"
+    formats = FORMATS.values()
     path = Path(data)
+    for known in formats:
+        if known.is_named is not None and known.is_named(str(data)):
+            return known.name
     if path.is_dir():
-        return _format_of_folder(path)
+        for known in formats:
+            if known.holds is not None and known.holds(path):
+                return known.name
+        expected = ", ".join(known.folder for known in formats if known.folder)
+        raise InputError(
+            f"{path}: no data set in a known form is in this folder. Expected are {expected}; a table of labels is "
+            "given as the file itself"
+        )
     if not path.exists():
         raise InputError(f"cannot read {path}: there is no such file or folder")
-    if path.suffix.lower() not in _BY_SUFFIX:
-        raise InputError(
-            f"{path}: the ending {path.suffix!r} says nothing of its format; give --format, one of "
-            f"{', '.join(sorted(set(_BY_SUFFIX.values())))}"
-        )
-    return _BY_SUFFIX[path.suffix.lower()]
-
-
-def _format_of_folder(path: Path) -> Format:
-    checks: tuple[tuple[Callable[[Path], bool], Format], ...] = (
-        (is_saved_dataset, "hf"),
-        (holds_voc, "voc"),
-        (holds_coco, "coco"),
-        (holds_image_folders, "folder"),
-    )
-    for holds, name in checks:
-        if holds(path):
-            return name
+    for known in formats:
+        if path.suffix.lower() in known.suffixes:
+            return known.name
     raise InputError(
-        f"{path}: no data set in a known form is in this folder. Expected are VOC2012/Annotations (VOC), "
-        "annotations/instances_*.json or train/_annotations.coco.json (COCO), metadata.jsonl beside or in folders of "
-        "images, folders of images named by their class, or a saved Hugging Face data set; a table of labels is given "
-        "as the file itself"
+        f"{path}: the ending {path.suffix!r} says nothing of its format; give --format, one of "
+        f"{', '.join(sorted(known.name for known in formats if known.suffixes))}"
     )
-
-
-def _read_table(reader: Callable[..., LabeledImages]) -> _Reader:
-    def read(data: str | Path, options: ReadOptions, classes: Any) -> LabeledImages:
-        given = {**_cells(options), "classes": classes, "root": options.root, "on_error": options.on_error}
-        return reader(data, separator=options.separator, **given)
-
-    return read
-
-
-def _cells(options: ReadOptions) -> dict[str, Any]:
-    return {"negative": options.negative, "blank": options.blank}
-
-
-_READERS: dict[str, _Reader] = {
-    "csv": _read_table(read_csv),
-    "parquet": _read_table(read_parquet),
-    "jsonl": lambda data, o, classes: read_jsonl(data, classes=classes, root=o.root, on_error=o.on_error, **_cells(o)),
-    "voc": lambda data, o, classes: read_voc(
-        data, classes=classes, root=o.root, difficult=o.difficult, on_error=o.on_error
-    ),
-    "coco": lambda data, o, classes: read_coco(data, classes=classes, root=o.root, on_error=o.on_error),
-    "folder": lambda data, o, classes: read_folder(data, classes=classes, on_error=o.on_error, **_cells(o)),
-    "hf": lambda data, o, classes: read_hub(data, classes=classes, folder=o.cache_folder / "hub", on_error=o.on_error),
-}

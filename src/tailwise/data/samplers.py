@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Any, SupportsIndex
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import distributed
 from torch.utils.data import DistributedSampler
 
 from tailwise.errors import InputError
+from tailwise.matrix import entries, read_matrix
 from tailwise.shapes import Int
 
 
@@ -411,7 +411,10 @@ def find_positives(targets: Any) -> Positives:
     Raises:
         InputError: ``targets`` is no matrix, or holds no positive label.
     """
-    shape, rows, columns = _coordinates(targets)
+    matrix = read_matrix(targets)
+    num_rows, num_classes = matrix.shape
+    parts = [(row[value == 1], column[value == 1]) for row, column, value in entries(matrix)]
+    rows, columns = np.concatenate([np.empty((2, 0), dtype=np.intp), *map(np.stack, parts)], axis=1)
     # The coordinates come row by row: a stable sort keeps the rows of a class rising, and the same label together.
     order = np.argsort(columns, kind="stable")
     rows, columns = rows[order], columns[order]
@@ -419,27 +422,5 @@ def find_positives(targets: Any) -> Positives:
     is_first[1:] = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
     rows, columns = rows[is_first], columns[is_first]
     if not len(rows):
-        raise InputError(f"none of the {shape[0]} rows has a positive label: there is nothing to draw")
-    return Positives(rows, np.bincount(columns, minlength=shape[1]), shape[0])
-
-
-def _coordinates(targets: Any) -> tuple[tuple[int, int], NDArray[np.intp], NDArray[np.integer]]:
-    """Shape of a matrix, and the (P,) rows and (P,) columns of its ones, row by row."""
-    if isinstance(targets, torch.Tensor) and targets.layout == torch.sparse_csr:
-        starts, columns, values = (
-            part.numpy(force=True) for part in (targets.crow_indices(), targets.col_indices(), targets.values())
-        )
-    elif hasattr(targets, "tocsr"):
-        stored = targets.tocsr()
-        starts, columns, values = stored.indptr, stored.indices, stored.data
-    else:
-        if isinstance(targets, torch.Tensor) and targets.layout != torch.strided:
-            raise InputError(f"targets are {targets.layout}: give dense ones, or targets.to_sparse_csr()")
-        labels = targets.numpy(force=True) if isinstance(targets, torch.Tensor) else np.asarray(targets)
-        if labels.ndim != 2:
-            raise InputError(f"targets must be (N, K), got shape {labels.shape}")
-        rows, columns = np.nonzero(labels == 1)
-        return (labels.shape[0], labels.shape[1]), rows, columns
-    is_positive = values == 1
-    rows = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    return (targets.shape[0], targets.shape[1]), rows[is_positive], columns[is_positive]
+        raise InputError(f"none of the {num_rows} rows has a positive label: there is nothing to draw")
+    return Positives(rows, np.bincount(columns, minlength=num_classes), num_rows)

@@ -20,7 +20,7 @@ from tailwise.matrix import Targets, classes_by_row, rows_by_class
 from tailwise.spelling import near
 
 if TYPE_CHECKING:
-    from tailwise.data.dataset import LabeledImages
+    from tailwise.data.dataset import Dataset
 
 # Names that an unknown one is compared with: looking through a million takes minutes.
 _MOST_COMPARED = 1000
@@ -58,7 +58,7 @@ def split_by_ratio(targets: Targets, ratios: Mapping[str, float], *, seed: int =
     return tuple(names[split] for split in chosen)
 
 
-def read_split_file(data: LabeledImages, path: str | Path) -> tuple[str, ...]:
+def read_split_file(data: Dataset, path: str | Path) -> tuple[str, ...]:
     """The split of each row as a file says.
 
     Args:
@@ -74,7 +74,7 @@ def read_split_file(data: LabeledImages, path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     entries = _json_entries(path) if path.suffix.lower() == ".json" else _csv_entries(path)
-    known = dict.fromkeys(data.images, "")
+    known = dict.fromkeys(data.names, "")
     for place, image, split in entries:
         if image not in known:
             raise InputError(
@@ -83,7 +83,7 @@ def read_split_file(data: LabeledImages, path: str | Path) -> tuple[str, ...]:
         if known[image] not in ("", split):
             raise InputError(f"{place}: image {image!r} is in split {known[image]!r} already, and now in {split!r}")
         known[image] = split
-    return tuple(known[image] for image in data.images)
+    return tuple(known[image] for image in data.names)
 
 
 def _stratify(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
 from tailwise.experiments.plan import RUNS, Plan, in_rounds
@@ -33,7 +34,7 @@ from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.folder import write_json
 from tailwise.training.frozen import compute_features
-from tailwise.training.inputs import RunSplits, Split, check_labels, open_images, read_run, require_folds
+from tailwise.training.inputs import RunSplits, check_labels, open_images, read_run, require_folds
 from tailwise.training.testing import choose_device
 from tailwise.training.trainer import create_sampler
 
@@ -92,7 +93,7 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
 class _Runner:
     """Does runs in worker processes, shows how far they are, and says once what there is to say."""
 
-    def __init__(self, plan: Plan, workers: int, train: Split) -> None:
+    def __init__(self, plan: Plan, workers: int, train: Dataset) -> None:
         self.show = not plan.shared.quiet
         self.workers = workers
         # Matrices of a head are too small to share, and sums are then the same for any number of workers.
@@ -165,7 +166,7 @@ def _steps(run: Run, targets: Targets) -> int:
     return config.optim.epochs * math.ceil(draws / config.batch_size)
 
 
-def _prepare(plan: Plan, splits: RunSplits) -> tuple[Split, Split]:
+def _prepare(plan: Plan, splits: RunSplits) -> tuple[Dataset, Dataset]:
     """Decode the images, or compute the features, that runs share; returns the splits of what could be read."""
     shared = plan.shared
     assert splits.test is not None
@@ -233,9 +234,9 @@ def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
         yield
 
 
-def _key(split: Split) -> str:
+def _key(split: Dataset) -> str:
     """A name that two splits share only if their images, labels and classes are the same."""
-    digest = hashlib.sha256(json.dumps([split.class_names, split.images]).encode())
+    digest = hashlib.sha256(json.dumps([split.class_names, split.names]).encode())
     for targets in dense_chunks(split.targets):
         digest.update(np.ascontiguousarray(targets).tobytes())
     return digest.hexdigest()

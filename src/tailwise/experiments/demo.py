@@ -12,7 +12,7 @@ from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.tables import show_results
 from tailwise.models.model_config import ModelConfig
-from tailwise.training.config import DIGITS, OptimConfig, TrainConfig
+from tailwise.training.config import OptimConfig, TrainConfig
 
 # The same number of steps for both samplers: 10 class-aware epochs are as long as 21 uniform ones.
 METHODS = (
@@ -48,7 +48,7 @@ def demo(output: Path, seeds: int, workers: int) -> None:
 def configuration(output: Path) -> TrainConfig:
     """What the methods share: a small network from scratch, and augmentation that leaves digits what they are."""
     return TrainConfig(
-        data=DIGITS,
+        data="digits",
         output=str(output),
         image_size=32,
         model=ModelConfig(

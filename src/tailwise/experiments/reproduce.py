@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.experiments.methods import Method, Row, run_methods
 from tailwise.experiments.published import GROUPS, PublishedRow, PublishedTable, published_table
 from tailwise.experiments.results_table import ResultsRow, ResultsTable
@@ -52,7 +52,7 @@ class Experiment:
     seeds: Sequence[int]
     workers: int
     epochs: int | None
-    pool: Callable[[], LabeledImages]
+    pool: Callable[[], Dataset]
     num_max: int
     losses: Sequence[str]
 

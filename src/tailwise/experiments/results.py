@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tailwise.data.dataset import Dataset
 from tailwise.experiments.board import Board, percent
 from tailwise.experiments.executors import failure_of
 from tailwise.experiments.methods import Method
@@ -22,7 +23,6 @@ from tailwise.matrix import count_positives, to_dense
 from tailwise.metrics import Decisions, fit_decisions
 from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
 from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits
-from tailwise.training.inputs import Split
 from tailwise.training.testing import score_decisions
 
 FORMAT = "tailwise-comparison-1"
@@ -53,7 +53,7 @@ class Chosen:
     found: Mapping[str, Any] | None = None
 
 
-def summarize(plan: Plan, chosen: Sequence[Chosen], train: Split, test: Split) -> dict[str, Any]:
+def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Dataset) -> dict[str, Any]:
     """Read all runs of a comparison, and judge them.
 
     Thresholds and calibration of each method are fitted to its held-out predictions, kept beside its fold runs, and
@@ -114,7 +114,7 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Split, test: Split) -
     return {**results, "recommendation": recommend(results)}
 
 
-def _data(plan: Plan, stats: LabelStats, test: Split) -> dict[str, Any]:
+def _data(plan: Plan, stats: LabelStats, test: Dataset) -> dict[str, Any]:
     return {
         "source": Path(plan.shared.data).name,
         "train_split": plan.shared.train_split,

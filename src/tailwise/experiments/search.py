@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailwise.data.dataset import Dataset
 from tailwise.experiments.board import percent
 from tailwise.experiments.executors import Run, failure_of
 from tailwise.experiments.plan import Plan, candidates
@@ -22,12 +23,11 @@ from tailwise.metrics import average_precision, group_means
 from tailwise.metrics.groups import TOTAL
 from tailwise.training.config import save
 from tailwise.training.folder import CONFIG_FILE, VALIDATION_FILE, read_logits, write_json
-from tailwise.training.inputs import Split
 
 SEARCH_FILE = "search.json"
 
 
-def settle(plan: Plan, train: Split, do: Callable[[Sequence[Sequence[Run]]], None]) -> list[Chosen]:
+def settle(plan: Plan, train: Dataset, do: Callable[[Sequence[Sequence[Run]]], None]) -> list[Chosen]:
     """Settle the options of every method: those of its search that do best on the folds, if there is a search.
 
     Best is the highest mAP of the predictions for all held-out images together; the first of several, so that a method
@@ -70,7 +70,7 @@ def _total(score: Mapping[str, Any]) -> float:
 
 
 def _score(
-    runs: list[Run], train: Split, targets: NDArray[np.int8], groups: Mapping[str, IndexArray]
+    runs: list[Run], train: Dataset, targets: NDArray[np.int8], groups: Mapping[str, IndexArray]
 ) -> dict[str, Any]:
     """mAP of held-out predictions by group, in percent; or why there are none."""
     for run in runs:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.experiments.board import percent
+from tailwise.matrix import count_negatives, count_positives
 from tailwise.metrics.bootstrap import Resamples, interval, replicate
 from tailwise.report.class_curves import PrecisionRecall, precision_recall, sweep_thresholds
-from tailwise.report.evaluation_set import EvaluationSet, Predictions, read_evaluation_set
-from tailwise.report.mistakes import ClassMistakes, find_mistakes
+from tailwise.report.mistakes import ClassMistakes, Predictions, find_mistakes, read_test_rows
 from tailwise.report.results import MethodResults, Results
 
 # Together they make a page of a few megabytes.
@@ -79,22 +80,23 @@ def gather(results: Results, methods: Sequence[MethodResults]) -> Evidence:
     return found
 
 
-def _read_again(results: Results, methods: Sequence[MethodResults], found: Evidence) -> EvaluationSet | None:
+def _read_again(results: Results, methods: Sequence[MethodResults], found: Evidence) -> Dataset | None:
     """The test split; None, with the reason among what is missing, where it cannot be read."""
     config = next((method.config for method in methods if method.config is not None), None)
     if config is None:
         found.missing.append("The folder holds no finished runs, only their results.")
         return None
     try:
-        return read_evaluation_set(config, results.stats.class_names, is_of_all_rows=results.is_of_all_rows)
+        return read_test_rows(config, results.stats.class_names, is_of_all_rows=results.is_of_all_rows)
     except InputError as error:
         found.missing.append(f"The labels of the test split cannot be read again: {error}.")
         return None
 
 
-def _judge(found: Evidence, data: EvaluationSet, results: Results, methods: Sequence[MethodResults]) -> None:
+def _judge(found: Evidence, data: Dataset, results: Results, methods: Sequence[MethodResults]) -> None:
     """Add what the predictions of the methods show."""
-    found.positives, found.known = (data.targets == 1).sum(axis=0), (data.targets >= 0).sum(axis=0)
+    found.positives = count_positives(data.targets)
+    found.known = found.positives + count_negatives(data.targets)
     found.mistaken = methods[0].name
     keeps, most = _room(found.positives, len(methods))
     for place, method in enumerate(methods):
@@ -116,14 +118,14 @@ def _judge(found: Evidence, data: EvaluationSet, results: Results, methods: Sequ
             found.mistakes = find_mistakes(data, first, results.stats)
 
 
-def _add_sweep(found: Evidence, data: EvaluationSet, method: MethodResults) -> Predictions:
+def _add_sweep(found: Evidence, data: Dataset, method: MethodResults) -> Predictions:
     """Add a method's mean CF1 and OF1 over thresholds; returns the predictions of its first run."""
     if not method.folders:
         raise InputError("there is no finished run of it in the folder")
     first: Predictions | None = None
     sweeps = []
     for folder in method.folders:
-        predicted = data.predictions(folder)
+        predicted = Predictions.of(folder, data)
         sweeps.append(sweep_thresholds(predicted.logits, predicted.targets))
         first = first or predicted
     assert first is not None

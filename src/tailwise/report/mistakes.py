@@ -1,4 +1,4 @@
-"""Photographs of rare classes that a run gets most wrong: labels it misses, and labels it sees where none are."""
+"""The worst mistakes of a run on rare classes, with their photographs, and the predictions that they are found in."""
 
 from __future__ import annotations
 
@@ -6,21 +6,75 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import expit
 
+from tailwise.data.dataset import Dataset, Pixels
+from tailwise.data.pixels.decode import read_thumbnail
+from tailwise.data.reading import read
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
-from tailwise.report.evaluation_set import EvaluationSet, Predictions
+from tailwise.matrix import to_dense
+from tailwise.training.config import TrainConfig
+from tailwise.training.folder import PREDICTIONS_FILE, read_predictions
 
 _MOST_IMAGES = 60
 _MOST_CLASSES = 15
 _MOST_OF_A_KIND = 5
 _SIDE = 128
 _QUALITY = 65
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions of a run with their labels.
+
+    Attributes:
+        rows: (n,) rows of the test data, which have more if the run left images out.
+        logits: (n, K) raw scores.
+        targets: (n, K) int8 labels: 1, 0, or -1 for unknown.
+    """
+
+    rows: NDArray[np.intp]
+    logits: NDArray[np.float32]
+    targets: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, run: Path, data: Dataset) -> Predictions:
+        """What a run has predicted for data.
+
+        Raises:
+            InputError: the predictions cannot be read, or are of other images or classes.
+        """
+        path = run / PREDICTIONS_FILE
+        names, class_names, logits = read_predictions(path)
+        if class_names != data.class_names:
+            raise InputError(f"{path} has other classes than the data")
+        row_of = {name: row for row, name in enumerate(data.names)}
+        unknown = next((name for name in names if name not in row_of), None)
+        if unknown is not None:
+            raise InputError(f"{path} has a prediction for {unknown!r}, which is no image of the test split now")
+        rows = np.array([row_of[name] for name in names], dtype=np.intp)
+        return cls(rows, logits, to_dense(data.targets[rows]))
+
+
+def read_test_rows(config: TrainConfig, class_names: Sequence[str], *, is_of_all_rows: bool = False) -> Dataset:
+    """Read the test split of a run again. Unlike in training, no image needs to exist.
+
+    Args:
+        config: the run.
+        class_names: its classes.
+        is_of_all_rows: whether to read all rows of the data instead.
+
+    Raises:
+        InputError: the labels cannot be read, or there is no such split in them any more.
+    """
+    rows = read(config.data, config, classes=class_names)
+    return rows if is_of_all_rows else rows.select(config.test_split)
 
 
 @dataclass(frozen=True)
@@ -67,7 +121,7 @@ class ClassMistakes:
     false: tuple[Photograph, ...]
 
 
-def find_mistakes(data: EvaluationSet, predicted: Predictions, stats: LabelStats) -> list[ClassMistakes]:
+def find_mistakes(data: Dataset, predicted: Predictions, stats: LabelStats) -> list[ClassMistakes]:
     """The worst mistakes on tail classes with positives and negatives, the rarest first; 60 photographs at most.
 
     A positive that is ranked above every negative is no miss, nor a negative below every positive a false alarm.
@@ -87,7 +141,7 @@ def find_mistakes(data: EvaluationSet, predicted: Predictions, stats: LabelStats
     return [_of_class(data, predicted, stats, int(k), most) for k in shown]
 
 
-def _of_class(data: EvaluationSet, predicted: Predictions, stats: LabelStats, k: int, most: int) -> ClassMistakes:
+def _of_class(data: Dataset, predicted: Predictions, stats: LabelStats, k: int, most: int) -> ClassMistakes:
     scores, labels = predicted.logits[:, k], predicted.targets[:, k]
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     highest_negative = scores[negative].max(initial=-np.inf)
@@ -110,16 +164,28 @@ def _of_class(data: EvaluationSet, predicted: Predictions, stats: LabelStats, k:
     )
 
 
-def _photograph(data: EvaluationSet, row: int, what: str, logit: float, rank: int) -> Photograph:
-    labels = tuple(data.class_names[k] for k in np.flatnonzero(data.targets[row] == 1))
-    alt = f"{what}: {data.images[row]}, labelled {_listed(labels)}"
+def _photograph(data: Dataset, row: int, what: str, logit: float, rank: int) -> Photograph:
+    labels = tuple(data.class_names[k] for k in np.flatnonzero(to_dense(data.targets[[row]])[0] == 1))
+    alt = f"{what}: {data.names[row]}, labelled {_listed(labels)}"
     try:
-        picture = data.thumbnail(row, _SIDE)
+        picture = thumbnail(data, row, _SIDE)
     except InputError:
         source, size = None, (_SIDE, _SIDE)
     else:
         source, size = _data_uri(picture), picture.size
-    return Photograph(data.images[row], source, *size, alt, float(expit(logit)), rank, labels)
+    return Photograph(data.names[row], source, *size, alt, float(expit(logit)), rank, labels)
+
+
+def thumbnail(data: Dataset, row: int, size: int) -> Image.Image:
+    """The image of a row, upright, of ``size`` pixels on its longer side.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if not isinstance(data.inputs, Pixels):
+        return read_thumbnail(data.root / data.names[row], size)
+    image = Image.fromarray(data.inputs.values[row].transpose(1, 2, 0))
+    return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _listed(labels: Sequence[str]) -> str:

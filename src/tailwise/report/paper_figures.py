@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from tailwise import losses
 from tailwise.data.long_tail import build_long_tail, reference_counts
-from tailwise.data.reading import read_labels
+from tailwise.data.reading import read
 from tailwise.errors import InputError
 from tailwise.experiments.methods import METHODS, Method, Row
 from tailwise.experiments.published import GROUPS
@@ -89,7 +89,7 @@ def gradient_on_negatives(name: str, experiment: Experiment) -> GradientCurve:
     Raises:
         InputError: there is no such loss.
     """
-    train = read_labels(experiment.shared.data, experiment.shared).select(experiment.shared.train_split)
+    train = read(experiment.shared.data, experiment.shared).select(experiment.shared.train_split)
     stats = train.stats(experiment.shared.thresholds)
     tail = np.sort(stats.class_counts[stats.groups["tail"]])
     count = tail[len(tail) // 2] if len(tail) else stats.class_counts.min()
@@ -105,7 +105,7 @@ def gradient_on_negatives(name: str, experiment: Experiment) -> GradientCurve:
 
 
 def _reference_curves(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
-    num_classes = len(read_labels(experiment.shared.data, experiment.shared).class_names)
+    num_classes = len(read(experiment.shared.data, experiment.shared).class_names)
     counts = {
         shape: reference_counts(num_classes, num_max=experiment.num_max, pareto_b=shape) for shape in PARETO_SHAPES
     }
@@ -122,7 +122,7 @@ def _construction(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
 
 def _test_counts(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
     shared = experiment.shared
-    labels = read_labels(shared.data, shared)
+    labels = read(shared.data, shared)
     train = labels.select(shared.train_split).stats(shared.thresholds)
     test = labels.select(shared.test_split).stats(shared.thresholds)
     return drawing.test_counts(train.class_counts, test.class_counts, train.groups, train.class_names)

@@ -15,9 +15,8 @@ from typing import Any, Final, Literal, cast, get_args
 import yaml  # type: ignore[import-untyped]
 
 from tailwise.data.dataset import SPLIT_JOINER
-from tailwise.data.formats.hugging_face import HUB_PREFIX
 from tailwise.data.pixels.augment import Augmentation
-from tailwise.data.reading import ReadOptions
+from tailwise.data.reading import ReadOptions, is_named
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file
@@ -36,9 +35,6 @@ CalibrationMethod = Literal["platt", "temperature"]
 
 DEFAULT_SAMPLER: SamplerName = "class-aware"
 """How a run samples unless it, or its loss, says otherwise."""
-
-DIGITS = "digits"
-"""The value of ``data`` that names the embedded data set."""
 
 NO_SPLIT: Final = "none"
 """The value of ``test_split`` with which a run is tested on nothing."""
@@ -176,7 +172,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     model, standardize = config.model, config.standardize_features
     return replace(
         config,
-        data=config.data if names_no_path(config.data) else _absolute_path(config.data),
+        data=config.data if is_named(config.data) else _absolute_path(config.data),
         output=str(Path(config.output).absolute()),
         classes=_absolute(config.classes),
         root=_absolute(config.root),
@@ -203,11 +199,6 @@ def _sampler_of(config: TrainConfig, named: str) -> SamplerName:
     if config.sampler not in (None, named):
         raise InputError(f"--loss {config.loss} and --sampler {config.sampler} name two samplers; leave one out")
     return cast(SamplerName, named)
-
-
-def names_no_path(data: str) -> bool:
-    """Whether data are named, as the embedded ones and those on a hub are, rather than lie at a path."""
-    return data == DIGITS or data.startswith(HUB_PREFIX)
 
 
 def to_mapping(config: TrainConfig) -> dict[str, Any]:

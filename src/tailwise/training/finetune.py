@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tailwise.data.dataset import Dataset
 from tailwise.data.pixels.augment import Augmentation, augment, prepare
 from tailwise.errors import InputError
 from tailwise.models.gcn import blank_graph, create_graph
@@ -21,7 +22,7 @@ from tailwise.models.model_config import ModelConfig
 from tailwise.models.record import RECORD_FILE, BackboneRecord, describe_backbone
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import checkpoint_path
-from tailwise.training.inputs import RunSplits, Split, open_images
+from tailwise.training.inputs import RunSplits, open_images
 from tailwise.training.testing import EvaluationTask, Task
 
 
@@ -94,7 +95,7 @@ def restore(run: Path, config: TrainConfig, state: Mapping[str, Tensor], num_cla
     return model.to(memory_format=torch.channels_last)
 
 
-def evaluation_task(run: Path, config: TrainConfig, state: Mapping[str, Tensor], test: Split) -> EvaluationTask:
+def evaluation_task(run: Path, config: TrainConfig, state: Mapping[str, Tensor], test: Dataset) -> EvaluationTask:
     """Make the network of the run in a folder with the state of its checkpoint, and decode the images."""
     model = restore(run, config, state, len(test.class_names))
     return EvaluationTask(

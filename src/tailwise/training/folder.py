@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tailwise import __version__
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions
 from tailwise.shapes import Float
 from tailwise.training.config import TrainConfig, differences, load, resolve
-from tailwise.training.inputs import IMAGE_COLUMN, Split
+from tailwise.training.inputs import IMAGE_COLUMN
 
 CONFIG_FILE = "config.yaml"
 STATS_FILE = "stats.json"
@@ -178,7 +179,7 @@ def read_predictions(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], NDAr
     return images, class_names, logits
 
 
-def read_logits(paths: Sequence[Path], split: Split) -> NDArray[np.float32]:
+def read_logits(paths: Sequence[Path], split: Dataset) -> NDArray[np.float32]:
     """Read the logits of a split.
 
     Args:
@@ -191,7 +192,7 @@ def read_logits(paths: Sequence[Path], split: Split) -> NDArray[np.float32]:
     Raises:
         InputError: the files hold other images or classes.
     """
-    rows = {image: row for row, image in enumerate(split.images)}
+    rows = {image: row for row, image in enumerate(split.names)}
     logits = np.full((len(split), len(split.class_names)), np.nan, dtype=np.float32)
     count = 0
     for path in paths:

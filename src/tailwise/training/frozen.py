@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tailwise.data.cache_folder import alone, make_room, remove_leftovers, touch
+from tailwise.data.dataset import Dataset
 from tailwise.data.pixels.augment import prepare
 from tailwise.errors import InputError
 from tailwise.files import replacing
@@ -25,7 +26,7 @@ from tailwise.models.model_config import ModelConfig
 from tailwise.models.record import RECORD_FILE, WEIGHTS_FILE, BackboneRecord, describe_backbone, keep_weights
 from tailwise.shapes import Float, UInt8
 from tailwise.training.config import TrainConfig
-from tailwise.training.inputs import Images, Split, open_images
+from tailwise.training.inputs import Images, open_images
 from tailwise.training.tables import TensorTable
 from tailwise.training.testing import PRECISION_TYPES, forward_table
 
@@ -155,7 +156,7 @@ class Backbone:
             self.__dict__.pop(name, None)
 
 
-def compute_features(config: TrainConfig, splits: Sequence[Split], device: torch.device) -> list[Images]:
+def compute_features(config: TrainConfig, splits: Sequence[Dataset], device: torch.device) -> list[Images]:
     """Compute the features of splits, or find them computed, so that runs need not.
 
     Raises:
@@ -165,7 +166,7 @@ def compute_features(config: TrainConfig, splits: Sequence[Split], device: torch
     return [features_of(config, split, backbone)[0] for split in splits]
 
 
-def features_of(config: TrainConfig, split: Split, backbone: Backbone) -> tuple[Images, Float[Tensor, "N F"]]:
+def features_of(config: TrainConfig, split: Dataset, backbone: Backbone) -> tuple[Images, Float[Tensor, "N F"]]:
     """Features of a split as a table, and as the tensor in it; computed and written unless there is a file of them."""
     images = open_images(split, config.image_size, config)
     # Nothing here says where images and weights lie, or which versions of libraries have read them.

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from tailwise.data.cache_folder import cache_limit, make_room
-from tailwise.data.dataset import SPLIT_JOINER, LabeledImages, require_images
+from tailwise.data.dataset import SPLIT_JOINER, Dataset, Features, Files, Pixels, require_images
 from tailwise.data.pixels.image_cache import ImageCache, build_cache
-from tailwise.data.reading import ReadOptions, read_labels
+from tailwise.data.reading import ReadOptions, read
 from tailwise.data.splits import split_by_ratio
-from tailwise.errors import InputError, OnError
+from tailwise.errors import InputError
 from tailwise.labels import LabelStats
-from tailwise.matrix import Targets, can_be_scored, classes_by_row, count_negatives, count_positives
-from tailwise.training.config import ALL_FOLDS, DIGITS, NO_SPLIT, TrainConfig, load, resolve, to_mapping
+from tailwise.matrix import can_be_scored, classes_by_row, count_negatives, count_positives
+from tailwise.training.config import ALL_FOLDS, NO_SPLIT, TrainConfig, load, resolve, to_mapping
 from tailwise.training.tables import Table, TableSubset, TensorTable, content_key
 
 IMAGE_COLUMN = "image"
@@ -31,43 +31,6 @@ IMAGE_COLUMN = "image"
 
 _LISTED = 5
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """One split: labels, and where the pixels come from.
-
-    Attributes:
-        name: its name.
-        images: N image references.
-        targets: (N, K) int8 labels, an array or sparse: 1, 0, or -1 for unknown.
-        class_names: K names.
-        files: the N image files, or None for images in memory.
-        pixels: (N, 3, S, S) uint8 images in memory, or None for files.
-        skipped: one message for each image left out.
-    """
-
-    name: str
-    images: tuple[str, ...]
-    targets: Targets
-    class_names: tuple[str, ...]
-    files: tuple[Path, ...] | None = None
-    pixels: NDArray[np.uint8] | None = None
-    skipped: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def subset(self, rows: NDArray[np.integer], name: str | None = None) -> Split:
-        """Keep the rows at ``rows``, in that order, under another name if one is given."""
-        return replace(
-            self,
-            name=self.name if name is None else name,
-            images=tuple(self.images[row] for row in rows),
-            targets=self.targets[rows],
-            files=None if self.files is None else tuple(self.files[row] for row in rows),
-            pixels=None if self.pixels is None else self.pixels[rows],
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +44,7 @@ class Images:
         kept: (N,) index of each of these rows in the split that was to be read.
     """
 
-    split: Split
+    split: Dataset
     table: Table
     key: str
     kept: NDArray[np.integer]
@@ -112,36 +75,32 @@ class RunSplits:
         ratios: how all rows were divided into splits, if they were.
     """
 
-    whole: Split
+    whole: Dataset
     held_out: NDArray[np.bool_]
-    test: Split | None
-    validation: Split | None
+    test: Dataset | None
+    validation: Dataset | None
     ratios: dict[str, float] | None = None
 
     @cached_property
-    def train(self) -> Split:
+    def train(self) -> Dataset:
         """The rows that are trained on."""
         return self.whole if not self.held_out.any() else self.whole.subset(np.flatnonzero(~self.held_out))
 
 
-def read_splits(
-    data: str, names: Sequence[str | None], options: ReadOptions, *, classes: Sequence[str] | None = None
-) -> list[Split]:
-    """Read the labels of splits, and check that their images are there.
+def read_rows(data: str, split: str | None, options: ReadOptions, *, classes: Sequence[str] | None = None) -> Dataset:
+    """Read a split, or all rows, and check that the images are there.
 
     Args:
-        data: what to read: see :func:`tailwise.data.reading.read_labels`; or "digits".
-        names: the splits; None for all rows.
+        data: what to read: see :func:`tailwise.data.read`.
+        split: the split; None for all rows.
         options: how to read it.
         classes: class names in the order wanted, instead of those of ``options``.
 
     Raises:
-        InputError: the data or a split cannot be used.
+        InputError: the data or the split cannot be used.
     """
-    if data == DIGITS:
-        return [_digits(name) for name in names]
-    labeled = read_labels(data, options, classes=classes)
-    return [_files(labeled, name, options.on_error) for name in names]
+    found = read(data, options, classes=classes)
+    return require_images(found if split is None else found.select(split), options.on_error)
 
 
 def read_run(config: TrainConfig) -> RunSplits:
@@ -154,26 +113,25 @@ def read_run(config: TrainConfig) -> RunSplits:
     Raises:
         InputError: the data or a split cannot be used, or there are fewer images than parts.
     """
-    wanted = (config.train_split, None if config.test_split == NO_SPLIT else config.test_split, config.val_split)
-    if config.data == DIGITS:
-        train, test, validation = (None if name is None else _digits(name) for name in wanted)
-    else:
-        labeled = read_labels(config.data, config)
-        if config.test_split == NO_SPLIT and NO_SPLIT in labeled.splits:
-            raise InputError(
-                f"--test_split {NO_SPLIT} means to test on nothing, and {labeled.source} has a split of this name: "
-                "give that split another name"
-            )
-        config, labeled = with_division(config, labeled)
-        train, test, validation = (None if name is None else _files(labeled, name, config.on_error) for name in wanted)
-    assert train is not None
+    found = read(config.data, config)
+    if config.test_split == NO_SPLIT and NO_SPLIT in found.splits:
+        raise InputError(
+            f"--test_split {NO_SPLIT} means to test on nothing, and {found.source} has a split of this name: give that "
+            "split another name"
+        )
+    config, found = with_division(config, found)
+    train = require_images(found.select(config.train_split), config.on_error)
+    wanted = (None if config.test_split == NO_SPLIT else config.test_split, config.val_split)
+    test, validation = (
+        None if name is None else require_images(found.select(name), config.on_error) for name in wanted
+    )
     splits = RunSplits(train, np.zeros(len(train), dtype=np.bool_), test, validation, config.split_ratios)
     if not config.val_folds or config.val_fold == ALL_FOLDS:
         return splits
     return each_fold(splits, config.val_folds)[config.val_fold]
 
 
-def with_division(config: TrainConfig, labeled: LabeledImages) -> tuple[TrainConfig, LabeledImages]:
+def with_division(config: TrainConfig, labeled: Dataset) -> tuple[TrainConfig, Dataset]:
     """Divide data that give no splits into those that a run wants, evenly in every class.
 
     A fifth is tested on, and a tenth validated on if there is to be a split for that. The division is recorded in the
@@ -241,7 +199,7 @@ def each_fold(splits: RunSplits, folds: int) -> list[RunSplits]:
     ]
 
 
-def divide(train: Split, folds: int) -> NDArray[np.intp]:
+def divide(train: Dataset, folds: int) -> NDArray[np.intp]:
     """Divide a training split into parts that are held out in turn, the same whatever else a run is like.
 
     Args:
@@ -260,7 +218,7 @@ def divide(train: Split, folds: int) -> NDArray[np.intp]:
     return np.array(parts).astype(np.intp)
 
 
-def require_folds(train: Split, folds: int) -> None:
+def require_folds(train: Dataset, folds: int) -> None:
     """Check that every part that will be held out can be tested on.
 
     Raises:
@@ -278,7 +236,7 @@ def require_folds(train: Split, folds: int) -> None:
         )
 
 
-def open_images(split: Split, size: int, config: TrainConfig) -> Images:
+def open_images(split: Dataset, size: int, config: TrainConfig) -> Images:
     """Decode the images of a split, or find them decoded.
 
     Args:
@@ -289,13 +247,17 @@ def open_images(split: Split, size: int, config: TrainConfig) -> Images:
     Raises:
         InputError: an image cannot be read, or the limit of the cache is no number.
     """
-    if split.pixels is not None:
-        table = TensorTable(torch.from_numpy(split.pixels))
-        return Images(split, table, content_key(split.pixels), np.arange(len(split)))
-    assert split.files is not None
+    match split.inputs:
+        case Pixels(pixels):
+            table = TensorTable(torch.from_numpy(pixels))
+            return Images(split, table, content_key(pixels), np.arange(len(split)))
+        case Features():
+            raise InputError(f"{split.source} holds features where images are needed; give image files")
+        case Files():
+            pass
     cache_limit()  # before images are decoded for long
     cache: ImageCache = build_cache(
-        split.files, size, config.cache_folder / "images", on_error=config.on_error, progress=not config.quiet
+        split.paths(), size, config.cache_folder / "images", on_error=config.on_error, progress=not config.quiet
     )
     make_room(config.cache_folder, keep=cache.path)
     if cache.skipped:
@@ -350,37 +312,10 @@ def _tell_what_is_missing(splits: RunSplits, stats: LabelStats) -> None:
             )
 
 
-def _tell_of(chosen: NDArray[np.bool_], what: str, split: Split) -> None:
+def _tell_of(chosen: NDArray[np.bool_], what: str, split: Dataset) -> None:
     """Warn of some of the classes of a split, if any are chosen."""
     names = [split.class_names[k] for k in np.flatnonzero(chosen)]
     if names:
         more = ", ..." if len(names) > _LISTED else ""
         found = f"%d of %d classes {what}: %s%s"
         _logger.warning(found, len(names), len(chosen), split.name, ", ".join(names[:_LISTED]), more)
-
-
-def _files(labeled: LabeledImages, name: str | None, on_error: OnError) -> Split:
-    rows, skipped = require_images(labeled if name is None else labeled.select(name), on_error)
-    return Split(
-        name or labeled.source.name,
-        rows.images,
-        rows.targets,
-        rows.class_names,
-        files=tuple(rows.paths()),
-        skipped=rows.skipped + tuple(skipped),
-    )
-
-
-def _digits(name: str | None) -> Split:
-    from tailwise.data.formats.digits import digits
-
-    scenes = digits()
-    parts = {
-        "train": (scenes.train_images, scenes.train_targets),
-        "test": (scenes.test_images, scenes.test_targets),
-    }
-    if name not in parts:
-        raise InputError(f"the data set {DIGITS!r} has no split {name!r}; its splits are {', '.join(parts)}")
-    pixels, targets = parts[name]
-    images = tuple(f"{name}/{index}" for index in range(len(targets)))
-    return Split(name, images, targets, scenes.class_names, pixels=pixels)

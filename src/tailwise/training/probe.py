@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.models.heads import create_head
@@ -21,7 +22,7 @@ from tailwise.shapes import Float
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import METRICS_FILE, checkpoint_path
 from tailwise.training.frozen import Backbone, configured_weights, features_of
-from tailwise.training.inputs import RunSplits, Split
+from tailwise.training.inputs import RunSplits
 from tailwise.training.testing import EvaluationTask, Task
 
 
@@ -160,7 +161,7 @@ def restore(
 
 
 def evaluation_task(
-    run: Path, config: TrainConfig, state: Mapping[str, Any], test: Split, device: torch.device
+    run: Path, config: TrainConfig, state: Mapping[str, Any], test: Dataset, device: torch.device
 ) -> EvaluationTask:
     """Compute the features of a split, or find them computed, and make the head with the state of a checkpoint.
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tailwise import losses
+from tailwise.data.dataset import Dataset
 from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError, require_extra
 from tailwise.labels import LabelStats
@@ -43,7 +44,7 @@ from tailwise.training.folder import (
     write_json,
     write_skipped,
 )
-from tailwise.training.inputs import RunSplits, Split, check_labels, each_fold, read_run, read_splits
+from tailwise.training.inputs import RunSplits, check_labels, each_fold, read_run
 from tailwise.training.testing import Task, choose_device, judge_validation, run_test, run_validation
 from tailwise.training.trainer import create_sampler, fit
 
@@ -205,7 +206,7 @@ def evaluate(
         raise InputError(f"the run in {run} has no test split: say what to test it on with --split or --data")
     if data is not None:
         config = inputs.read_as(config, data, options or ReadOptions())
-    (test_split,) = read_splits(config.data, [name], config, classes=stats.class_names)
+    test_split = inputs.read_rows(config.data, name, config, classes=stats.class_names)
     saved = read_checkpoint(checkpoint_path(run))["state_dict"]
     state = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
     if config.mode == "finetune":
@@ -257,7 +258,7 @@ def _check_loss_name(config: TrainConfig, given: str) -> None:
             raise InputError(f"--loss {given}: {error}") from error
 
 
-def _stats(split: Split, config: TrainConfig) -> LabelStats:
+def _stats(split: Dataset, config: TrainConfig) -> LabelStats:
     return LabelStats.from_targets(split.targets, split.class_names, config.thresholds)
 
 

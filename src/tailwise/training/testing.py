@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.matrix import to_dense
@@ -34,7 +35,7 @@ from tailwise.shapes import Float
 from tailwise.training.config import Accelerator, Precision, TrainConfig
 from tailwise.training.datamodule import TrainTransform
 from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, write_predictions
-from tailwise.training.inputs import Images, Split
+from tailwise.training.inputs import Images
 from tailwise.training.tables import Table
 
 PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -113,7 +114,7 @@ def run_test(
         return {"split": None, "num_images": 0}
     logits = _logits(config, task, task.test, device)
     if folder is not None:
-        write_predictions(folder / PREDICTIONS_FILE, task.test.split.images, stats.class_names, logits)
+        write_predictions(folder / PREDICTIONS_FILE, task.test.split.names, stats.class_names, logits)
     return _scored(logits, task.test.split, stats, decisions)
 
 
@@ -145,14 +146,14 @@ def run_validation(
 def judge_validation(
     config: TrainConfig,
     logits: Float[Tensor, "N K"],
-    split: Split,
+    split: Dataset,
     stats: LabelStats,
     folder: Path,
     *,
     tell: bool = True,
 ) -> tuple[dict[str, Any], Decisions]:
     """The part of :func:`run_validation` that follows from the logits of the validation images."""
-    write_predictions(folder / VALIDATION_FILE, split.images, stats.class_names, logits)
+    write_predictions(folder / VALIDATION_FILE, split.names, stats.class_names, logits)
     metrics = _scored(logits, split, stats, None)
     decisions = fit_decisions(
         logits,
@@ -307,7 +308,7 @@ def _logits(
 
 
 def _scored(
-    logits: Float[Tensor, "N K"], split: Split, stats: LabelStats, decisions: Decisions | None
+    logits: Float[Tensor, "N K"], split: Dataset, stats: LabelStats, decisions: Decisions | None
 ) -> dict[str, Any]:
     scores = score(logits, to_dense(split.targets), stats, decisions)
     return {"split": split.name, "num_images": len(split), **scores}

@@ -104,11 +104,11 @@ def test_a_build_gets_single_images_and_a_second_one_nothing(
     data = build(tiny, tmp_path / "data")
     assert paths(server) == Counter([*OTHERS, *IMAGE_PATHS])
     assert data.train.class_names == data.stats.class_names == BY_ID
-    assert data.train.images == tuple(path[1:] for path in IMAGE_PATHS)
+    assert data.train.names == tuple(path[1:] for path in IMAGE_PATHS)
     assert data.train.targets.tolist() == [[1, 0, 0], [1, 0, 1], [1, 0, 0]]
     assert data.train.lines == (1, 2, 3)
     assert data.train.source == tmp_path / "data/tiny-coco/img_id.pkl"
-    assert data.test.images == tuple(f"val2017/{image:012d}.jpg" for image in COCO_TEST)
+    assert data.test.names == tuple(f"val2017/{image:012d}.jpg" for image in COCO_TEST)
     assert data.test.targets.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
     assert data.test.lines == tuple(COCO_TEST)
     assert [path.read_bytes() for path in data.train.paths()] == [photo(image) for image in COCO_LIST]
@@ -133,7 +133,7 @@ def test_images_that_are_there_are_used(tiny: LongTailBenchmark, server: FileSer
         (folder / f"{image:012d}.jpg").write_bytes(photo(image))
     data = build(tiny, tmp_path)
     assert paths(server) == Counter([*OTHERS, "/train2017/000000000009.jpg"])
-    assert data.train.images[0] == "coco/images/train2017/000000000036.jpg"
+    assert data.train.names[0] == "coco/images/train2017/000000000036.jpg"
     require_images(data.train)
 
 

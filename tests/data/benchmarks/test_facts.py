@@ -13,7 +13,7 @@ import pytest
 from tailwise.data.benchmarks import BENCHMARKS, COCO_MLT, VOC_MLT, build_benchmark, read_pool
 from tailwise.data.benchmarks.facts import PublishedFacts, require_published
 from tailwise.data.benchmarks.store import Store
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset, Files
 from tailwise.errors import InputError
 
 # Training images of each class, in the order of the classes.
@@ -113,11 +113,11 @@ SMALL = PublishedFacts(
 TRAIN, TEST = [[1, 0], [1, 1], [0, 0]], [[1, 0], [1, 1], [0, 1], [0, 0]]
 
 
-def images(targets: list[list[int]]) -> LabeledImages:
+def images(targets: list[list[int]]) -> Dataset:
     size = len(targets)
-    return LabeledImages(
-        images=tuple(f"{row}.jpg" for row in range(size)),
-        root=Path("root"),
+    return Dataset(
+        names=tuple(f"{row}.jpg" for row in range(size)),
+        inputs=Files(Path("root")),
         targets=np.array(targets, dtype=np.int8),
         class_names=("cat", "dog"),
         splits=("",) * size,

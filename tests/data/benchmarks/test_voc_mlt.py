@@ -54,7 +54,7 @@ def test_the_official_list_and_labels_give_the_published_numbers(shared: Path, t
     text = (official / "voc2012_trainval_labels.csv").read_text().replace("image_id,labels", "image,labels", 1)
     (tmp_path / "labels.csv").write_text(text)
     labels = read_csv(tmp_path / "labels.csv", classes=VOC_MLT.facts.class_names)
-    row_of = {image: row for row, image in enumerate(labels.images)}
+    row_of = {image: row for row, image in enumerate(labels.names)}
     chosen = labels.subset([row_of[image] for image in ids])
     assert len(chosen) == VOC_MLT.facts.num_train == 1142
     assert chosen.stats().class_counts.tolist() == list(VOC_MLT.facts.class_counts)
@@ -110,8 +110,8 @@ def test_a_build_gets_what_it_needs_and_a_second_one_nothing(
 ) -> None:
     data = build(tiny, tmp_path / "data")
     assert sorted(paths(server)) == ["/authors/appendix/longtail2012/img_id.txt", "/voc/test.tar", "/voc/train.tar"]
-    assert data.train.images == tuple(f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg" for name in VOC_LIST)
-    assert data.test.images == tuple(f"VOCdevkit/VOC2007/JPEGImages/{name}.jpg" for name in VOC_TEST)
+    assert data.train.names == tuple(f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg" for name in VOC_LIST)
+    assert data.test.names == tuple(f"VOCdevkit/VOC2007/JPEGImages/{name}.jpg" for name in VOC_TEST)
     assert data.train.targets.tolist() == truth(VOC_TRAIN, VOC_LIST)
     assert data.test.targets.tolist() == truth(VOC_TEST, VOC_TEST)
     assert (set(data.train.splits), set(data.test.splits)) == ({"train"}, {"test"})
@@ -127,7 +127,7 @@ def test_a_build_gets_what_it_needs_and_a_second_one_nothing(
 
     server.requests.clear()
     again = build(tiny, tmp_path / "data", download=False)
-    assert again.train.images == data.train.images
+    assert again.train.names == data.train.names
     for archive in (tmp_path / "data").glob("*.tar"):
         archive.unlink()
     build(tiny, tmp_path / "data")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tailwise.data.dataset import LabeledImages
-from tailwise.data.reading import ReadOptions, read_labels
+from tailwise.data.dataset import Dataset
+from tailwise.data.reading import ReadOptions, read
 from tailwise.errors import InputError
 from tests.formats import WRITERS, examples
 
@@ -68,16 +68,16 @@ def mutate(content: bytes, generator: np.random.Generator) -> bytes:
     return content
 
 
-def check(data: LabeledImages) -> None:
+def check(data: Dataset) -> None:
     """What holds for whatever is read."""
-    shape = (len(data.images), len(data.class_names))
+    shape = (len(data.names), len(data.class_names))
     assert shape[0] > 0
     assert data.targets.shape == shape
     assert data.targets.dtype == np.int8
     assert set(np.unique(data.targets)) <= {-1, 0, 1}
     assert len(set(data.class_names)) == shape[1]
     assert len(data.splits) == len(data.lines) == shape[0]
-    plain = [posixpath.normpath(image.replace("\\", "/")) for image in data.images]
+    plain = [posixpath.normpath(image.replace("\\", "/")) for image in data.names]
     assert len(set(plain)) == shape[0]
     assert not any(image.startswith(("/", "../")) or image in ("..", ".") for image in plain)
     assert all(name == name.strip() and name for name in data.class_names)
@@ -111,7 +111,7 @@ def try_one(name: str, folder: Path, generator: np.random.Generator) -> str:
     on_error = ("raise", "skip")[generator.integers(0, 2)]
     try:
         with time_limit(SECONDS_PER_FILE):
-            check(read_labels(data, ReadOptions(on_error=on_error)))  # type: ignore[arg-type]
+            check(read(data, ReadOptions(on_error=on_error)))  # type: ignore[arg-type]
         outcome = "read"
     except InputError as error:
         if str(folder) not in str(error):

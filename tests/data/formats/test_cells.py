@@ -15,15 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailwise.data.dataset import LabeledImages
-from tailwise.data.formats.csv_table import read_csv, read_parquet
+from tailwise.data.dataset import Dataset
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.formats.jsonl import read_jsonl
-from tailwise.data.reading import ReadOptions, read_labels
+from tailwise.data.formats.parquet import read_parquet
+from tailwise.data.reading import ReadOptions
+from tailwise.data.reading import read as read_data
 from tailwise.errors import InputError
 
 NAMES = ("cat", "dog", "cow")
 Columns = Sequence[Sequence[int | None]]
-Reader = Callable[..., LabeledImages]
+Reader = Callable[..., Dataset]
 
 
 def write_csv(folder: Path, columns: Columns) -> tuple[Reader, Path]:
@@ -135,8 +137,8 @@ def test_the_whole_file_is_judged_before_it_is_divided(tmp_path: Path) -> None:
     assert read_csv(path).select("test").targets.tolist() == [[1], [-1]]
     path.write_text("image,split,cat\na.jpg,train,1\nb.jpg,train,-1\nc.jpg,test,1\nd.jpg,test,-1\n")
     with pytest.raises(InputError, match="'cat' holds 1 and -1"):
-        read_labels(path, ReadOptions(split_ratios={"train": 0.5, "test": 0.5}))
-    read = read_labels(path, ReadOptions(negative="-1"))
+        read_data(path, ReadOptions(split_ratios={"train": 0.5, "test": 0.5}))
+    read = read_data(path, ReadOptions(negative="-1"))
     assert read.targets.tolist() == [[1], [0], [1], [0]]
 
 
@@ -168,11 +170,11 @@ def test_lines_of_all_folders_are_judged_together(tmp_path: Path) -> None:
         lines = [json.dumps({"image": f"{cat}.jpg", "labels": {"cat": cat}}) for cat in cats]
         (tmp_path / split / "metadata.jsonl").write_text("\n".join(lines))
     options = ReadOptions(format="folder")
-    assert read_labels(tmp_path, options).select("train").targets.tolist() == [[1], [-1]]
+    assert read_data(tmp_path, options).select("train").targets.tolist() == [[1], [-1]]
     (tmp_path / "test" / "metadata.jsonl").write_text('{"image": "a.jpg", "labels": {"cat": -1}}')
     with pytest.raises(InputError, match="class 'cat' holds 1 and -1"):
-        read_labels(tmp_path, options)
-    read = read_labels(tmp_path, ReadOptions(format="folder", negative="-1"))
+        read_data(tmp_path, options)
+    read = read_data(tmp_path, ReadOptions(format="folder", negative="-1"))
     assert read.select("train").targets.tolist() == [[1], [0]]
 
 

@@ -45,7 +45,7 @@ def test_a_folder_with_annotations(tree: Path, start: str) -> None:
     assert data.class_names == IN_ORDER
     assert labels(data) == {5: {"dog", "person"}, 3: {"cat"}, 9: set(), 4: {"toothbrush"}}
     assert data.splits == ("train2017",) * 3 + ("val2017",)
-    assert data.images[0] == "train2017/000000000005.jpg"
+    assert data.names[0] == "train2017/000000000005.jpg"
     assert data.root == tree
     assert data.stats().class_counts.tolist() == [1, 1, 1, 1]
 
@@ -57,7 +57,7 @@ def test_a_folder_as_roboflow_makes_it(tmp_path: Path) -> None:
             tmp_path / split / "_annotations.coco.json", [image_record], [box(image, 1)], {0: "x", 1: "cat"}
         )
     data = read_coco(tmp_path)
-    assert data.images == ("train/a.rf.0.jpg", "valid/a.rf.1.jpg")
+    assert data.names == ("train/a.rf.0.jpg", "valid/a.rf.1.jpg")
     assert data.splits == ("train", "valid")
     assert data.class_names == ("x", "cat")
     assert data.root == tmp_path

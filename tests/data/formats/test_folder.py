@@ -22,7 +22,7 @@ def test_folders_of_classes_hold_images_at_any_depth_and_other_files(tmp_path: P
         tmp_path, "cat/b.JPG", "cat/2024/a.png", "dog/c.webp", "dog/notes.txt", "dog/.hidden.jpg", ".git/x.jpg", "i.txt"
     )
     data = read_folder(tmp_path)
-    assert data.images == ("cat/2024/a.png", "cat/b.JPG", "dog/c.webp")
+    assert data.names == ("cat/2024/a.png", "cat/b.JPG", "dog/c.webp")
     assert data.class_names == ("cat", "dog")
     assert data.targets.tolist() == [[1, 0], [1, 0], [0, 1]]
     assert data.splits == ("", "", "")
@@ -49,7 +49,7 @@ def test_names_of_splits_in_any_case_and_every_ending_of_images(tmp_path: Path) 
     assert data.class_names == ("cat", "dog")
     assert {split: data.splits.count(split) for split in data.splits} == {"Train": 8, "VALID": 1, "dev": 1}
     assert data.lines == tuple(range(1, 11))
-    assert data.where(0) == f"{tmp_path}, image {data.images[0]}"
+    assert data.where(0) == f"{tmp_path}, image {data.names[0]}"
     assert read_folder(tmp_path, classes=["dog", "cat", "cow"]).targets.sum(axis=0).tolist() == [1, 9, 0]
 
 
@@ -65,7 +65,7 @@ def test_metadata_of_each_folder_is_its_split(tmp_path: Path) -> None:
         line = json.dumps({"file_name": "in/a.jpg", "labels": labels})
         (tmp_path / split / "metadata.jsonl").write_text(line)
     data = read_folder(tmp_path)
-    assert (data.images, data.splits) == (("test/in/a.jpg", "train/in/a.jpg"), ("test", "train"))
+    assert (data.names, data.splits) == (("test/in/a.jpg", "train/in/a.jpg"), ("test", "train"))
     assert (data.class_names, data.targets.tolist()) == (("cat", "dog"), [[0, 1], [1, 0]])
     assert holds_image_folders(tmp_path)
 
@@ -74,7 +74,7 @@ def test_classes_may_be_given_and_bad_images_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.jpg", "dgo/b.jpg")
     with pytest.raises(InputError, match=r"image dgo/b\.jpg: 'dgo' is none of the 2 classes"):
         read_folder(tmp_path, classes=["cat", "dog"])
-    assert read_folder(tmp_path, classes=["cat", "dog"], on_error="skip").images == ("cat/a.jpg",)
+    assert read_folder(tmp_path, classes=["cat", "dog"], on_error="skip").names == ("cat/a.jpg",)
     with pytest.raises(InputError, match=r"expected metadata\.jsonl, or a folder of images for each class"):
         read_folder(tmp_path / "cat")
 

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailwise.data.dataset import LabeledImages, require_images
+from tailwise.data.dataset import Dataset, require_images
 from tailwise.data.formats.coco import read_coco
-from tailwise.data.formats.csv_table import read_csv, read_parquet
+from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.formats.hugging_face import read_hub
 from tailwise.data.formats.image_folder import read_folder
 from tailwise.data.formats.jsonl import read_jsonl
+from tailwise.data.formats.parquet import read_parquet
 from tailwise.data.formats.voc import read_voc
-from tailwise.data.reading import ReadOptions, detect_format, read_labels
+from tailwise.data.reading import ReadOptions, detect_format
+from tailwise.data.reading import read as read_data
 from tailwise.data.splits import read_split_file, split_by_ratio
 from tailwise.errors import InputError
 from tests.formats import CLASSES, WRITERS, Example, examples, single_label
@@ -41,12 +43,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def read(name: str, tmp_path: Path) -> Callable[..., LabeledImages]:
+def read(name: str, tmp_path: Path) -> Callable[..., Dataset]:
     """Writes examples in the format and reads them back."""
 
-    def written_and_read(rows: Sequence[Example], **options: object) -> LabeledImages:
+    def written_and_read(rows: Sequence[Example], **options: object) -> Dataset:
         data = WRITERS[name](tmp_path, rows)
-        return read_labels(data, ReadOptions(**{"cache": str(tmp_path / "cache"), **options}))  # type: ignore[arg-type]
+        return read_data(data, ReadOptions(**{"cache": str(tmp_path / "cache"), **options}))  # type: ignore[arg-type]
 
     return written_and_read
 
@@ -55,7 +57,7 @@ def rows_for(name: str) -> tuple[Example, ...]:
     return single_label(examples()) if name == "class-folders" else examples()
 
 
-def test_labels_splits_and_images_are_those_that_were_written(read: Callable[..., LabeledImages], name: str) -> None:
+def test_labels_splits_and_images_are_those_that_were_written(read: Callable[..., Dataset], name: str) -> None:
     rows = rows_for(name)
     data = read(rows)
     assert data.class_names == CLASSES
@@ -74,7 +76,7 @@ def test_the_format_is_found(name: str, tmp_path: Path) -> None:
     assert detect_format(data) == EXPECTED_FORMAT.get(name, name)
 
 
-def test_given_classes_fix_the_columns(read: Callable[..., LabeledImages], name: str, tmp_path: Path) -> None:
+def test_given_classes_fix_the_columns(read: Callable[..., Dataset], name: str, tmp_path: Path) -> None:
     names = ["red", "dark", "blue", "green"]
     if not name.endswith("columns"):
         names.append("mauve")
@@ -118,7 +120,7 @@ POSSIBLE = [(name, bad) for name in FORMATS for bad in DAMAGES if (name, bad) no
 
 @pytest.mark.parametrize(("name", "damage"), POSSIBLE, indirect=["name"])
 def test_bad_rows_are_named_or_left_out_and_listed(
-    read: Callable[..., LabeledImages], name: str, damage: str, tmp_path: Path
+    read: Callable[..., Dataset], name: str, damage: str, tmp_path: Path
 ) -> None:
     change, message = DAMAGES[damage]
     (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
@@ -131,7 +133,7 @@ def test_bad_rows_are_named_or_left_out_and_listed(
 
 
 @pytest.mark.parametrize(("name", "damage"), POSSIBLE, indirect=["name"])
-def test_bad_rows_can_be_left_out(read: Callable[..., LabeledImages], name: str, damage: str, tmp_path: Path) -> None:
+def test_bad_rows_can_be_left_out(read: Callable[..., Dataset], name: str, damage: str, tmp_path: Path) -> None:
     change, message = DAMAGES[damage]
     (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
     data = read(change(rows_for(name)), classes=str(tmp_path / "classes.json"), on_error="skip")
@@ -142,13 +144,14 @@ def test_bad_rows_can_be_left_out(read: Callable[..., LabeledImages], name: str,
 
 # In the others the images are the data: there is nothing else that names them.
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("class-folders", "hf")], indirect=True)
-def test_missing_images_are_found_by_their_place(read: Callable[..., LabeledImages], name: str) -> None:
+def test_missing_images_are_found_by_their_place(read: Callable[..., Dataset], name: str) -> None:
     rows = rows_for(name)
     data = read((rows[0], replace(rows[1], content=None), *rows[2:]))
     with pytest.raises(InputError, match=r"no image '.*1\.jpg' in .* \(1 of 76 images are missing\)") as caught:
         require_images(data)
     assert str(data.source) in str(caught.value)
-    kept, messages = require_images(data, on_error="skip")
+    kept = require_images(data, on_error="skip")
+    messages = kept.skipped
     assert (len(kept), len(messages)) == (len(rows) - 1, 1)
 
 
@@ -164,20 +167,20 @@ def test_what_is_no_data_set_is_refused(path: str, message: str, tmp_path: Path)
     (tmp_path / "notes.docx").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=message):
-        read_labels(tmp_path / path)
+        read_data(tmp_path / path)
 
 
 def test_splits_can_be_made_anew(tmp_path: Path) -> None:
     data = WRITERS["csv-lists"](tmp_path, examples())
-    divided = read_labels(data, ReadOptions(split_ratios={"a": 0.5, "b": 0.25, "c": 0.25}, split_seed=3))
+    divided = read_data(data, ReadOptions(split_ratios={"a": 0.5, "b": 0.25, "c": 0.25}, split_seed=3))
     assert {divided.splits.count(split) for split in "bc"} == {19}
     assert divided.splits.count("a") == 38
     (tmp_path / "splits.json").write_text(json.dumps({"mine": ["images/3.jpg", "images/4.jpg"]}))
-    by_file = read_labels(data, ReadOptions(split_file=str(tmp_path / "splits.json")))
-    assert by_file.select("mine").images == ("images/3.jpg", "images/4.jpg")
+    by_file = read_data(data, ReadOptions(split_file=str(tmp_path / "splits.json")))
+    assert by_file.select("mine").names == ("images/3.jpg", "images/4.jpg")
     assert by_file.splits.count("") == len(by_file) - 2
     with pytest.raises(InputError, match="both given"):
-        read_labels(data, ReadOptions(split_ratios={"a": 1.0}, split_file="x"))
+        read_data(data, ReadOptions(split_ratios={"a": 1.0}, split_file="x"))
 
 
 @pytest.mark.parametrize("share", [1e-12, 0.001])
@@ -187,12 +190,12 @@ def test_a_share_that_gives_no_row_is_refused(tmp_path: Path, share: float) -> N
     with pytest.raises(
         InputError, match=rf"split_ratios gives 'test', with a share of {share:g}, none of the 76 rows of"
     ):
-        read_labels(data, ReadOptions(split_ratios=ratios))
+        read_data(data, ReadOptions(split_ratios=ratios))
 
 
 def test_several_splits_are_joined_by_a_plus(tmp_path: Path) -> None:
-    data = read_labels(WRITERS["csv-lists"](tmp_path, examples()))
-    assert data.select("test+train").images == data.images
+    data = read_data(WRITERS["csv-lists"](tmp_path, examples()))
+    assert data.select("test+train").names == data.names
     with pytest.raises(InputError, match=r"no split 'vall'"):
         data.select("train+vall")
 
@@ -229,11 +232,14 @@ def test_a_folder_is_what_is_found_in_it_first(tmp_path: Path) -> None:
 def test_what_is_given_by_name_only() -> None:
     """Places of options would be mistaken, and a new one would shift the others."""
     readers = (read_csv, read_parquet, read_jsonl, read_coco, read_voc, read_folder, read_hub)
-    for function in (*readers, read_split_file, split_by_ratio, read_labels):
+    for function in (*readers, read_split_file, split_by_ratio, read_data):
         parameters = list(inspect.signature(function).parameters.values())
-        free = {read_split_file: 2, split_by_ratio: 2, read_labels: 2}.get(function, 1)
+        free = {read_split_file: 2, split_by_ratio: 2, read_data: 2}.get(function, 1)
         assert {parameter.kind for parameter in parameters[:free]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
-        assert {parameter.kind for parameter in parameters[free:]} <= {inspect.Parameter.KEYWORD_ONLY}
+        assert {parameter.kind for parameter in parameters[free:]} <= {
+            inspect.Parameter.KEYWORD_ONLY,
+            *([inspect.Parameter.VAR_KEYWORD] if function is read_data else []),
+        }
         defaults = {parameter.name: parameter.default for parameter in parameters}
         assert defaults.get("on_error", "raise") == "raise"
         assert defaults.get("separator", "|") == "|"
@@ -242,28 +248,28 @@ def test_what_is_given_by_name_only() -> None:
 def test_the_format_may_be_told(tmp_path: Path) -> None:
     path = tmp_path / "labels.dat"
     path.write_text('{"image": "a.jpg", "labels": ["cat"]}\n')
-    assert read_labels(path, ReadOptions(format="jsonl")).class_names == ("cat",)
+    assert read_data(path, ReadOptions(format="jsonl")).class_names == ("cat",)
     path.write_text("image,labels\na.jpg,cat/dog\n")
-    read = read_labels(path, ReadOptions(format="csv", separator="/", root=str(tmp_path / "x")))
+    read = read_data(path, ReadOptions(format="csv", separator="/", root=str(tmp_path / "x")))
     assert read.class_names == ("cat", "dog")
     assert read.root == tmp_path / "x"
-    assert read_labels(path, ReadOptions(format="csv"), classes=["cat/dog"]).class_names == ("cat/dog",)
+    assert read_data(path, ReadOptions(format="csv"), classes=["cat/dog"]).class_names == ("cat/dog",)
 
 
 def test_rows_left_out_and_splits_replaced_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("image,split,labels\na.jpg,train,cat\n,train,cat\nb.jpg,,dog\n")
     with caplog.at_level("INFO"):
-        read_labels(path, ReadOptions(on_error="skip"))
+        read_data(path, ReadOptions(on_error="skip"))
     assert "1 rows are left out; the first: " in caplog.text
     assert "are replaced" not in caplog.text
     with caplog.at_level("INFO"):
-        read_labels(path, ReadOptions(on_error="skip", split_ratios={"a": 1.0}))
+        read_data(path, ReadOptions(on_error="skip", split_ratios={"a": 1.0}))
     assert f"the splits that {path} gives are replaced" in caplog.text
     caplog.clear()
     path.write_text("image,labels\na.jpg,cat\n")
     with caplog.at_level("INFO"):
-        read_labels(path, ReadOptions(split_ratios={"a": 1.0}))
+        read_data(path, ReadOptions(split_ratios={"a": 1.0}))
     assert caplog.text == ""
 
 

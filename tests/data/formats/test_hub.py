@@ -63,7 +63,7 @@ def test_images_are_written_as_they_are_and_once(tmp_path: Path) -> None:
     assert {path.suffix for path in first.paths()} == {".png"}
     first.paths()[0].write_bytes(b"changed")
     again = read_hub(saved, folder=tmp_path / "kept")
-    assert again.images == first.images
+    assert again.names == first.names
     assert again.paths()[0].read_bytes() == b"changed"
 
 
@@ -127,13 +127,13 @@ def test_splits_are_read_one_after_the_other(tmp_path: Path) -> None:
     assert is_saved_dataset(tmp_path / "saved" / "train")
     assert not is_saved_dataset(tmp_path)
     data = read_hub(tmp_path / "saved", folder=tmp_path / "kept")
-    assert data.images == ("train/00000000.png", "train/00000001.png", "test/00000000.png")
+    assert data.names == ("train/00000000.png", "train/00000001.png", "test/00000000.png")
     assert (data.splits, data.lines) == (("train", "train", "test"), (1, 2, 3))
     assert data.targets.tolist() == [[1, 0], [0, 1], [0, 0]]
     assert [path.read_bytes() for path in data.paths()] == [picture(shade) for shade in (1, 2, 3)]
     assert data.where(2) == f"{tmp_path / 'saved'}, image test/00000000.png"
     one = read_hub(tmp_path / "saved" / "train", folder=tmp_path / "kept")
-    assert (one.images, one.splits) == (("all/00000000.png", "all/00000001.png"), ("", ""))
+    assert (one.names, one.splits) == (("all/00000000.png", "all/00000001.png"), ("", ""))
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_names_splits_and_images_are_stripped(tmp_path: Path) -> None:
         {"image": "e.jpg", "labels": {"cat": None, "dog": -1, "cow": 1}, "unknown": [" cat"]},
     )
     data = read_jsonl(path)
-    assert data.images == ("a.jpg", "c.jpg", "d.jpg", "e.jpg")
+    assert data.names == ("a.jpg", "c.jpg", "d.jpg", "e.jpg")
     assert data.class_names == ("cat", "cow", "dog")
     assert data.targets.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0], [-1, 1, -1]]
     assert data.splits == ("train", "", "", "")
@@ -107,7 +107,7 @@ def test_bad_lines_are_named_or_left_out(tmp_path: Path, record: Any, message: s
     with pytest.raises(InputError, match=message):
         read_jsonl(path)
     data = read_jsonl(path, on_error="skip")
-    assert data.images == ("a.jpg",)
+    assert data.names == ("a.jpg",)
     assert len(data.skipped) == 1
 
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import issparse
 
-from tailwise.data.formats import csv_table as tables
-from tailwise.data.formats.csv_table import read_parquet
+from tailwise.data.formats import parquet as tables
+from tailwise.data.formats.parquet import read_parquet
 from tailwise.errors import InputError
 
 
@@ -84,7 +84,7 @@ def test_bad_rows_of_parquet_files_are_left_out(tmp_path: Path) -> None:
         {"cat": ["1", "x", "0", " ", "0"], "dog": ["0", "0", "2", "TRUE", "0.0"]},
     ):
         data = read_parquet(parquet(tmp_path, image=images, **columns), on_error="skip")
-        assert (data.images, data.lines) == (("a.jpg", "d.jpg", "e.jpg"), (1, 4, 5))
+        assert (data.names, data.lines) == (("a.jpg", "d.jpg", "e.jpg"), (1, 4, 5))
         assert data.targets.tolist() == [[1, 0], [-1, 1], [0, 0]]
         assert [re.findall(r"row (\d): column '(\w+)'", message) for message in data.skipped] == [
             [("2", "cat")],
@@ -93,7 +93,7 @@ def test_bad_rows_of_parquet_files_are_left_out(tmp_path: Path) -> None:
     numbers = pa.array([["cat"], None, ["dog"], [], []])
     unknown = pa.array([[1], [], [], [], []])
     data = read_parquet(parquet(tmp_path, image=images, labels=numbers, unknown=unknown), on_error="skip")
-    assert (data.images, data.class_names) == (("b.jpg", "c.jpg", "d.jpg", "e.jpg"), ("dog",))
+    assert (data.names, data.class_names) == (("b.jpg", "c.jpg", "d.jpg", "e.jpg"), ("dog",))
     assert "row 1: column 'unknown' holds [1], no list of strings" in data.skipped[0]
 
 
@@ -104,10 +104,10 @@ def test_of_several_bad_cells_the_first_is_named(tmp_path: Path) -> None:
 
 
 def test_batches_go_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_PARQUET_BATCH", 2)
+    monkeypatch.setattr(tables, "_BATCH", 2)
     images = [f"{row}.jpg" for row in range(5)]
     data = read_parquet(parquet(tmp_path, image=images, split=list("abcde"), cat=[1, 0, -1, 1, 0], dog=[0, 1, 0, 0, 1]))
-    assert (data.images, data.lines, data.splits) == (tuple(images), (1, 2, 3, 4, 5), tuple("abcde"))
+    assert (data.names, data.lines, data.splits) == (tuple(images), (1, 2, 3, 4, 5), tuple("abcde"))
     assert data.targets.tolist() == [[1, 0], [0, 1], [-1, 0], [1, 0], [0, 1]]
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailwise.data.dataset import LabeledImages, require_images
+from tailwise.data.dataset import Dataset, require_images
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
 
@@ -26,12 +26,12 @@ def write(folder: Path, text: str | bytes, name: str = "labels.csv") -> Path:
 
 
 @pytest.fixture
-def animals(tmp_path: Path) -> LabeledImages:
+def animals(tmp_path: Path) -> Dataset:
     text = "image,split,labels\na.jpg,train,dog|cat\nb.jpg,train,\nc.jpg,test,cat\nd.jpg,,bird\n"
     return read_csv(write(tmp_path, text))
 
 
-def test_label_lists_become_a_matrix_over_sorted_names(animals: LabeledImages, tmp_path: Path) -> None:
+def test_label_lists_become_a_matrix_over_sorted_names(animals: Dataset, tmp_path: Path) -> None:
     assert animals.class_names == ("bird", "cat", "dog")
     assert animals.targets.dtype == np.int8
     assert animals.targets.tolist() == [[0, 1, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]]
@@ -62,13 +62,13 @@ def test_photos_match_an_independent_count(photos: Path) -> None:
 
 def test_photos_without_images_are_named_by_line(photos: Path) -> None:
     data = read_csv(photos)
-    kept, messages = require_images(data.select("train_lt"))
-    assert (len(kept), messages) == (1205, [])
+    kept = require_images(data.select("train_lt"))
+    assert (len(kept), kept.skipped) == (1205, ())
     mixed = data.subset([*range(5), *np.flatnonzero(np.array(data.splits) == "test")[:3]])
-    kept, messages = require_images(mixed, on_error="skip")
+    kept = require_images(mixed, on_error="skip")
     assert set(kept.splits) == {"test"}
-    assert len(kept) + len(messages) == len(mixed)
-    assert messages[0].startswith(f"{photos}:2: no image 'images/0.jpg'")
+    assert len(kept) + len(kept.skipped) == len(mixed)
+    assert kept.skipped[0].startswith(f"{photos}:2: no image 'images/0.jpg'")
 
 
 LABEL = st.text(st.characters(exclude_characters="|\r\n\x00", exclude_categories=["Cs"]), min_size=1).filter(
@@ -105,7 +105,7 @@ def test_any_labels_survive_any_way_of_writing_them(
         writer.writerow({"image": f"{index}.jpg", **cells})
     data = read_csv(write(tmp_path, buffer.getvalue().encode(encoding)))
     assert data.class_names == tuple(sorted({label for labels in rows for label in labels}))
-    assert data.images == tuple(f"{index}.jpg" for index in range(len(rows)))
+    assert data.names == tuple(f"{index}.jpg" for index in range(len(rows)))
     read = [{data.class_names[k] for k in np.flatnonzero(row)} for row in data.targets]
     assert read == [set(labels) for labels in rows]
     assert data.splits == ("train",) * len(rows)
@@ -166,7 +166,7 @@ def test_any_bytes_are_read_or_refused_with_the_file_named(tmp_path: Path, conte
 )
 def test_the_header_says_what_separates_columns(tmp_path: Path, text: str, classes: tuple[str, ...]) -> None:
     data = read_csv(write(tmp_path, text))
-    assert (data.images, data.class_names) == (("a.jpg",), classes)
+    assert (data.names, data.class_names) == (("a.jpg",), classes)
 
 
 def test_the_first_of_several_columns_of_images_is_taken(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_first_of_several_columns_of_images_is_taken(tmp_path: Path) -> None
     for place, key in enumerate(keys):
         header = ",".join([*reversed(keys[place:]), "labels"])
         cells = ",".join([*(f"{name}.jpg" for name in reversed(keys[place:])), "x"])
-        assert read_csv(write(tmp_path, f"{header}\n{cells}\n")).images == (f"{key}.jpg",)
+        assert read_csv(write(tmp_path, f"{header}\n{cells}\n")).names == (f"{key}.jpg",)
 
 
 def test_unknown_labels_stand_in_a_list_of_their_own(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_unknown_labels_stand_in_a_list_of_their_own(tmp_path: Path) -> None:
 def test_rows_of_another_length_are_left_out(tmp_path: Path, cells: str) -> None:
     path = write(tmp_path, f"image,cat,dog\n{cells}\nb.jpg,0,1\n")
     data = read_csv(path, on_error="skip")
-    assert (data.images, data.targets.tolist(), len(data.skipped)) == (("b.jpg",), [[0, 1]], 1)
+    assert (data.names, data.targets.tolist(), len(data.skipped)) == (("b.jpg",), [[0, 1]], 1)
 
 
 def test_a_bad_cell_leaves_out_its_row(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_bad_files_are_refused_by_line(tmp_path: Path, text: str | bytes, messag
 
 def test_paths_that_only_look_like_ways_out_are_fine(tmp_path: Path) -> None:
     data = read_csv(write(tmp_path, "image,labels\nin/../a.jpg,x\n..b.jpg,x\nc..d/e.jpg,x\n"))
-    assert data.images == ("in/../a.jpg", "..b.jpg", "c..d/e.jpg")
+    assert data.names == ("in/../a.jpg", "..b.jpg", "c..d/e.jpg")
 
 
 @pytest.mark.parametrize(
@@ -351,33 +351,33 @@ def test_unreadable_files_and_empty_separator(tmp_path: Path) -> None:
         read_csv(write(tmp_path, "image,labels\na.jpg,x\n"), separator="")
 
 
-def test_select_names_the_splits_there_are(animals: LabeledImages, tmp_path: Path) -> None:
-    assert animals.select("train").images == ("a.jpg", "b.jpg")
+def test_select_names_the_splits_there_are(animals: Dataset, tmp_path: Path) -> None:
+    assert animals.select("train").names == ("a.jpg", "b.jpg")
     assert animals.select("train").class_names == animals.class_names
     with pytest.raises(InputError, match=r"did you mean 'train'\?\); its splits are train \(2 rows\), test \(1 rows\)"):
         animals.select("trian")
     unsplit = read_csv(write(tmp_path, "image,labels\na.jpg,x\n", "unsplit.csv"))
     with pytest.raises(InputError, match=r"unsplit\.csv assigns no row to a split"):
         unsplit.select("train")
-    assert animals.select("test+train").images == ("a.jpg", "b.jpg", "c.jpg")
+    assert animals.select("test+train").names == ("a.jpg", "b.jpg", "c.jpg")
     with pytest.raises(InputError, match=r"has no split 'none'; its splits are train"):
         animals.select("test+none")
     joined = read_csv(write(tmp_path, "image,split,labels\na.jpg,b+c,x\nd.jpg,b,x\ne.jpg,c,x\n", "joined.csv"))
-    assert joined.select("b+c").images == ("a.jpg",)
+    assert joined.select("b+c").names == ("a.jpg",)
 
 
-def test_subset_takes_indices_and_masks_and_keeps_lines(animals: LabeledImages) -> None:
+def test_subset_takes_indices_and_masks_and_keeps_lines(animals: Dataset) -> None:
     by_index = animals.subset([2, 0])
-    assert by_index.images == ("c.jpg", "a.jpg")
+    assert by_index.names == ("c.jpg", "a.jpg")
     assert by_index.lines == (4, 2)
     assert by_index.targets.tolist() == animals.targets[[2, 0]].tolist()
-    assert animals.subset(np.array([True, False, False, True])).images == ("a.jpg", "d.jpg")
+    assert animals.subset(np.array([True, False, False, True])).names == ("a.jpg", "d.jpg")
     assert len(animals.subset([])) == 0
     with pytest.raises(IndexError):
         animals.subset([4])
 
 
-def test_stats_pass_their_options_on(animals: LabeledImages) -> None:
+def test_stats_pass_their_options_on(animals: Dataset) -> None:
     stats = animals.stats(thresholds=(1, 2), cooccurrence=True)
     assert stats.class_names == animals.class_names
     assert stats.class_counts.tolist() == [1, 2, 1]
@@ -388,7 +388,7 @@ def test_stats_pass_their_options_on(animals: LabeledImages) -> None:
     assert (plain.thresholds, plain.cooccurrence) == ((20, 100), None)
 
 
-def test_missing_images_are_refused_or_left_out(animals: LabeledImages, tmp_path: Path) -> None:
+def test_missing_images_are_refused_or_left_out(animals: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"labels.csv:2: no image 'a.jpg' .*none of the 4 images is there"):
         require_images(animals, on_error="skip")
     for name in ("a.jpg", "c.jpg"):
@@ -396,6 +396,6 @@ def test_missing_images_are_refused_or_left_out(animals: LabeledImages, tmp_path
     (tmp_path / "d.jpg").mkdir()
     with pytest.raises(InputError, match=r"labels.csv:3: no image 'b.jpg' .*2 of 4 images are missing"):
         require_images(animals)
-    kept, messages = require_images(animals, on_error="skip")
-    assert kept.images == ("a.jpg", "c.jpg")
-    assert [message.split(": ")[0].rsplit(":", 1)[1] for message in messages] == ["3", "5"]
+    kept = require_images(animals, on_error="skip")
+    assert kept.names == ("a.jpg", "c.jpg")
+    assert [message.split(": ")[0].rsplit(":", 1)[1] for message in kept.skipped] == ["3", "5"]

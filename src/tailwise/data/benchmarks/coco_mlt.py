@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from tailwise.data.benchmarks.facts import PublishedFacts
 from tailwise.data.benchmarks.long_tail import ImageSource, LongTailBenchmark
 from tailwise.data.benchmarks.store import RemoteFile, Store, assemble_all, require_none
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.download import download_each
 from tailwise.data.formats.coco import CocoImage, read_instances
 from tailwise.data.formats.rows import Problems, Row
@@ -46,7 +46,7 @@ class CocoArchives(ImageSource):
 
     def read(
         self, ids: Sequence[str], source: Path, class_names: tuple[str, ...], store: Store
-    ) -> tuple[LabeledImages, LabeledImages]:
+    ) -> tuple[Dataset, Dataset]:
         """Training and test images; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
         train_file, test_file = (f"instances_{split}.json" for split in (self.train_split, self.test_split))
         folder = store.complete(_FOLDER, [train_file, test_file], self.annotations)
@@ -62,7 +62,7 @@ class CocoArchives(ImageSource):
             assemble_all(test_rows, folder / test_file, store.root, class_names, "{source}, image {line}"),
         )
 
-    def pool(self, class_names: tuple[str, ...], store: Store) -> LabeledImages:
+    def pool(self, class_names: tuple[str, ...], store: Store) -> Dataset:
         """Labels of the training split; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
         file = f"instances_{self.train_split}.json"
         source = store.complete(_FOLDER, [file], self.annotations) / file

@@ -9,7 +9,7 @@ from importlib import resources
 
 import numpy as np
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 
 _FILE = "published.json"
@@ -50,7 +50,7 @@ class PublishedFacts:
         )
 
 
-def require_published(name: str, facts: PublishedFacts, train: LabeledImages, test: LabeledImages) -> None:
+def require_published(name: str, facts: PublishedFacts, train: Dataset, test: Dataset) -> None:
     """Check that training and test images are those of the publication, as far as its numbers tell.
 
     Raises:
@@ -67,7 +67,7 @@ def require_published(name: str, facts: PublishedFacts, train: LabeledImages, te
         )
 
 
-def _train_differences(facts: PublishedFacts, train: LabeledImages) -> Iterator[str]:
+def _train_differences(facts: PublishedFacts, train: Dataset) -> Iterator[str]:
     if len(train) != facts.num_train:
         yield f"{len(train)} training images instead of {facts.num_train}"
     found = train.stats()
@@ -92,7 +92,7 @@ def class_differences(facts: PublishedFacts, counts: Sequence[int]) -> list[str]
     return [header, *(f"{name:{width}}  {published:9}  {found:5}" for name, published, found in differing)]
 
 
-def _test_differences(facts: PublishedFacts, test: LabeledImages) -> Iterator[str]:
+def _test_differences(facts: PublishedFacts, test: Dataset) -> Iterator[str]:
     if len(test) != facts.num_test:
         yield f"{len(test)} test images instead of {facts.num_test}"
     for name, published in facts.test_counts.items():

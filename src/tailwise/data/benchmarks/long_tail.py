@@ -14,7 +14,7 @@ import pooch
 
 from tailwise.data.benchmarks.facts import PublishedFacts, require_published
 from tailwise.data.benchmarks.store import RemoteFile, Store
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.rows import read_text
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
@@ -29,7 +29,7 @@ class ImageSource(ABC):
     @abstractmethod
     def read(
         self, ids: Sequence[str], source: Path, class_names: tuple[str, ...], store: Store
-    ) -> tuple[LabeledImages, LabeledImages]:
+    ) -> tuple[Dataset, Dataset]:
         """Get what is missing and read the labels.
 
         Args:
@@ -47,7 +47,7 @@ class ImageSource(ABC):
         """
 
     @abstractmethod
-    def pool(self, class_names: tuple[str, ...], store: Store) -> LabeledImages:
+    def pool(self, class_names: tuple[str, ...], store: Store) -> Dataset:
         """Read the labels of all images that the training images were chosen from, getting what is missing.
 
         Args:
@@ -93,8 +93,8 @@ class BenchmarkData:
     """
 
     name: str
-    train: LabeledImages
-    test: LabeledImages
+    train: Dataset
+    test: Dataset
     stats: LabelStats
 
     def __repr__(self) -> str:
@@ -154,7 +154,7 @@ def build_benchmark(
 
 def read_pool(
     benchmark: LongTailBenchmark, root: str | Path, *, download: bool = True, progress: bool = True, wait: float = 1.0
-) -> LabeledImages:
+) -> Dataset:
     """Read the labels that the training images of a benchmark were chosen from.
 
     Args and what is raised are those of :func:`build_benchmark`.

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from tailwise.data.cache_folder import alone, require_space
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.download import download, shown
 from tailwise.data.formats.rows import Problems, Row, assemble
 from tailwise.errors import InputError
@@ -203,7 +203,7 @@ def require_none(problems: Problems) -> None:
 
 def assemble_all(
     rows: Iterable[Row], source: Path, root: Path, class_names: tuple[str, ...], place: str = "{source}:{line}"
-) -> LabeledImages:
+) -> Dataset:
     """Make all rows into labelled images; see :func:`~tailwise.data.formats.rows.assemble`.
 
     Raises:

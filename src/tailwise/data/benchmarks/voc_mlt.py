@@ -9,7 +9,7 @@ from pathlib import Path
 from tailwise.data.benchmarks.facts import PublishedFacts
 from tailwise.data.benchmarks.long_tail import ImageSource, LongTailBenchmark
 from tailwise.data.benchmarks.store import RemoteFile, Store, assemble_all, require_none
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.rows import Problems
 from tailwise.data.formats.voc import annotated_images, label_rows, list_of_names
 
@@ -41,7 +41,7 @@ class VocArchives(ImageSource):
 
     def read(
         self, ids: Sequence[str], source: Path, class_names: tuple[str, ...], store: Store
-    ) -> tuple[LabeledImages, LabeledImages]:
+    ) -> tuple[Dataset, Dataset]:
         """Training and test images; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
         train = store.complete(self.train_year, _files(ids), self.train, within=_WITHIN)
         test = store.complete(self.test_year, [self.test_list], self.test, within=_WITHIN)
@@ -53,7 +53,7 @@ class VocArchives(ImageSource):
             _labeled(test, names, "test", test / self.test_list, class_names, store.root),
         )
 
-    def pool(self, class_names: tuple[str, ...], store: Store) -> LabeledImages:
+    def pool(self, class_names: tuple[str, ...], store: Store) -> Dataset:
         """Labels of trainval; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
         year = store.complete(self.train_year, [self.train_list], self.train, within=_WITHIN)
         names = list_of_names(year / self.train_list)
@@ -68,7 +68,7 @@ def _files(ids: Iterable[str]) -> list[str]:
 
 def _labeled(
     year: Path, names: Sequence[tuple[int, str]], split: str, source: Path, class_names: tuple[str, ...], root: Path
-) -> LabeledImages:
+) -> Dataset:
     problems = Problems("skip")
     prefix = "" if year == root else f"{year.relative_to(root).as_posix()}/"
     images = list(annotated_images(year, names, problems, prefix=prefix, split=split))

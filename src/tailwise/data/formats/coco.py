@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tailwise.data.dataset import LabeledImages
-from tailwise.data.formats.rows import Problems, Row, assemble, class_list, read_text
+from tailwise.data.dataset import Dataset
+from tailwise.data.formats.rows import Format, Problems, Row, assemble, class_list, read_text
 from tailwise.errors import InputError, OnError
 
 _LISTS = ("images", "annotations", "categories")
@@ -49,7 +49,7 @@ def read_coco(
     classes: str | Path | Sequence[str] | None = None,
     root: str | Path | None = None,
     on_error: OnError = "raise",
-) -> LabeledImages:
+) -> Dataset:
     """Read COCO instances: an image has the classes of its boxes.
 
     A box gives no label if its width or height is below 1 or its area is not positive; boxes of crowds give one.
@@ -257,3 +257,12 @@ def _category_shown(
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+COCO = Format(
+    "coco",
+    lambda data, options, classes: read_coco(data, classes=classes, root=options.root, on_error=options.on_error),
+    suffixes=(".json",),
+    holds=holds_coco,
+    folder="annotations/instances_*.json or train/_annotations.coco.json (COCO)",
+)

@@ -1,18 +1,18 @@
-"""Tables of image labels: CSV and Parquet."""
+"""Tables of labels in CSV, and the columns of a table of labels in any format."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.rows import (
     BLANK,
     IMAGE_KEYS,
@@ -21,6 +21,7 @@ from tailwise.data.formats.rows import (
     ZERO,
     Blank,
     Cells,
+    Format,
     Negative,
     Problems,
     Row,
@@ -32,13 +33,15 @@ from tailwise.errors import InputError, OnError
 from tailwise.matrix import UNKNOWN
 from tailwise.spelling import near
 
+if TYPE_CHECKING:
+    from tailwise.data.reading import ReadOptions
+
 # Tables with holes are often written in floating point, so "1.0" means what "1" means.
 _TEXTS = {ONE: ("1", "1.0", "true"), ZERO: ("0", "0.0", "false"), MINUS_ONE: ("-1", "-1.0"), BLANK: ("",)}
-_CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
+CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
 _DELIMITERS = (",", ";", "\t")
-_LISTS = ("labels", "unknown")
-_PARQUET_BATCH = 65_536
-_CELL_EXPECTED = "where 1, 0, -1 or nothing (unknown) is expected"
+LISTS = ("labels", "unknown")
+CELL_EXPECTED = "where 1, 0, -1 or nothing (unknown) is expected"
 
 
 def read_csv(
@@ -50,7 +53,7 @@ def read_csv(
     blank: Blank | None = None,
     root: str | Path | None = None,
     on_error: OnError = "raise",
-) -> LabeledImages:
+) -> Dataset:
     """Read a CSV file of image labels.
 
     The header names a column ``image`` (or ``file_name``, ``image_id``, ...), an optional column ``split``, and either
@@ -90,62 +93,12 @@ def read_csv(
         raise InputError(f"{path} is empty; expected a header 'image,labels' and a row per image")
     cells = Cells(negative, blank)
     place, head = "{source}:{line}", f"{path}:1"
-    table = _Table(path, header, class_list(classes), separator, cells, problems, place=place, head=head)
+    table = LabelTable(path, header, class_list(classes), separator, cells, problems, place=place, head=head)
     whole = ((line, texts) for line, texts in lines if _is_whole(texts, header, f"{path}:{line}", problems))
     return table.assemble((table.row_of_text(line, texts) for line, texts in whole), root)
 
 
-def read_parquet(
-    path: str | Path,
-    *,
-    classes: str | Path | Sequence[str] | None = None,
-    separator: str = "|",
-    negative: Negative | None = None,
-    blank: Blank | None = None,
-    root: str | Path | None = None,
-    on_error: OnError = "raise",
-) -> LabeledImages:
-    """Read a Parquet file of image labels.
-
-    Its columns are those of :func:`read_csv`; ``labels`` and ``unknown`` may also be lists of strings, and the columns
-    of classes integers, floating point or booleans, in which a missing value is a blank. It is read in batches, so
-    that memory holds the labels only.
-
-    Args:
-        path: the file.
-        classes: as in :func:`read_csv`.
-        separator: what stands between two labels in a cell of text.
-        negative: as in :func:`read_csv`.
-        blank: as in :func:`read_csv`.
-        root: the folder that image references start from; the folder of ``path`` when absent.
-        on_error: as in :func:`read_csv`.
-
-    Returns:
-        One row per row of the file, in its order; :attr:`LabeledImages.lines` count rows from 1.
-
-    Raises:
-        InputError: as in :func:`read_csv`; messages name the row.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(path)
-    problems = Problems(on_error)
-    try:
-        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
-            header = list(file.schema_arrow.names)
-            place, head = "{source}, row {line}", str(path)
-            cells = Cells(negative, blank)
-            table = _Table(path, header, class_list(classes), separator, cells, problems, place=place, head=head)
-            batches = file.iter_batches(_PARQUET_BATCH, columns=table.columns_read)
-            return table.assemble(_parquet_rows(table, batches), root)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a whole Parquet file: {error}; write it again") from error
-
-
-class _Table:
+class LabelTable:
     """Columns of a table, and rows made from their cells.
 
     Args:
@@ -200,7 +153,7 @@ class _Table:
     @property
     def columns_read(self) -> list[str]:
         """Names of the columns that matter."""
-        labels = _LISTS if self.has_lists else self.class_names or ()
+        labels = LISTS if self.has_lists else self.class_names or ()
         return [name for name in (self.image, "split", *labels) if name in self.column]
 
     def row_of_text(self, line: int, cells: Sequence[str]) -> Row | None:
@@ -209,14 +162,14 @@ class _Table:
         split = cells[self.column["split"]].strip() if "split" in self.column else ""
         if self.has_lists:
             labels, unknown = (
-                self.labels_in(cells[self.column[name]]) if name in self.column else [] for name in _LISTS
+                self.labels_in(cells[self.column[name]]) if name in self.column else [] for name in LISTS
             )
             return Row(line, image, labels, unknown, split)
-        codes = [_CODES.get(cells[column].strip().lower()) for column in self.class_columns]
+        codes = [CODES.get(cells[column].strip().lower()) for column in self.class_columns]
         if None in codes:
             name = self.class_names[codes.index(None)]  # type: ignore[index]
             self.problems.add(
-                f"{self.path}:{line}: column {name!r} holds {cells[self.column[name]]!r} {_CELL_EXPECTED}; lists of "
+                f"{self.path}:{line}: column {name!r} holds {cells[self.column[name]]!r} {CELL_EXPECTED}; lists of "
                 "labels stand in a column named 'labels', and a column that is no class is left out by giving the "
                 "class names"
             )
@@ -235,7 +188,7 @@ class _Table:
         """The labels listed in a cell of text."""
         return [label for part in cell.split(self.separator) if (label := part.strip())]
 
-    def assemble(self, rows: Iterator[Row | None], root: str | Path | None) -> LabeledImages:
+    def assemble(self, rows: Iterator[Row | None], root: str | Path | None) -> Dataset:
         """Make the rows into labelled images."""
         return assemble(
             self._checked(rows),
@@ -315,83 +268,13 @@ def _class_columns(head: str, header: Sequence[str], image: str, names: tuple[st
     return names
 
 
-def _parquet_rows(table: _Table, batches: Iterator[Any]) -> Iterator[Row | None]:
-    """Yield the rows of the record batches of a Parquet file."""
-    line = 0
-    for batch in batches:
-        columns = {name: batch.column(name) for name in batch.schema.names}
-        images, splits = (_texts(columns.get(name), len(batch), table.path, name) for name in (table.image, "split"))
-        if table.has_lists:
-            lists = {name: columns[name].to_pylist() for name in _LISTS if name in columns}
-        else:
-            codes = _class_codes(columns, table)
-        for index, (image, split) in enumerate(zip(images, splits, strict=True)):
-            line += 1
-            if table.has_lists:
-                cells = {name: _labels_of(cell[index], table) for name, cell in lists.items()}
-                wrong = next((name for name, labels in cells.items() if labels is None), None)
-                if wrong is not None:
-                    cell = lists[wrong][index]
-                    table.problems.add(f"{table.path}, row {line}: column {wrong!r} holds {cell!r}, no list of strings")
-                    yield None
-                else:
-                    yield Row(line, image, cells["labels"] or (), cells.get("unknown") or (), split)
-            elif (bad := np.flatnonzero(codes[index] == _NO_LABEL)).size:
-                name = table.class_names[bad[0]]  # type: ignore[index]
-                cell = columns[name][index].as_py()
-                table.problems.add(f"{table.path}, row {line}: column {name!r} holds {cell!r} {_CELL_EXPECTED}")
-                yield None
-            else:
-                yield table.row_of_codes(line, image, split, codes[index])
+def cell_options(options: ReadOptions) -> dict[str, Any]:
+    """The options of reading tables of labels."""
+    return {name: getattr(options, name) for name in ("separator", "negative", "blank", "root", "on_error")}
 
 
-_NO_LABEL = 0
-
-
-def _class_codes(columns: Mapping[str, Any], table: _Table) -> NDArray[np.uint8]:
-    """(n, K) codes of the cells of a record batch; 0 where one holds anything else."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    codes = []
-    for name in table.class_names or ():
-        column = columns[name]
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            cells = [_CODES.get((cell or "").strip().lower(), _NO_LABEL) for cell in column.to_pylist()]
-            codes.append(np.array(cells, dtype=np.uint8))
-            continue
-        try:
-            numbers = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(
-                f"{table.path}: column {name!r} has the type {column.type} {_CELL_EXPECTED}; lists of labels stand in "
-                "a column named 'labels', and a column that is no class is left out by giving the class names"
-            ) from error
-        found = np.full(len(numbers), _NO_LABEL, dtype=np.uint8)
-        for value, code in ((0, ZERO), (1, ONE), (-1, MINUS_ONE)):
-            found[numbers == value] = code
-        found[np.isnan(numbers)] = BLANK
-        codes.append(found)
-    return np.stack(codes, axis=1)
-
-
-def _texts(column: Any, length: int, path: Path, name: str) -> list[str]:
-    """The cells of a column of text, "" where there is none."""
-    if column is None:
-        return [""] * length
-    cells = column.to_pylist()
-    wrong = next((cell for cell in cells if not isinstance(cell, str | None)), None)
-    if wrong is not None:
-        raise InputError(f"{path}: column {name!r} holds {wrong!r} where text is expected")
-    return [(cell or "").strip() for cell in cells]
-
-
-def _labels_of(cell: object, table: _Table) -> list[str] | None:
-    """The labels in a cell of text or of a list; None if it is neither."""
-    if cell is None:
-        return []
-    if isinstance(cell, str):
-        return table.labels_in(cell)
-    if isinstance(cell, list) and all(isinstance(label, str) for label in cell):
-        return [stripped for label in cell if (stripped := label.strip())]
-    return None
+CSV = Format(
+    "csv",
+    lambda data, options, classes: read_csv(data, classes=classes, **cell_options(options)),
+    suffixes=(".csv", ".tsv", ".txt"),
+)

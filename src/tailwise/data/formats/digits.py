@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tailwise.data.dataset import Dataset, Pixels
+from tailwise.data.formats.rows import Format, class_list
 from tailwise.data.long_tail import LongTailSubset, build_long_tail
-from tailwise.errors import require_extra
+from tailwise.errors import InputError, require_extra
 from tailwise.labels import LabelStats
 from tailwise.shapes import Int, UInt8
+
+DIGITS = "digits"
+"""What these data are called."""
 
 _SIDE = 32
 _CELL = _SIDE // 2
@@ -175,3 +182,33 @@ def _interpolation(size: int, cells: int) -> NDArray[np.float64]:
     """(size, cells) weights of linear interpolation that stretch a row of ``cells`` values to ``size``."""
     centers = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
     return np.maximum(1.0 - np.abs(centers[:, None] - np.arange(cells)), 0.0)
+
+
+def read_digits(classes: str | Path | Sequence[str] | None = None) -> Dataset:
+    """The scenes of :func:`digits` as a data set with the splits "train" and "test".
+
+    Args:
+        classes: some of the class names in the order wanted, or a JSON file that lists them; all when absent.
+
+    Raises:
+        InputError: a class is no digit.
+    """
+    scenes = digits()
+    names = class_list(classes) or scenes.class_names
+    strange = next((name for name in names if name not in scenes.class_names), None)
+    if strange is not None:
+        raise InputError(f"{DIGITS}: {strange!r} is none of its classes, {', '.join(scenes.class_names)}")
+    columns = [scenes.class_names.index(name) for name in names]
+    parts = {"train": scenes.train_targets, "test": scenes.test_targets}
+    return Dataset(
+        names=tuple(f"{split}/{row}" for split, targets in parts.items() for row in range(len(targets))),
+        targets=np.concatenate(list(parts.values()))[:, columns],
+        class_names=names,
+        inputs=Pixels(np.concatenate([scenes.train_images, scenes.test_images])),
+        splits=tuple(split for split, targets in parts.items() for _ in targets),
+        source=Path(DIGITS),
+        place="{source}, image {image}",
+    )
+
+
+SCENES = Format("digits", lambda _data, _options, classes: read_digits(classes), is_named=lambda data: data == DIGITS)

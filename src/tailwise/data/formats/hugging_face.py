@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tailwise.data.cache_folder import INDEX_FILE, NOTE_FILE, alone, touch
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.download import why_unreachable
-from tailwise.data.formats.rows import Problems, Row, assemble, class_list
+from tailwise.data.formats.rows import Format, Problems, Row, assemble, class_list
 from tailwise.errors import InputError, OnError, require_extra
 from tailwise.files import hold, replacing
 
@@ -32,7 +32,7 @@ def read_hub(
     classes: str | Path | Sequence[str] | None = None,
     folder: Path,
     on_error: OnError = "raise",
-) -> LabeledImages:
+) -> Dataset:
     """Read a data set with a column of images and one of labels.
 
     The column of images is ``image`` or ``img``, or the only one of that type; the labels are in ``labels``,
@@ -232,3 +232,14 @@ def _labels(cell: Any, names: Sequence[str] | None) -> list[str]:
         elif label is not None:
             raise InputError(f"{label!r} is neither the name nor the number of a class")
     return [label for label in found if label]
+
+
+HUGGING_FACE = Format(
+    "hf",
+    lambda data, options, classes: read_hub(
+        data, classes=classes, folder=options.cache_folder / "hub", on_error=options.on_error
+    ),
+    holds=is_saved_dataset,
+    folder="a saved Hugging Face data set",
+    is_named=lambda data: data.startswith(HUB_PREFIX),
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.jsonl import JsonCells, jsonl_rows, read_jsonl
-from tailwise.data.formats.rows import Blank, Cells, Negative, Problems, Row, assemble, class_list
+from tailwise.data.formats.rows import Blank, Cells, Format, Negative, Problems, Row, assemble, class_list
 from tailwise.errors import InputError, OnError
 
 METADATA = "metadata.jsonl"
@@ -22,7 +22,7 @@ def read_folder(
     negative: Negative | None = None,
     blank: Blank | None = None,
     on_error: OnError = "raise",
-) -> LabeledImages:
+) -> Dataset:
     """Read a folder of images.
 
     Either ``metadata.jsonl`` labels the images beside and below it (see
@@ -92,3 +92,13 @@ def _class_folder_rows(path: Path) -> Iterator[Row]:
 
 def _is_image(file: Path) -> bool:
     return file.suffix.lower() in _IMAGE_ENDINGS and not file.name.startswith(".") and file.is_file()
+
+
+IMAGE_FOLDER = Format(
+    "folder",
+    lambda data, options, classes: read_folder(
+        data, classes=classes, negative=options.negative, blank=options.blank, on_error=options.on_error
+    ),
+    holds=holds_image_folders,
+    folder="metadata.jsonl beside or in folders of images, folders of images named by their class",
+)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.formats.rows import (
     BLANK,
     IMAGE_KEYS,
@@ -18,6 +18,7 @@ from tailwise.data.formats.rows import (
     ZERO,
     Blank,
     Cells,
+    Format,
     Negative,
     Problems,
     Row,
@@ -40,7 +41,7 @@ def read_jsonl(
     blank: Blank | None = None,
     root: str | Path | None = None,
     on_error: OnError = "raise",
-) -> LabeledImages:
+) -> Dataset:
     """Read a file of JSON lines.
 
     Each line is an object with ``image`` (or ``file_name``), ``labels``, and optionally ``unknown`` and ``split``.
@@ -182,3 +183,17 @@ def _names(names: Any, key: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{key!r} is {names!r} where a list of class names is expected")
     return [stripped for name in names if (stripped := name.strip())]
+
+
+JSON_LINES = Format(
+    "jsonl",
+    lambda data, options, classes: read_jsonl(
+        data,
+        classes=classes,
+        negative=options.negative,
+        blank=options.blank,
+        root=options.root,
+        on_error=options.on_error,
+    ),
+    suffixes=(".jsonl", ".ndjson"),
+)

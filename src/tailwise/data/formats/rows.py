@@ -7,18 +7,21 @@ import posixpath
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset, Files
 from tailwise.errors import InputError, OnError
 from tailwise.matrix import UNKNOWN, from_indices
 from tailwise.spelling import near
+
+if TYPE_CHECKING:
+    from tailwise.data.reading import ReadOptions
 
 
 def read_text(path: Path) -> str:
@@ -144,6 +147,27 @@ IMAGE_KEYS = ("image", "file_name", "filename", "image_path", "path", "image_id"
 """What a column or key of image references may be called; the first that is there counts."""
 
 
+@dataclass(frozen=True)
+class Format:
+    """One format of labelled data, as the table in :mod:`tailwise.data.formats` lists it.
+
+    Attributes:
+        name: what the option ``format`` calls it.
+        read: reads data with options, and class names (or a JSON file of them) in the order wanted, or None.
+        suffixes: endings of its files.
+        holds: whether a folder is in this format; None where folders are not read.
+        folder: what such a folder has in it, for messages.
+        is_named: whether data are of this format by their name; None where they are always files or folders.
+    """
+
+    name: str
+    read: Callable[[str | Path, ReadOptions, Any], Dataset]
+    suffixes: tuple[str, ...] = ()
+    holds: Callable[[Path], bool] | None = None
+    folder: str = ""
+    is_named: Callable[[str], bool] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One image as a reader found it.
@@ -198,7 +222,7 @@ def assemble(
     class_names: tuple[str, ...] | None,
     problems: Problems,
     place: str = "{source}:{line}",
-) -> LabeledImages:
+) -> Dataset:
     """Check rows and make them into labelled images.
 
     Args:
@@ -236,9 +260,9 @@ def assemble(
     names = class_names or _names_found(position, source)
     # Classes were numbered as they came up; this is where each of them belongs.
     column = np.argsort([position[name] for name in names])
-    return LabeledImages(
-        images=tuple(images),
-        root=root,
+    return Dataset(
+        names=tuple(images),
+        inputs=Files(root),
         targets=from_indices(positive.as_array(column), unknown.as_array(column), (len(images), len(names))),
         class_names=names,
         splits=tuple(splits),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 from xml.etree import ElementTree
 
-from tailwise.data.dataset import LabeledImages
-from tailwise.data.formats.rows import Problems, Row, assemble, class_list, read_text
+from tailwise.data.dataset import Dataset
+from tailwise.data.formats.rows import Format, Problems, Row, assemble, class_list, read_text
 from tailwise.errors import InputError, OnError
 
 Difficult: TypeAlias = Literal["positive", "unknown"]
@@ -46,7 +46,7 @@ def read_voc(
     root: str | Path | None = None,
     difficult: Difficult = "positive",
     on_error: OnError = "raise",
-) -> LabeledImages:
+) -> Dataset:
     """Read a Pascal VOC tree: an image has the classes of its objects, and none if it has no objects.
 
     The images are those named in ``train.txt``, ``val.txt`` and ``test.txt`` in ``ImageSets/Main``, which are the
@@ -223,3 +223,13 @@ def _objects(file: Path, annotation: ElementTree.Element) -> Iterator[tuple[str,
         if difficult not in ("0", "1"):
             raise InputError(f"{file}: object {number} has difficult {difficult!r} where 0 or 1 is expected")
         yield name, difficult == "1"
+
+
+VOC = Format(
+    "voc",
+    lambda data, options, classes: read_voc(
+        data, classes=classes, root=options.root, difficult=options.difficult, on_error=options.on_error
+    ),
+    holds=holds_voc,
+    folder="VOC2012/Annotations (VOC)",
+)

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tailwise.data.dataset import LabeledImages
+from tailwise.data.dataset import Dataset
 from tailwise.data.pixels.decode import ImageError, decode_image, without_warnings
 from tailwise.errors import InputError
 from tailwise.matrix import to_dense
@@ -73,7 +73,7 @@ class ImageReport:
         duplicates: groups of equal files, in the order of their first rows.
     """
 
-    data: LabeledImages
+    data: Dataset
     missing: Int[np.ndarray, " m"]
     unreadable: Mapping[int, str]
     num_empty: int
@@ -109,14 +109,14 @@ class ImageReport:
         """One message for each image that is missing or unreadable, in the order of the rows."""
         reasons = dict(self.unreadable) | {int(row): "there is no such file" for row in self.missing}
         for row in sorted(reasons):
-            yield f"{self.data.where(row)}: {self.data.images[row]}: {reasons[row]}"
+            yield f"{self.data.where(row)}: {self.data.names[row]}: {reasons[row]}"
 
     @property
     def _readable_rows(self) -> NDArray[np.intp]:
         return np.flatnonzero(self.sizes[:, 0])
 
 
-def check_images(data: LabeledImages, *, workers: int | None = None, progress: bool = True) -> ImageReport:
+def check_images(data: Dataset, *, workers: int | None = None, progress: bool = True) -> ImageReport:
     """Open every image the way training does, and hash its file. Images that cannot be read are listed, not raised.
 
     Args:
@@ -236,7 +236,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _find_duplicates(
-    digests: NDArray[np.uint8], readable: NDArray[np.intp], data: LabeledImages
+    digests: NDArray[np.uint8], readable: NDArray[np.intp], data: Dataset
 ) -> tuple[DuplicateGroup, ...]:
     words = digests[readable].view(np.uint64)
     order = np.lexsort(words.T)

@@ -220,7 +220,7 @@ def _bad_files(images: ImageReport) -> PageTable:
     # What is damaged is rarer than what is missing, and would drown in it.
     bad = [*images.unreadable.items(), *((int(row), "there is no such file") for row in images.missing)]
     rows = [
-        [images.data.images[row], images.data.splits[row] or None, images.data.where(row), reason]
+        [images.data.names[row], images.data.splits[row] or None, images.data.where(row), reason]
         for row, reason in bad[:_MOST_FILES]
     ]
     note = f"{len(bad):,} in all, of which the first {_MOST_FILES:,} are listed." if len(bad) > _MOST_FILES else ""
@@ -237,7 +237,7 @@ def _copies(images: ImageReport) -> PageTable:
     )
     rows: list[list[Value]] = [
         [
-            images.data.images[row],
+            images.data.names[row],
             number,
             images.data.splits[row] or None,
             "equal" if group.same_labels else "differ",

@@ -353,7 +353,7 @@ def _describe_duplicates(images: ImageReport, group: DuplicateGroup) -> str:
 
 
 def _describe_row(images: ImageReport, row: int) -> str:
-    data, image, split = images.data, images.data.images[row], images.data.splits[row]
+    data, image, split = images.data, images.data.names[row], images.data.splits[row]
     place = data.place.format(source=data.source.name, line=data.lines[row], image=image)
     return f"{image} ({place}{', ' + split if split else ''})"
 
