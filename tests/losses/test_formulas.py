@@ -197,6 +197,16 @@ def test_pg(stats, batch, naive, focal_on, rebalance, adaptive):
     agrees(losses("pg", stats, batch, rebalance=rebalance, **options, **raised), naive.table(value))
 
 
+@pytest.mark.parametrize(("margin", "gamma", "height"), [(1.0, 2.0, 1.5), (0.0, 0.0, 1.0), (0.5, 1.0, 2.0)])
+def test_hill(stats, batch, naive, margin, gamma, height):
+    def value(i, k, z, y):
+        p, p_margin = sigmoid(z), sigmoid(z - margin)
+        return -y * (1 - p_margin) ** gamma * math.log(p_margin) + (1 - y) * (height - p) * p**2
+
+    options = {"margin": margin, "gamma": gamma, "height": height}
+    agrees(losses("hill", stats, batch, **options), naive.table(value))
+
+
 class TestIdentities:
     def same(self, stats, batch, one, other):
         torch.testing.assert_close(losses(one[0], stats, batch, **one[1]), losses(other[0], stats, batch, **other[1]))

@@ -95,6 +95,9 @@ def table_of(name: str, numbers: Numbers, naive: Naive) -> list[list[float]]:
         "pr": lambda i, k, z, y: weight(i, k) * guided(k, z, y, is_pg=False),
         "apaf": lambda i, k, z, y: apaf(k, z, y),
         "pg": lambda i, k, z, y: weight(i, k) * guided(k, z, y, is_pg=True),
+        "hill": lambda i, k, z, y: (
+            pair_loss(z, 1, up=(1, 1, 1, 2)) if y else (1.5 - sigmoid(z)) * sigmoid(z) ** 2  # λ = 1.5, m = 1, γ = 2
+        ),
         "formula": lambda i, k, z, y: pair_loss(z, y),
     }[name]
     return naive.table(value)

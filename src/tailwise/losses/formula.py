@@ -30,7 +30,7 @@ Factor: TypeAlias = Tensor | float
 """A parameter of the term: one number, or (C,) values."""
 
 FocalOn: TypeAlias = Literal["regularized", "plain"]
-Kind: TypeAlias = Literal["softplus", "margin"]
+Kind: TypeAlias = Literal["softplus", "margin", "hill"]
 SIDE_FACTORS = ("shift", "slope", "divisor", "exponent")
 """The fields of a side that may have a value for each class."""
 
@@ -200,9 +200,19 @@ def _margin_side(z: Tensor, sign: Tensor | float, side: Side, _: FocalOn) -> tup
     return value, torch.where(above, by_p * p * (1 - p) * steepness, 0.0)
 
 
+def _hill_side(z: Tensor, sign: Tensor | float, side: Side, _: FocalOn) -> tuple[Tensor, Tensor]:
+    """(λ − p) p^γ with p = σ(a), bounded (Hill loss, Zhang et al., 2021); λ is the number."""
+    steepness = sign * side.slope
+    softplus, log_sigmoid = _softplus_and_log_sigmoid(steepness * (z - side.shift))
+    p, power = log_sigmoid.exp(), (side.exponent * log_sigmoid).exp()
+    rest = side.number - p
+    return rest * power, steepness * (-softplus).exp() * power * (side.exponent * rest - p)
+
+
 KINDS: dict[Kind, Callable[[Tensor, Tensor | float, Side, FocalOn], tuple[Tensor, Tensor]]] = {
     "softplus": _softplus_side,
     "margin": _margin_side,
+    "hill": _hill_side,
 }
 """Value, before the divisor, and derivative by z of each kind of side, from z, s, the side and ``focal_on``."""
 

@@ -226,4 +226,15 @@ def pg_auto(
     return Formula(side, side, weight=weight, scale=balance, guidance=steering)
 
 
+@preset("hill")
+def hill(_classes: Classes, *, margin: float = 1.0, gamma: float = 2.0, height: float = 1.5) -> Formula:
+    """Hill loss for missing labels: bounded (λ − p) p² on negatives, focal margin on positives (Zhang et al., 2021).
+
+    ``height`` is λ: the weight λ − p lets off negatives of high probability, which may be positives that were missed.
+    """
+    require("0 or more", gamma=gamma)
+    require("1 or more", height=height)
+    return Formula(Side(shift=margin, exponent=gamma), Side(exponent=2.0, kind="hill", number=float(height)))
+
+
 preset("formula")(formula)

@@ -39,7 +39,7 @@ _inlined = inlined(fastmath=FAST_MATH)
 NO_FOCAL, FOCAL, SQUARED_FOCAL, PLAIN_FOCAL = 0, 1, 2, 3
 """Softplus without a focal factor, with any exponents, with all exponents 2, which takes no power, and of the plain
 logit."""
-KINDS = {"margin": 4}
+KINDS = {"margin": 4, "hill": 5}
 """Loops of other kinds of sides."""
 
 
@@ -79,6 +79,15 @@ def _margin_side(z, sign, shift, slope, inverse_divisor, exponent, margin):
     value = power * complement_log * inverse_divisor
     derivative = by_p * p * complement * steepness * inverse_divisor
     return (_ZERO if is_below else value), (_ZERO if is_below else derivative)
+
+
+@_inlined
+def _hill_side(z, sign, shift, slope, inverse_divisor, exponent, height):
+    """(λ − p) p^γ / λ₂ with p = σ(a)."""
+    steepness = sign * slope
+    _, log_sigma, p, complement = logistic(steepness * (z - shift))
+    rest, power = height - p, exp(exponent * log_sigma) * inverse_divisor
+    return rest * power, steepness * complement * power * (exponent * rest - p)
 
 
 @_inlined
@@ -205,6 +214,7 @@ SIDES = {
     NO_FOCAL: _softplus_side(NO_FOCAL),
     PLAIN_FOCAL: _softplus_side(PLAIN_FOCAL),
     KINDS["margin"]: _margin_side,
+    KINDS["hill"]: _hill_side,
     FOCAL: _softplus_side(FOCAL),
 }
 SELECTIONS = {

@@ -90,6 +90,15 @@ def _margin_side(z, shift, steepness, exponent, margin):
 
 
 @triton.jit
+def _hill_side(z, shift, steepness, exponent, height):
+    """(λ − p) p^γ with p = σ(a)."""
+    softplus, log_sigmoid = softplus_and_log_sigmoid(steepness * (z - shift))
+    p, power = tl.exp2(log_sigmoid), tl.exp2(exponent * log_sigmoid)
+    rest = height - p
+    return rest * power * LOG2_E, steepness * tl.exp2(-softplus) * power * (exponent * rest - p)
+
+
+@triton.jit
 def side(
     z, sign, shift, steepness, inverse_divisor, exponent, number, KIND: tl.constexpr, FOCAL: tl.constexpr,
     PLAIN: tl.constexpr,
@@ -110,6 +119,8 @@ def side(
     """
     if KIND == "margin":
         value, derivative = _margin_side(z, shift, steepness, exponent, number)
+    elif KIND == "hill":
+        value, derivative = _hill_side(z, shift, steepness, exponent, number)
     else:
         value, derivative = _softplus_side(z, sign, shift, steepness, exponent, FOCAL, PLAIN)
     return value * inverse_divisor, derivative * inverse_divisor
