@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tailwise import LabelStats
-from tailwise.losses import available
+from tailwise.losses import FormulaLoss, available, create
 
 COUNTS = [610, 250, 130, 60, 25, 20, 12, 5, 1]
 NUM_SAMPLES = 800
@@ -43,9 +43,14 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return logits, targets
 
 
+SUMS = tuple(name for name in available() if isinstance(create(name, LabelStats(COUNTS, NUM_SAMPLES)), FormulaLoss))
+"""Names of the losses that are a sum over labels."""
+COUPLED = tuple(name for name in available() if name not in SUMS)
+
+
 def every_loss() -> list[tuple[str, dict]]:
     """Each name with its defaults, and the variants that take another path through the term."""
-    variants: list[tuple[str, dict]] = [(name, {}) for name in available()]
+    variants: list[tuple[str, dict]] = [(name, {}) for name in SUMS]
     variants += [(name, {"recipe": "voc-mlt"}) for name in ("pr", "pg")]
     variants += [(name, {"recipe": "coco-mlt"}) for name in ("pr", "pg")]
     variants += [("cb-focal", {"mode": mode}) for mode in ("effective_of_mean", "mean_weight", "class")]

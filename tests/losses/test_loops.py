@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from tailwise.losses import available, create, linear_loss
-from tests.losses.conftest import every_loss, loss_id
+from tailwise.losses import create, linear_loss
+from tests.losses.conftest import SUMS, every_loss, loss_id
 
 VARIANTS = pytest.mark.parametrize("variant", every_loss(), ids=loss_id)
 IMPLEMENTATIONS = ["eager", "numba"]
@@ -98,7 +98,7 @@ def test_a_compiled_loop_can_change_it_in_place(stats, batch, unchecked):
     torch.testing.assert_close(gradients(value, logits), gradients(expected, logits), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name in available() if name not in ("apaf", "pg", "pg-auto")])
+@pytest.mark.parametrize("name", [name for name in SUMS if name not in ("apaf", "pg", "pg-auto")])
 def test_accumulated_gradients_are_those_of_the_whole(name, stats, data):
     """Of losses without statistics of their batch, those of whose parts are others."""
     inputs, targets = data

@@ -72,6 +72,12 @@ def check_targets(targets: Tensor) -> None:
         raise ValueError(f"targets must be 0, 1, soft in [0, 1], or unknown (-1 or NaN); found {wrong}")
 
 
+def has_soft(targets: Tensor) -> bool:
+    """Whether a target lies between 0 and 1."""
+    values = targets.values() if is_sparse(targets) else targets
+    return values.is_floating_point() and bool(((values > 0) & (values < 1)).any())
+
+
 def require_tensor(name: str, given: object) -> None:
     """Raise ValueError unless something is a tensor."""
     if isinstance(given, Tensor):

@@ -355,6 +355,11 @@ def checked_loss(
 ) -> FormulaLoss:
     """The loss, unless a head, or some rows of one, does not fit its batch or its loss: then raise ValueError."""
     if not isinstance(loss, FormulaLoss):
+        if isinstance(loss, Loss):
+            raise ValueError(
+                "a head in chunks needs a loss that is a sum over labels, which this one is not: compute the logits, "
+                "loss(functional.linear(features, weight, bias), targets)"
+            )
         raise ValueError(f"loss must be one of tailwise.losses, such as create('db', stats), got {type(loss).__name__}")
     for name, tensor in (("features", features), ("weight", weight), *(() if bias is None else (("bias", bias),))):
         require_tensor(name, tensor)

@@ -6,9 +6,12 @@ chunked head and the tests of every loss know it.
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Real
 from typing import Any, Literal
 
+from tailwise.losses import coupled
+from tailwise.losses.coupled import Coupled
 from tailwise.losses.formula import FocalOn, Side
 from tailwise.losses.loss import Formula
 from tailwise.losses.registry import options_for, preset, require, require_choice
@@ -235,6 +238,17 @@ def hill(_classes: Classes, *, margin: float = 1.0, gamma: float = 2.0, height: 
     require("0 or more", gamma=gamma)
     require("1 or more", height=height)
     return Formula(Side(shift=margin, exponent=gamma), Side(exponent=2.0, kind="hill", number=float(height)))
+
+
+@preset("two-way")
+def two_way(_classes: Classes, *, temperature: float = 4.0) -> Coupled:
+    """Softmax losses of each sample and of each class, with temperature T of positives (Kobayashi, CVPR 2023).
+
+    The classes' part compares the samples of a batch, in each process its own.
+    """
+    require("a positive number", temperature=temperature)
+    function = partial(coupled.two_way, temperature=temperature)
+    return Coupled(function, reductions=("mean", "sum"), takes_soft=False)
 
 
 preset("formula")(formula)

@@ -6,9 +6,10 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from tailwise.labels import LabelStats
+from tailwise.losses.coupled import Coupled, CoupledLoss
 from tailwise.losses.loss import Formula, FormulaLoss, Loss
 from tailwise.losses.statistics import Classes
 from tailwise.spelling import near
@@ -47,18 +48,22 @@ RECIPES: dict[RecipeName, dict[str, dict[str, Any]]] = {
 """Options by data set and loss, as published for VOC-MLT and COCO-MLT; a loss without an entry keeps its defaults."""
 
 
+Maker: TypeAlias = Callable[..., Formula | Coupled]
+_Made = TypeVar("_Made", bound=Maker)
+
+
 class _Preset(NamedTuple):
-    make: Callable[..., Formula]
+    make: Maker
     options: tuple[str, ...]
 
 
 _PRESETS: dict[str, _Preset] = {}
 
 
-def preset(name: str, *parts: Callable[..., Any]) -> Callable[[Callable[..., Formula]], Callable[..., Formula]]:
+def preset(name: str, *parts: Callable[..., Any]) -> Callable[[_Made], _Made]:
     """Register a loss: a function of the classes and of options, which are its own and those of its parts."""
 
-    def register(make: Callable[..., Formula]) -> Callable[..., Formula]:
+    def register(make: _Made) -> _Made:
         _PRESETS[name] = _Preset(make, options_of(make, *parts))
         return make
 
@@ -127,7 +132,8 @@ def create(name: str, stats: LabelStats, recipe: RecipeName | None = None, **opt
     published = RECIPES[recipe].get(name, {}) if recipe is not None else {}
     own = {option: value for option, value in (published | options).items() if option not in COMMON}
     common = {option: value for option, value in options.items() if option in COMMON}
-    return FormulaLoss(stats, _PRESETS[name].make(classes, **own), **common)
+    made = _PRESETS[name].make(classes, **own)
+    return CoupledLoss(stats, made, **common) if isinstance(made, Coupled) else FormulaLoss(stats, made, **common)
 
 
 _RANGES: dict[str, Callable[[Any], bool]] = {
