@@ -311,7 +311,7 @@ def _on_device(scores: Tensor, targets: Labels) -> Float[Tensor, " K"]:
 
 
 def _by_placing(scores: Num[Tensor, "C N"], labels: Int[Tensor, "C N"]) -> Float[Tensor, " C"]:
-    """Average precision of classes that lie in rows: scores are placed among the sorted ones of the positives."""
+    """Average precision of classes, one per row: scores are placed among the sorted ones of the positives."""
     num_positive = (labels == 1).sum(dim=1, keepdim=True)
     most = int(num_positive.max())
     position = torch.arange(most, device=scores.device)

@@ -130,7 +130,7 @@ def _binned_error(
 ) -> Float[Tensor, " C"]:
     known = targets >= 0
     num_known = known.sum(dim=1, keepdim=True)
-    # Unknown labels lie above all others, where they raise no rank.
+    # Unknown labels are above all others, where they change no rank.
     ordered = _sorted_rows(probabilities.masked_fill(~known, 2.0))
     # Br/n is at least b where at least ⌈bn/B⌉ probabilities are lower: above the one of this rank, counted from 1.
     ranks = -(-torch.arange(1, num_bins, device=known.device) * num_known // num_bins)

@@ -24,7 +24,7 @@ from tailwise.shapes import Bool, Float, Shaped
 
 _FORMAT = "tailwise-curves-1"
 _SERIES = ("positive_sum", "positive_count", "negative_sum", "negative_count")
-# 64 MB of single precision: a million classes still get four points.
+# 64 MB in single precision: four points for a million classes.
 _MOST_NUMBERS = 1 << 24
 
 
@@ -34,7 +34,7 @@ class ProbabilityCurves:
 
     Attributes:
         steps: (T,) number of training steps done at each point; rising.
-        positive_sum: (T, K) sum of p = σ(z) over the positive pairs seen since the point before.
+        positive_sum: (T, K) sum of p = σ(z) over the positive pairs since the previous point.
         positive_count: (T, K) number of these pairs.
         negative_sum: (T, K) sum of p over the negative pairs.
         negative_count: (T, K) number of these.
@@ -69,7 +69,7 @@ class ProbabilityCurves:
         return _mean_of_known(self.positive[:, members]), _mean_of_known(self.negative[:, members])
 
     def save(self, path: str | Path) -> None:
-        """Write the curves as a compressed NumPy archive, whole or not at all."""
+        """Write the curves as a compressed NumPy archive, atomically."""
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _SERIES}
         arrays |= {f"group_{name}": members for name, members in self.groups.items()}
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:

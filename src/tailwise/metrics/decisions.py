@@ -77,7 +77,7 @@ class Decisions:
         return self.calibration.probabilities(logits)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything as JSON, whole or not at all."""
+        """Write everything as JSON, atomically."""
         columns = {
             "threshold": self.thresholds,
             "tuned": self.tuned,

@@ -21,7 +21,7 @@ class MultilabelAP(Metric):
     """Mean average precision over all classes and over each group, and the average precision of every class.
 
     Every logit is kept (5 bytes per label, on the metric's device), because average precision is exact: it ranks all
-    samples of a class, from all processes, together. Processes may have seen different numbers of samples, or none.
+    samples of a class, from all processes, together. Processes may have different numbers of samples, or none.
 
     Args:
         num_classes: number of classes K.
@@ -76,7 +76,7 @@ class MultilabelAP(Metric):
         self.targets.append(t)
 
     def compute(self) -> dict[str, Tensor]:
-        """Average precision of everything seen since the last reset, by all processes.
+        """Average precision of all batches since the last reset, by all processes.
 
         Returns:
             ``"total"`` and one entry per group: float64 means that leave out classes without a positive or without a

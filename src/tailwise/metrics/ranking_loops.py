@@ -11,7 +11,7 @@ _STRETCH = 512
 
 @compiled()
 def weighted_precision(order, ends, positive, weights, result):
-    """Average precision of one class for every column of weights; the ranking is gone through once.
+    """Average precision of one class for every column of weights; in one pass over the ranking.
 
     Weights are whole numbers, so that all but the last division and sum are exact, and rows of the same score count
     together, whatever their order.
@@ -52,7 +52,7 @@ def count_by_placing(scores, known, table, starts, counts):
     """Count, for each positive of each class, the known scores that are at least its own and below the next one's.
 
     Of positives with equal scores, the last one counts. Scores below the lowest positive take one comparison, the
-    others a binary search, in which all of a stretch take each step together, so that it becomes vector instructions.
+    others a binary search, whose steps all scores of a stretch take together, in vector instructions.
 
     Args:
         scores: (C, n) real numbers, none of them NaN.

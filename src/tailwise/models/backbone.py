@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within the block, draw on the CPU from ``seed``; afterwards torch's global generators are as they were."""
+    """Draw on the CPU from ``seed`` within the block; afterwards torch's global generators are restored."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # torch.manual_seed would seed the accelerators too, which fork_rng(devices=[]) does not restore.
         torch.default_generator.manual_seed(seed)
@@ -47,7 +47,7 @@ def create_backbone(config: ModelConfig, *, seed: int = 0) -> nn.Module:
 
     Args:
         config: ``backbone``, ``pretrained``, ``weights`` and ``options`` are used; nothing is frozen here.
-        seed: of the random initialisation, for what is not loaded. The global random state is left alone.
+        seed: of the random initialisation, for what is not loaded. The global random state does not change.
 
     Returns:
         The model in training mode, on the CPU; :func:`feature_width` is F.
@@ -83,18 +83,18 @@ def freeze_stages(backbone: nn.Module, stages: int) -> None:
     """Stop the gradient of the stem and the first ``stages`` stages.
 
     Args:
-        backbone: a timm model; its ``group_matcher(coarse=True)`` says what its stages are.
+        backbone: a timm model; its ``group_matcher(coarse=True)`` defines its stages.
         stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
 
     Raises:
-        InputError: the model has fewer stages, or does not say what its stages are.
+        InputError: the model has fewer stages, or does not define any.
     """
     if stages < 0:
         return
     group_matcher: Any = getattr(backbone, "group_matcher", None)
     if group_matcher is None:
         raise InputError(
-            f"{type(backbone).__name__} does not say what its stages are; train all of it with --model.frozen_stages -1"
+            f"{type(backbone).__name__} does not define its stages; train all of it with --model.frozen_stages -1"
         )
     groups = group_parameters(backbone, group_matcher(coarse=True))
     if stages >= len(groups):
@@ -131,11 +131,11 @@ def prepare_for_inference(backbone: nn.Module, dtype: torch.dtype = torch.float3
     """Copy a backbone for fast feature extraction.
 
     Batch norms are folded into the convolutions before them, which is exact up to rounding, and tensors are laid out
-    channels last, which the fast convolutions of CPUs and GPUs want. A backbone whose operations cannot be traced is
-    not folded; the log says so.
+    channels last, the layout of the fast convolutions of CPUs and GPUs. A backbone whose operations cannot be traced is
+    not folded, with a warning in the log.
 
     Args:
-        backbone: a timm model without classifier; it is left as it is.
+        backbone: a timm model without classifier; it does not change.
         dtype: float32, or a half precision to trade digits for speed where the processor has fast half-precision
             arithmetic.
 
@@ -174,10 +174,10 @@ def _from_download(name: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _require_hub(name: str, cache: Any) -> None:
-    """Find out quickly where weights cannot come from: timm asks for several files, each time for half a minute.
+    """Check quickly that the hub can be reached: timm asks for several files, each time for half a minute.
 
     Raises:
-        ConnectionError: the weights are neither on this machine nor to be had.
+        ConnectionError: the weights are neither on this machine nor available.
     """
     source = timm.get_pretrained_cfg(name)
     if constants.HF_HUB_OFFLINE or source is None or not source.hf_hub_id:
@@ -192,7 +192,7 @@ def _require_hub(name: str, cache: Any) -> None:
 
 
 def _from_file(name: str, path: Path, options: Mapping[str, Any]) -> nn.Module:
-    """Load strictly: timm drops strictness when it drops a classifier, so the classifier is dropped here."""
+    """Load strictly: timm is not strict when it drops a classifier, so the classifier is dropped here."""
     tensors = _read_weights(path)
     reference: Any = _create(name, options, pretrained=False)
     whole = reference.state_dict().keys()
@@ -207,7 +207,7 @@ def _from_file(name: str, path: Path, options: Mapping[str, Any]) -> nn.Module:
         )
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(_misfit(name, path, tensors, expected)) from error
-    # timm keeps its source of weights in the model; the tensors would live on beside the loaded ones.
+    # timm keeps its source of weights in the model; the tensors would be kept in memory twice.
     backbone.pretrained_cfg.pop("state_dict", None)
     model: nn.Module = backbone
     return model
@@ -229,7 +229,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _misfit(name: str, path: Path, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Say how a weights file differs from the backbone's state dict."""
+    """The message about how a weights file differs from the backbone's state dict."""
     # Files without batch norm's counters load all the same.
     needed, found = ([key for key in keys if not key.endswith("num_batches_tracked")] for keys in (expected, given))
     reshaped = [
@@ -262,7 +262,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _Tracer(fx.Tracer):
-    """Look inside everything but convolutions and batch norms, which stay whole to be found as pairs."""
+    """A tracer into everything but convolutions and batch norms, which stay whole to be found as pairs."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (*_CONVOLUTIONS, *_BATCH_NORMS)) or super().is_leaf_module(m, module_qualified_name)
@@ -279,7 +279,7 @@ def _fold_batch_norms(model: nn.Module) -> None:
 
 
 def _foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of each convolution and batch norm of which the second is all that uses the first."""
+    """Names of each convolution and the batch norm that alone uses its output."""
     modules = dict(model.named_modules())
     if not any(type(module) in _BATCH_NORMS for module in modules.values()):
         return []

@@ -25,16 +25,14 @@ _OWN_OPTIONS = {
     "pretrained_cfg_overlay",
     "pretrained_strict",
 }
-
-
 _TRIAL_IMAGES = 2
 
 
 def check_backbone(config: ModelConfig) -> None:
-    """Look at the names of a backbone and of its options, without making it.
+    """Check the names of a backbone and of its options, without making it.
 
     Raises:
-        InputError: timm has no such model or weights, or an option is not the user's to set.
+        InputError: timm has no such model or weights, or an option is reserved.
     """
     _check_name(config.backbone)
     own = sorted(_OWN_OPTIONS & config.options.keys())
@@ -43,12 +41,12 @@ def check_backbone(config: ModelConfig) -> None:
 
 
 def refuse_sources(config: ModelConfig, place: str, way_out: str) -> None:
-    """Refuse what makes timm read other files, or the network, than a name of its own does.
+    """Refuse a backbone for which timm reads other files, or the network, than for its own names.
 
     Args:
         config: the model.
-        place: where it was read.
-        way_out: what to do if it is meant.
+        place: where it was read, for the message.
+        way_out: what to do if it is intended, for the message.
 
     Raises:
         InputError: the backbone is one of a hub or a folder, or a folder for downloads is set.
@@ -69,14 +67,14 @@ def feature_width(backbone: nn.Module) -> int:
 
 
 def try_backbone(config: ModelConfig, image_size: int) -> int | None:
-    """Find out whether a backbone can be made and takes images of a size; nothing is downloaded or allocated.
+    """Check on the meta device that a backbone can be made and takes images of a size; nothing is downloaded.
 
     Args:
         config: ``backbone``, ``options`` and ``weights`` are used.
         image_size: side of the square images.
 
     Returns:
-        The number of its features; None for a model of a hub or a folder, which is not looked into.
+        The number of its features; None for a model of a hub or a folder, which is not tried.
 
     Raises:
         InputError: there is no such model or weights file, or it does not take its options or such images.
@@ -108,7 +106,7 @@ def _tried(name: str, options: str, size: int) -> int:
     given: dict[str, Any] = json.loads(options)
     try:
         return _features(name, given, size)
-    except Exception as error:  # of timm's models, each fails in its own way
+    except Exception as error:  # each of timm's models raises its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         text = f"--model.backbone {name}" + (f" with --model.options {given}" if given else "")
         raise InputError(
@@ -127,7 +125,7 @@ def _features(name: str, options: dict[str, Any], size: int) -> int:
 
 
 def _way_out(name: str, options: dict[str, Any], size: int) -> str:
-    """What to give instead, found by trial."""
+    """Advice on what to give instead, found by trial."""
     usual = timm.get_pretrained_cfg(name)
     native = usual.input_size[-1] if usual is not None else size
     candidates = (

@@ -1,4 +1,4 @@
-"""Vectors that say what the classes mean: read from a file of word vectors, or random where there is none."""
+"""Label embeddings: vectors of the class names, from a file of word vectors or random."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tailwise.spelling import near
 
 Vector: TypeAlias = NDArray[np.float64]
 
-# A first line beyond this is no line of a word and its vector.
+# A longer first line is no word with its vector.
 _LONGEST_LINE = 2**20
 _SPACES = str.maketrans("-_", "  ")
 # Keeps the random vectors apart from the initial weights, which are drawn from the seed alone.
@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 def label_embeddings(config: ModelConfig, class_names: Sequence[str], *, seed: int = 0) -> Float[Tensor, "K E"]:
-    """Make the vectors of the classes, each of length 1, and say in the log where they are from.
+    """Make the vectors of the classes, each of length 1, and log their source.
 
     Args:
         config: ``label_embeddings``, ``label_words`` and ``label_width`` (E) are used.
@@ -40,7 +40,7 @@ def label_embeddings(config: ModelConfig, class_names: Sequence[str], *, seed: i
         seed: of random vectors.
 
     Returns:
-        (K, E) float32, from the file that is configured, else random ones that are as orthogonal as they can be.
+        (K, E) float32, from the configured file, otherwise random ones, as orthogonal as possible.
 
     Raises:
         InputError: the file cannot be read, has vectors of another width, or none for a class.
@@ -71,14 +71,14 @@ def random_embeddings(num_classes: int, width: int, *, seed: int) -> Float[Tenso
 
 
 def embeddings_source(config: ModelConfig, *, seed: int) -> str | None:
-    """What the vectors of a configuration are made from, in words; None without a head that uses them."""
+    """The source of a configuration's vectors, in words; None without a head that uses them."""
     if config.head != "gcn":
         return None
     return f"random orthogonal, seed {seed}" if config.label_embeddings is None else str(config.label_embeddings)
 
 
 def _texts(class_names: Sequence[str], words: Mapping[str, str]) -> dict[str, str]:
-    """What to look up for each class."""
+    """The text to look up for each class."""
     for name in words:
         if name not in class_names:
             raise InputError(f"--model.label_words: no class is called {name!r}{near(name, class_names)}")
@@ -91,7 +91,7 @@ def _plain(text: str) -> str:
 
 
 def _look_up(path: Path, texts: Mapping[str, str], width: int) -> Vector:
-    """(K, E) vectors of classes: that of the whole text, else the mean of its words'."""
+    """(K, E) vectors of classes: the vector of the whole text, otherwise the mean of those of its words."""
     wanted = {part for text in texts.values() for part in (text, *text.split())}
     match path.suffix:
         case ".json":
@@ -127,7 +127,7 @@ def _from_lines(path: Path, wanted: Collection[str], width: int) -> dict[str, Ve
         _check_first(file.readline(_LONGEST_LINE), path, width)
         file.seek(0)
         for number, line in enumerate(file, start=1):
-            # Few words of millions are wanted: the values of the others are not looked at.
+            # Few words of millions are wanted: the values of the others are not parsed.
             start = line.split(None, 1)[:1]
             if not start or _decoded(start) not in wanted:
                 continue
@@ -184,7 +184,7 @@ def _load(path: Path, expected: type) -> Any:
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no {path.suffix} file of numbers: {error}") from error
     if not isinstance(content, expected):
-        raise InputError(f"{path} is no {path.suffix} file, but another of NumPy's: rename it to what it is")
+        raise InputError(f"{path} is no {path.suffix} file, but another of NumPy's: correct its ending")
     return content
 
 

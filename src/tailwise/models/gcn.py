@@ -1,4 +1,4 @@
-"""The graph head: classifiers made from label embeddings by a graph convolution over classes that come together.
+"""The graph head: classifiers from label embeddings, by a graph convolution over classes that occur together.
 
 Chen et al., "Multi-Label Image Recognition with Graph Convolutional Networks" (ML-GCN), CVPR 2019.
 """
@@ -26,10 +26,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LabelGraph:
-    """What a graph head knows of its K classes.
+    """The graph of a graph head, over its K classes.
 
     Attributes:
-        adjacency: (K, K) normalised ties, from :func:`label_adjacency`.
+        adjacency: (K, K) normalised edges, from :func:`label_adjacency`.
         embeddings: (K, E) vectors of the class names, from :func:`~tailwise.models.embeddings.label_embeddings`.
     """
 
@@ -54,8 +54,8 @@ def create_graph(
     if config.head != "gcn":
         return None
     adjacency = label_adjacency(targets, threshold=config.graph_threshold, reweight=config.graph_reweight)
-    tied = int((adjacency > 0).sum()) - len(adjacency)
-    _logger.info("label graph: %d classes, %d ties at threshold %g", len(adjacency), tied, config.graph_threshold)
+    linked = int((adjacency > 0).sum()) - len(adjacency)
+    _logger.info("label graph: %d classes, %d edges at threshold %g", len(adjacency), linked, config.graph_threshold)
     return LabelGraph(adjacency, label_embeddings(config, class_names, seed=seed))
 
 
@@ -67,7 +67,7 @@ def blank_graph(config: ModelConfig, num_classes: int) -> LabelGraph | None:
 
 
 def label_adjacency(targets: Targets, *, threshold: float, reweight: float) -> Float[Tensor, "K K"]:
-    r"""Ties of classes that come together, normalised for a graph convolution.
+    r"""Edges between classes that occur together, normalised for a graph convolution.
 
     With :math:`P_{ij} = M_{ij} / n_i`, the share of the images of class i that have class j too,
 
@@ -76,7 +76,7 @@ def label_adjacency(targets: Targets, *, threshold: float, reweight: float) -> F
         A = I + p \, B_{ij} / \textstyle\sum_l B_{il} \qquad
         \hat A_{ij} = A_{ij} / \sqrt{d_i d_j}, \; d_i = \textstyle\sum_j A_{ij}
 
-    (eq. 7 and 8 of the paper). The paper gives ties the weight p' and a class itself 1 - p'; that is this A with
+    (eq. 7 and 8 of the paper). The paper gives edges the weight p' and a class itself 1 - p'; that is this A with
     p = p' / (1 - p') but for a factor, which the normalisation takes out: its p' = .2 is p = .25 here.
 
     Args:
@@ -85,14 +85,14 @@ def label_adjacency(targets: Targets, *, threshold: float, reweight: float) -> F
         reweight: p, at least 0; 0 leaves the identity.
 
     Returns:
-        (K, K) float32. A class without positives, or that meets no other often enough, is tied to itself only.
+        (K, K) float32. A class without positives, or that meets no other often enough, is linked to itself only.
     """
     pairs = LabelStats.from_targets(targets, cooccurrence=True).cooccurrence
     assert pairs is not None
     counts = np.diagonal(pairs)[:, None]
-    ties = pairs / np.maximum(counts, 1) >= threshold
-    np.fill_diagonal(ties, False)
-    weights = np.eye(len(ties)) + reweight * ties / np.maximum(ties.sum(axis=1, keepdims=True), 1)
+    edges = pairs / np.maximum(counts, 1) >= threshold
+    np.fill_diagonal(edges, False)
+    weights = np.eye(len(edges)) + reweight * edges / np.maximum(edges.sum(axis=1, keepdims=True), 1)
     degrees = weights.sum(axis=1)
     return torch.from_numpy(weights / np.sqrt(np.outer(degrees, degrees))).float()
 

@@ -23,7 +23,7 @@ class Head(nn.Module):
 
     Args:
         neck: (B, F) to (B, D).
-        linear: (B, D) to (B, K); its weight is what a label-chunked loss needs beside ``neck(features)``.
+        linear: (B, D) to (B, K); its weight is the other input of a label-chunked loss, with ``neck(features)``.
     """
 
     def __init__(self, neck: nn.Module, linear: nn.Linear) -> None:
@@ -44,8 +44,8 @@ class Classifier(nn.Module):
         backbone: (B, 3, H, W) images to (B, F) pooled features.
         head: (B, F) features to (B, K) logits: a :class:`Head`, a :class:`~tailwise.models.gcn.GraphHead`, or any other
             module.
-        mean: channel means with which images in [0, 1] are to be normalised before they come in.
-        std: channel standard deviations with which they are to be normalised.
+        mean: channel means with which images in [0, 1] must be normalised.
+        std: channel standard deviations with which they must be normalised.
         running_stats: batch norms of the backbone use running statistics in training too. Those of frozen stages
             always do.
     """
@@ -98,7 +98,7 @@ def create_classifier(
     Args:
         config: the classifier.
         num_classes: K, at least 1.
-        seed: of the random initialisation; the global random state is left alone.
+        seed: of the random initialisation; the global random state does not change.
         graph: what a graph head needs, from :func:`~tailwise.models.gcn.create_graph`.
 
     Returns:
@@ -124,13 +124,13 @@ def create_head(
     The neck is linear :math:`F \to D`, batch norm and dropout, without a nonlinearity. Its weights are drawn from
     :math:`\mathcal N(0, 2/D)` (He et al., "Delving Deep into Rectifiers", ICCV 2015, fan-out), those of a linear output
     layer from :math:`\mathcal N(0, 0.01^2)`; biases are 0. Graph convolutions start as Glorot and Bengio (AISTATS 2010)
-    have it, uniformly within :math:`\pm\sqrt{6 / (\text{in} + \text{out})}`.
+    describe, uniformly within :math:`\pm\sqrt{6 / (\text{in} + \text{out})}`.
 
     Args:
         num_features: F.
         num_classes: K, at least 1.
         config: ``neck``, ``neck_width`` (D), ``dropout``, ``head`` and ``graph_hidden`` are used.
-        seed: of the initialisation; the global random state is left alone.
+        seed: of the initialisation; the global random state does not change.
         graph: what a graph head needs, from :func:`~tailwise.models.gcn.create_graph`.
 
     Returns:
@@ -155,7 +155,7 @@ def create_head(
 
 
 def require_memory(config: ModelConfig, num_features: int, num_classes: int) -> None:
-    """Refuse a head that this machine has no memory to train.
+    """Check that this machine has enough memory to train a head.
 
     Args:
         config: the widths of the head.

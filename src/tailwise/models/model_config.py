@@ -1,4 +1,4 @@
-"""What makes a classifier, as typed options: the command line and YAML files are made from these."""
+"""The options of a classifier, from which the command line and YAML files are made."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ModelConfig:
 
     head: Literal["linear", "gcn"] = "linear"
     """Classifier: ``linear`` has free weights for each class, ``gcn`` makes them from label embeddings by a graph
-    convolution over classes that come together (ML-GCN, Chen et al., CVPR 2019)."""
+    convolution over classes that occur together (ML-GCN, Chen et al., CVPR 2019)."""
 
     label_embeddings: Path | None = None
     """File of vectors of the class names, for gcn: GloVe's text format, or JSON, .npz or .npy. Random orthogonal
@@ -61,10 +61,10 @@ class ModelConfig:
     """Features of a class between the two graph convolutions."""
 
     graph_threshold: float = 0.4
-    """A class is tied to the others that at least this share of its training images have too."""
+    """A class is linked to the others that at least this share of its training images have too."""
 
     graph_reweight: float = 0.25
-    """Weight of all classes that a class is tied to, together; its own is 1."""
+    """Weight of all classes that a class is linked to, together; its own is 1."""
 
     mean: tuple[float, ...] | None = None
     """Channel means that input images in [0, 1] are normalised with; those of the timm model when absent."""

@@ -23,13 +23,13 @@ RECORD_FILE = "backbone.json"
 WEIGHTS_FILE = "backbone.safetensors"
 
 _FORMAT = "tailwise-backbone-1"
-# Says where downloads are kept, and nothing of the network.
+# The folder of downloads, which does not change the network.
 _OPTIONS_WITHOUT_EFFECT = ("cache_dir",)
 
 
 @dataclass(frozen=True)
 class BackboneRecord:
-    """A backbone as it was when training began.
+    """A backbone at the beginning of training.
 
     Attributes:
         name: the timm model, with the tag of its weights if it has one.
@@ -48,30 +48,26 @@ class BackboneRecord:
     std: tuple[float, ...]
 
     def key(self, precision: str) -> str:
-        """A name that two backbones share only if they compute the same features in this precision.
+        """A key that two backbones share only if they compute the same features in this precision.
 
-        It is made of what decides that, and not of where the weights lie nor of who has loaded them.
+        It depends on the architecture and the weights, not on their path or on how they were loaded.
         """
         architecture = self.name.partition(".")[0]
         parts = [architecture, self.options, self.sha256, self.mean, self.std, precision]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def model(self, config: ModelConfig, weights: Path | None = None) -> ModelConfig:
-        """The configuration with this backbone, whose weights are in a file, or follow from elsewhere."""
+        """The configuration with this backbone; its weights are in a file, or are loaded afterwards."""
         name, options = _known_name(self.name), dict(self.options)
         return replace(
             config, backbone=name, options=options, weights=weights, pretrained=False, mean=self.mean, std=self.std
         )
 
     def check(self, backbone: nn.Module, place: str) -> None:
-        """Refuse a backbone with other weights than these.
-
-        Args:
-            backbone: what was loaded.
-            place: where from, for the message.
+        """Check that a backbone that was loaded from ``place`` has these weights.
 
         Raises:
-            InputError: it has.
+            InputError: it has others.
         """
         found = weights_digest(backbone)
         if found != self.sha256:
@@ -81,7 +77,7 @@ class BackboneRecord:
             )
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write it as JSON, atomically."""
         with replacing(path) as temporary:
             content = {"format": _FORMAT, **asdict(self)}
             temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
@@ -91,7 +87,7 @@ class BackboneRecord:
         """Read what :meth:`save` has written; None where there is no such file.
 
         Raises:
-            InputError: the file is not whole, or of another form.
+            InputError: the file is incomplete, or has another format.
         """
         if not path.is_file():
             return None
@@ -100,7 +96,7 @@ class BackboneRecord:
             if content.pop("format") != _FORMAT:
                 raise ValueError(f'its "format" is not "{_FORMAT}"')
             record = cls(**content | {name: tuple(content[name]) for name in ("mean", "std")})
-            # Ours names a plain model of timm. Another name would have timm read a folder or a hub.
+            # Records name plain models of timm. Another name would make timm read a folder or a hub.
             if ":" in record.name or record.options.keys() & set(_OPTIONS_WITHOUT_EFFECT):
                 raise ValueError(f"it names a source of models, {record.name!r}")
             return record
@@ -137,7 +133,7 @@ def weights_digest(backbone: nn.Module) -> str:
 
 
 def keep_weights(backbone: nn.Module, path: Path) -> None:
-    """Write the tensors of a backbone as safetensors, whole or not at all."""
+    """Write the tensors of a backbone as safetensors, atomically."""
     # Copies, because tensors that share memory cannot be written.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in backbone.state_dict().items()}
     with replacing(path) as temporary:

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from tailwise.data.benchmarks import BENCHMARKS, COCO_MLT, VOC_MLT, LongTailBenchmark
-from tailwise.data.benchmarks.long_tail import read_image_ids
+from tailwise.data.benchmarks.benchmark import read_image_ids
 from tailwise.data.dataset import require_images
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tailwise.data.benchmarks import BENCHMARKS, COCO_MLT, VOC_MLT, build_benchmark, read_pool
-from tailwise.data.benchmarks.facts import PublishedFacts, require_published
+from tailwise.data.benchmarks.benchmark import PublishedFacts, require_published
 from tailwise.data.benchmarks.store import Store
 from tailwise.data.dataset import Dataset, Files
 from tailwise.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tailwise.data.benchmarks import LongTailBenchmark
-from tailwise.data.benchmarks.long_tail import read_image_ids
+from tailwise.data.benchmarks.benchmark import read_image_ids
 from tailwise.errors import InputError
 from tests.data.benchmarks.tiny import VOC_LIST, build, voc
 from tests.data.file_server import FileServer

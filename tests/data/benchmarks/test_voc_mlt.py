@@ -15,8 +15,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from tailwise.data.benchmarks import VOC_MLT, LongTailBenchmark
-from tailwise.data.benchmarks.facts import class_differences, require_published
-from tailwise.data.benchmarks.long_tail import read_image_ids
+from tailwise.data.benchmarks.benchmark import class_differences, read_image_ids, require_published
 from tailwise.data.benchmarks.store import Store
 from tailwise.data.dataset import require_images
 from tailwise.data.formats.csv_table import read_csv

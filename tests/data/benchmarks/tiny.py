@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tailwise.data.benchmarks.benchmark import BenchmarkData, LongTailBenchmark, PublishedFacts, build_benchmark
 from tailwise.data.benchmarks.coco_mlt import CocoArchives
-from tailwise.data.benchmarks.facts import PublishedFacts
-from tailwise.data.benchmarks.long_tail import BenchmarkData, LongTailBenchmark, build_benchmark
 from tailwise.data.benchmarks.store import RemoteFile
 from tailwise.data.benchmarks.voc_mlt import VocArchives
 from tests.data.file_server import FileServer

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from tailwise.data.benchmarks.facts import PublishedFacts
-from tailwise.data.benchmarks.long_tail import ImageSource, LongTailBenchmark
+from tailwise.data.benchmarks.benchmark import ImageSource, LongTailBenchmark, PublishedFacts
 from tailwise.data.benchmarks.store import RemoteFile, Store, assemble_all, require_none
 from tailwise.data.dataset import Dataset
 from tailwise.data.download import download_each
@@ -47,7 +46,7 @@ class CocoArchives(ImageSource):
     def read(
         self, ids: Sequence[str], source: Path, class_names: tuple[str, ...], store: Store
     ) -> tuple[Dataset, Dataset]:
-        """Training and test images; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
+        """Training and test images; see :class:`~tailwise.data.benchmarks.benchmark.ImageSource`."""
         train_file, test_file = (f"instances_{split}.json" for split in (self.train_split, self.test_split))
         folder = store.complete(_FOLDER, [train_file, test_file], self.annotations)
         _logger.info("reading %s", folder / train_file)
@@ -63,7 +62,7 @@ class CocoArchives(ImageSource):
         )
 
     def pool(self, class_names: tuple[str, ...], store: Store) -> Dataset:
-        """Labels of the training split; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
+        """Labels of the training split; see :class:`~tailwise.data.benchmarks.benchmark.ImageSource`."""
         file = f"instances_{self.train_split}.json"
         source = store.complete(_FOLDER, [file], self.annotations) / file
         _logger.info("reading %s", source)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tailwise.data.benchmarks.facts import PublishedFacts
-from tailwise.data.benchmarks.long_tail import ImageSource, LongTailBenchmark
+from tailwise.data.benchmarks.benchmark import ImageSource, LongTailBenchmark, PublishedFacts
 from tailwise.data.benchmarks.store import RemoteFile, Store, assemble_all, require_none
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats.rows import Problems
@@ -42,7 +41,7 @@ class VocArchives(ImageSource):
     def read(
         self, ids: Sequence[str], source: Path, class_names: tuple[str, ...], store: Store
     ) -> tuple[Dataset, Dataset]:
-        """Training and test images; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
+        """Training and test images; see :class:`~tailwise.data.benchmarks.benchmark.ImageSource`."""
         train = store.complete(self.train_year, _files(ids), self.train, within=_WITHIN)
         test = store.complete(self.test_year, [self.test_list], self.test, within=_WITHIN)
         names = list_of_names(test / self.test_list)
@@ -54,7 +53,7 @@ class VocArchives(ImageSource):
         )
 
     def pool(self, class_names: tuple[str, ...], store: Store) -> Dataset:
-        """Labels of trainval; see :class:`~tailwise.data.benchmarks.long_tail.ImageSource`."""
+        """Labels of trainval; see :class:`~tailwise.data.benchmarks.benchmark.ImageSource`."""
         year = store.complete(self.train_year, [self.train_list], self.train, within=_WITHIN)
         names = list_of_names(year / self.train_list)
         needed = [self.train_list, *(f"Annotations/{name}.xml" for _, name in names)]
