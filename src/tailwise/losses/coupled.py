@@ -102,6 +102,16 @@ def two_way(z: Tensor, positive: Tensor, negative: Tensor, temperature: float) -
     return tuple(parts)
 
 
+def zlpr(z: Tensor, positive: Tensor, negative: Tensor) -> tuple[Part, ...]:
+    """log(1 + Σ (1 − y) eᶻ) + log(1 + Σ y e⁻ᶻ) of each sample; one without known labels does not count.
+
+    Su et al., "ZLPR: A Novel Loss for Multi-label Classification", 2022; for soft targets, labels weigh the terms.
+    """
+    one = z.new_zeros(len(z), 1)
+    low, high = (torch.cat([one, a], 1).logsumexp(1) for a in (z + negative.log(), positive.log() - z))
+    return ((low + high, (positive + negative > 0).any(1)),)
+
+
 def _log_sum(a: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """log Σ w eᵃ along a dimension, and where there is a weight; elsewhere it is finite."""
     has_weight = (weight > 0).any(dim)

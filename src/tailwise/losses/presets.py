@@ -251,4 +251,10 @@ def two_way(_classes: Classes, *, temperature: float = 4.0) -> Coupled:
     return Coupled(function, reductions=("mean", "sum"), takes_soft=False)
 
 
+@preset("zlpr")
+def zlpr(_classes: Classes) -> Coupled:
+    """ZLPR: log-sum-exp losses that put positives of a sample above 0 and negatives below (Su et al., 2022)."""
+    return Coupled(coupled.zlpr)
+
+
 preset("formula")(formula)
