@@ -23,7 +23,7 @@ def parameters(function) -> list[str]:
 def test_losses_by_name():
     assert losses.available() == (
         *("bce", "rw", "focal", "cb-focal", "ldam", "asl", "r-bce", "ntr", "db", "db-focal", "pr", "apaf", "pg"),
-        *("pg-auto", "hill", "two-way", "zlpr", "formula"),
+        *("pg-auto", "hill", "splc", "two-way", "zlpr", "formula"),
     )
     assert parameters(losses.create) == ["name", "stats", "recipe", "options"]
     assert parameters(losses.Loss.forward) == ["logits", "targets", "mask"]

@@ -50,7 +50,7 @@ COUPLED = tuple(name for name in available() if name not in SUMS)
 
 def every_loss() -> list[tuple[str, dict]]:
     """Each name with its defaults, and the variants that take another path through the term."""
-    variants: list[tuple[str, dict]] = [(name, {}) for name in SUMS]
+    variants: list[tuple[str, dict]] = [(name, {"change_epoch": 0.0} if name == "splc" else {}) for name in SUMS]
     variants += [(name, {"recipe": "voc-mlt"}) for name in ("pr", "pg")]
     variants += [(name, {"recipe": "coco-mlt"}) for name in ("pr", "pg")]
     variants += [("cb-focal", {"mode": mode}) for mode in ("effective_of_mean", "mean_weight", "class")]

@@ -80,6 +80,8 @@ def test_options_out_of_range(name, option, value, stats):
         ("pg", "base_exponent", (0.0,), (-1e-3,)),
         ("db-focal", "gamma", (0.0,), (-1e-3,)),
         ("hill", "height", (1.0,), (0.99,)),
+        ("splc", "threshold", (1e-3, 0.999), (0.0, 1.0)),
+        ("splc", "change_epoch", (0.0,), (-1e-3,)),
         ("ntr", "neg_scale", (1e-3,), (0.0, -1e-3)),
         ("formula", "margin", (0.0, 0.999), (-1e-3, 1.0)),
         ("formula", "balance", (1e-3,), (0.0, -1e-3)),

@@ -98,6 +98,7 @@ def table_of(name: str, numbers: Numbers, naive: Naive) -> list[list[float]]:
         "hill": lambda i, k, z, y: (
             pair_loss(z, 1, up=(1, 1, 1, 2)) if y else (1.5 - sigmoid(z)) * sigmoid(z) ** 2  # λ = 1.5, m = 1, γ = 2
         ),
+        "splc": lambda i, k, z, y: pair_loss(z, y, up=(1, 1, 1, 2), down=(0, 1, 1, 2)),  # nothing corrected at first
         "formula": lambda i, k, z, y: pair_loss(z, y),
     }[name]
     return naive.table(value)

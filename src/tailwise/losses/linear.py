@@ -159,6 +159,8 @@ class Head:
                 labels, mask = self.chunks.labels(classes)
                 logits = self._logits(inputs, classes)
                 coefficients = coefficients_of(classes, logits, labels, mask)
+                if self.loss.correction is not None:
+                    labels = self.loss.correction(logits, labels, self._corrects)
                 wanted_here = Wanted(needs_slopes, values=False, factor=factor, out=logits)
                 evaluated = backend.evaluate(logits, labels, mask, coefficients, wanted_here)
                 total += evaluated.total
@@ -236,6 +238,12 @@ class Head:
             return loss.coefficients(positive, negative, pair_weight._replace(label=label))
 
         return coefficients
+
+    @cached_property
+    def _corrects(self) -> Tensor:
+        """Whether the labels of this batch are corrected, in a second pass as in the first."""
+        assert self.loss.correction is not None
+        return self.loss.correction.observe(len(self.features), sync=self.split is None)
 
     def _sides(
         self, backend: Backend, inputs: Tensor

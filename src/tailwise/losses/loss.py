@@ -16,7 +16,7 @@ from tailwise.losses.backends.eager import EAGER, differentiable_term
 from tailwise.losses.batches import check_batch, check_targets, dense_rows, is_sparse, sparse_row_sums
 from tailwise.losses.formula import SIDE_FACTORS, Coefficients, FocalOn, PairWeight, Side, known_pairs
 from tailwise.losses.statistics import Guidance, Weighting, add_over_processes
-from tailwise.losses.steering import Steering
+from tailwise.losses.steering import Correction, Steering
 from tailwise.shapes import Bool, Float, Shaped
 
 Reduction: TypeAlias = Literal["mean", "sum", "batchmean", "none"]
@@ -130,6 +130,8 @@ class Formula(NamedTuple):
     """Adapts the sides to each batch, or to the course of the training."""
     focal_on: FocalOn = "regularized"
     """Argument of the focal factor, the regularised logit or the plain one."""
+    correction: Correction | None = None
+    """Takes some negatives for positives, in the term; weights and guidance keep the labels as given."""
 
 
 class FormulaLoss(Loss):
@@ -159,7 +161,7 @@ class FormulaLoss(Loss):
         if formula.focal_on not in get_args(FocalOn):
             raise ValueError(f"focal_on must be 'regularized' or 'plain', got {formula.focal_on!r}")
         self.scale, self.focal_on = float(formula.scale), formula.focal_on
-        self.weight, self.guidance = formula.weight, formula.guidance
+        self.weight, self.guidance, self.correction = formula.weight, formula.guidance, formula.correction
         self._fixed: dict[str, Side] = {}
         for name in _SIDES:
             side: Side = getattr(formula, name)
@@ -185,6 +187,9 @@ class FormulaLoss(Loss):
                 sums = self.share_sums(backend.probability_sums(logits, targets, mask))
                 positive, negative = self.guidance(sums, positive, negative)
             coefficients = self.coefficients(positive, negative, self.weigh(backend, targets, mask))
+            if self.correction is not None:
+                now = self.correction.observe(len(logits), sync=True)
+                targets = self.correction(logits.detach(), dense_rows(targets, slice(None)), now)
         if transformed:
             return self._transformed(logits, targets, mask, coefficients)
         return self._reduced(backend, logits, targets, mask, coefficients)

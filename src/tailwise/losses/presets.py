@@ -6,6 +6,7 @@ chunked head and the tests of every loss know it.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from numbers import Real
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from tailwise.losses.loss import Formula
 from tailwise.losses.registry import options_for, preset, require, require_choice
 from tailwise.losses.rules import class_balanced, formula, guided, inverse_frequency, rebalanced, with_margin
 from tailwise.losses.statistics import Adaptive, Classes, FactorChoice, ShiftFormula, Sync
-from tailwise.losses.steering import Steering
+from tailwise.losses.steering import Correction, Steering
 
 
 @preset("bce")
@@ -238,6 +239,26 @@ def hill(_classes: Classes, *, margin: float = 1.0, gamma: float = 2.0, height: 
     require("0 or more", gamma=gamma)
     require("1 or more", height=height)
     return Formula(Side(shift=margin, exponent=gamma), Side(exponent=2.0, kind="hill", number=float(height)))
+
+
+@preset("splc")
+def splc(
+    classes: Classes,
+    *,
+    margin: float = 1.0,
+    gamma: float = 2.0,
+    threshold: float = 0.6,
+    change_epoch: float = 1.0,
+) -> Formula:
+    """Self-paced loss correction for missing labels, on a focal loss with a margin of positives (Zhang et al., 2021).
+
+    Once ``change_epoch`` times N training samples have been seen, negatives of a probability above ``threshold`` τ take
+    the whole positive side, with its margin.
+    """
+    require("0 or more", gamma=gamma, change_epoch=change_epoch)
+    require("a number between 0 and 1", threshold=threshold)
+    correction = Correction(threshold, math.ceil(change_epoch * classes.stats.num_samples))
+    return Formula(Side(shift=margin, exponent=gamma), Side(exponent=gamma), correction=correction)
 
 
 @preset("two-way")

@@ -141,6 +141,7 @@ _RANGES: dict[str, Callable[[Any], bool]] = {
     "0 or more": lambda number: number >= 0,
     "1 or more": lambda number: number >= 1,
     "a positive number": lambda number: number > 0,
+    "a number between 0 and 1": lambda number: 0 < number < 1,
     "a number in [0, 1]": lambda number: 0 <= number <= 1,
     "a number in [0, 1)": lambda number: 0 <= number < 1,
 }

@@ -1,4 +1,4 @@
-"""Steering: factors of each group that follow the running mean probabilities of its positives and negatives."""
+"""State that follows the training: factors steered by running mean probabilities, and labels that are corrected."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tailwise.labels import LabelStats, require_stats
 from tailwise.losses.autograd import is_transforming
 from tailwise.losses.formula import Side
-from tailwise.losses.statistics import Sync, group_positions
-from tailwise.shapes import Float, Int
+from tailwise.losses.statistics import Sync, add_over_processes, group_positions
+from tailwise.shapes import Float, Int, Shaped
 
 _EPSILON = 1e-6
 
@@ -37,6 +37,55 @@ def group_log_odds(
     log_odds = torch.logit(grouped[:2] / grouped[2:].clamp(min=1), _EPSILON)
     positive, negative = torch.where(known, log_odds, 0.0)
     return positive, negative
+
+
+def require_no_transform(follows: bool) -> None:
+    """Raise RuntimeError where a loss is to follow its batches under torch.func."""
+    if follows and is_transforming():
+        raise RuntimeError(
+            "a loss with a state follows its batches in place, which torch.func does not take: put it into "
+            "evaluation, loss.eval(), where its state stays as it is"
+        )
+
+
+class Correction(nn.Module):
+    """Takes negatives of high probability for positives, once enough training samples have been seen.
+
+    "Self-paced loss correction" of Zhang et al., "Simple and Robust Loss Design for Multi-Label Learning with Missing
+    Labels", 2021. Samples are counted over all processes, in training only; the count is saved with the module.
+
+    Args:
+        threshold: τ: known negatives with σ(z) > τ are corrected.
+        start: samples that are seen before.
+    """
+
+    seen: Tensor
+
+    def __init__(self, threshold: float, start: int) -> None:
+        super().__init__()
+        self.threshold, self.start = float(threshold), start
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def observe(self, samples: int, *, sync: bool) -> Tensor:
+        """Count the samples of a batch, in training, and return whether its labels are to be corrected."""
+        now = self.seen >= self.start
+        if self.training and self.start > 0:
+            require_no_transform(True)
+            count = torch.full_like(self.seen, samples)
+            if sync:
+                add_over_processes(count)
+            self.seen += count
+        return now
+
+    def forward(
+        self, logits: Float[Tensor, "B C"], labels: Shaped[Tensor, "B C"], now: Tensor
+    ) -> Shaped[Tensor, "B C"]:
+        """Dense labels of a batch that is to be corrected, or is not."""
+        bound = math.log(self.threshold / (1 - self.threshold))
+        return labels.masked_fill((labels == 0) & (logits > bound) & now, 1)
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold:g}, start={self.start}"
 
 
 class Steering(nn.Module):
@@ -120,11 +169,7 @@ class Steering(nn.Module):
 
     def observe(self, sums: Float[Tensor, "4 C"]) -> None:
         """Let the running sums follow those of a batch, in training."""
-        if self.training and is_transforming():
-            raise RuntimeError(
-                "a loss that steers itself follows its batches in place, which torch.func does not take: put it into "
-                "evaluation, loss.eval(), where its factors stay as they are"
-            )
+        require_no_transform(self.training)
         if self.training:
             self.running.lerp_(sums.to(self.running.dtype), 1 / self.window)
 
