@@ -13,9 +13,9 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from benchmarks.photos import NUM_FOLDS, paired_table
+from benchmarks.photos import NUM_FOLDS, Row, paired_table
 from tailwise.experiments.demo import configuration
-from tailwise.experiments.methods import Method, Row
+from tailwise.experiments.methods import Method
 from tailwise.training.folder import METRICS_FILE
 from tailwise.training.run import train
 
@@ -44,7 +44,7 @@ def _row(method: Method, output: Path, seeds: int) -> Row:
         train(replace(config, resume=Path(config.output).exists()))
         runs.append(json.loads((Path(config.output) / METRICS_FILE).read_text(encoding="utf-8")))
     scores = {group: [run["validation"]["mAP"][group] for run in runs] for group in runs[0]["mAP"]}
-    return Row(method.name, scores, [run["seconds"] for run in runs])
+    return Row(method.name, scores)
 
 
 if __name__ == "__main__":

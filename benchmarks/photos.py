@@ -12,20 +12,32 @@ from __future__ import annotations
 import csv
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
 import numpy as np
 from jsonargparse import auto_cli
 
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats.csv_table import read_csv
-from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
+from tailwise.experiments.compare import compare
+from tailwise.experiments.methods import Method
+from tailwise.experiments.plan import Plan
 from tailwise.losses import RecipeName
 from tailwise.models.model_config import ModelConfig
+from tailwise.report.tables import Column, Table, best_cells
 from tailwise.training.config import OptimConfig, TrainConfig
+
+
+class Row(NamedTuple):
+    """A method with the mAP of its runs in percent, by group."""
+
+    method: str
+    scores: Mapping[str, Sequence[float | None]]
+
 
 HEADS = {
     "linear": {},
@@ -73,7 +85,7 @@ NUM_FOLDS = 4
 def heads(photos: Path, weights: Path, output: Path = Path("runs/photos"), seeds: int = 3, workers: int = 1) -> None:
     """Train linear and graph heads on frozen features with BCE."""
     shared = configuration(photos, weights, output / "heads", mode="probe")
-    show(list(run_methods(shared, HEAD_METHODS, range(seeds), workers=workers)))
+    show(run(shared, HEAD_METHODS, seeds, workers))
 
 
 def schedules(
@@ -83,7 +95,7 @@ def schedules(
     for times in (1, 2, 4, 8):
         shared = configuration(photos, weights, output / f"schedule{times}", mode="probe", epochs=8 * times)
         print(f"\n{8 * times} epochs")
-        show(list(run_methods(shared, SCHEDULED_METHODS, range(seeds), workers=workers)))
+        show(run(shared, SCHEDULED_METHODS, seeds, workers))
 
 
 def choose(photos: Path, weights: Path, output: Path = Path("runs/photos"), workers: int = 1) -> None:
@@ -131,25 +143,26 @@ def cross_validate(
     """Rows of the held-out quarters of the training split, fold by fold and in each seed by seed."""
     folds = write_folds(read_csv(photos / "labels.csv", classes=photos / "classes.json"), output / "folds")
     # One fold after the other: each opens a pool of workers.
-    by_fold = [
-        list(
-            run_methods(
-                replace(
-                    configuration(photos, weights, output / recipe / fold.stem, mode="probe"),
-                    data=str(fold),
-                    root=str(photos),
-                    train_split="train",
-                    test_split="held-out",
-                    recipe=recipe,
-                ),
-                methods,
-                range(seeds),
-                workers=workers,
-            )
+    by_fold = []
+    for fold in folds:
+        shared = replace(
+            configuration(photos, weights, output / recipe / fold.stem, mode="probe"),
+            data=str(fold),
+            root=str(photos),
+            train_split="train",
+            test_split="held-out",
+            recipe=recipe,
         )
-        for fold in folds
-    ]
+        by_fold.append(run(shared, methods, seeds, workers))
     return [merge(parts) for parts in zip(*by_fold, strict=True)]
+
+
+def run(shared: TrainConfig, methods: Sequence[Method], seeds: int, workers: int) -> list[Row]:
+    """Rows of a comparison of methods; finished runs in its folder are not repeated."""
+    folder = Path(shared.output).absolute()
+    plan = Plan(folder=folder, shared=shared, methods=tuple(methods), seeds=tuple(range(seeds)), folds=0, replicates=1)
+    found = compare(plan, workers=workers).methods
+    return [Row(method.name, method.test.by_run) for method in found if method.test is not None]
 
 
 def configuration(
@@ -211,7 +224,6 @@ def merge(rows: Sequence[Row]) -> Row:
     return Row(
         rows[0].method,
         {group: [value for row in rows for value in row.scores[group]] for group in rows[0].scores},
-        [value for row in rows for value in row.seconds],
     )
 
 
@@ -243,8 +255,15 @@ def option_name(options: dict[str, Any]) -> str:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print a table so far."""
-    print(markdown_table(rows, seconds=True), flush=True)
+    """Print the rows as a table: mean and standard deviation over the runs."""
+    columns = (Column("method", "text"), *(Column(group, "spread") for group in rows[0].scores))
+    cells = [[row.method, *map(_spread, row.scores.values())] for row in rows]
+    print(Table("rows", "mAP (%)", columns, cells, best=best_cells(columns, cells)).to_markdown(), flush=True)
+
+
+def _spread(scores: Sequence[float | None]) -> list[float | None] | None:
+    known = [score for score in scores if score is not None]
+    return [fmean(known), stdev(known) if len(known) > 1 else None] if known else None
 
 
 if __name__ == "__main__":

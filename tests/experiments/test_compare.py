@@ -194,15 +194,16 @@ class TestResults:
         assert (config.val_folds, config.val_fold, config.seed) == (2, 1, 1)
 
 
-def test_methods_that_all_failed_are_an_error_and_some_are_a_warning(folder, finished, capsys):
+def test_methods_that_all_failed_are_an_error_and_some_are_named(folder, finished, capsys):
     """Nothing of the finished ones is run again: only those that failed are."""
     assert main(arguments(folder, "whole")) == 0
     shown = capsys.readouterr()
     best = json.loads((finished / "results.json").read_text())["recommendation"]["methods"][0]
     command = f"tailwise train --data {folder / 'labels.csv'} --output {best} "
     assert f"to train {best} as it was here:\n    {command}" in shown.out
-    said = " ".join(shown.err.split())
-    assert "2 of 5 methods failed and are not ranked: broken (--loss pgg: unknown loss 'pgg'" in said
+    assert "broken failed (runs/broken/seed0): --loss pgg: unknown loss 'pgg'" in " ".join(shown.out.split())
+    assert "broken and nan failed and are not ranked." in " ".join(shown.out.split())
+    assert "runs/broken/seed0: failed: --loss pgg: unknown loss 'pgg'" in " ".join(shown.err.split())
     assert main(arguments(folder, "failed", "--folds=0", methods="broken.yaml,nan.yaml")) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "error: no method finished all of its runs: broken (--loss pgg: unknown loss 'pgg'" in said

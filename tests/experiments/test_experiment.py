@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tailwise.data.formats.csv_table import read_csv
-from tailwise.experiments.methods import Method, Row
+from tailwise.experiments.methods import Method
+from tailwise.experiments.plan import Plan
 from tailwise.experiments.published import GROUPS, published_table
-from tailwise.experiments.reproduce import RECIPE_SEEDS, Experiment, results_table, shortened
+from tailwise.experiments.reproduce import RECIPE_SEEDS, Experiment, shortened
+from tailwise.experiments.results import MethodResult, RunFailure
+from tailwise.report.results_tables import published_table as results_table
 from tailwise.training.config import OptimConfig, TrainConfig
+from tests.experiments.given import comparison_of, result_of
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -77,44 +82,62 @@ def test_the_warm_up_is_in_proportion(epochs: int, steps: int) -> None:
 def test_published_numbers_stand_in_the_row_of_their_method(number: int) -> None:
     given = experiment()
     found = {
-        method.name: Row(method.name, {group: [float(place)] for group in GROUPS}, [1.0])
+        method.name: result_of(method.name, {group: [float(place)] for group in GROUPS})
         for place, method in enumerate(given.methods(number))
     }
     table = results_table(given, number, found)
     published = published_table("voc-mlt", number)
-    assert table.title == f"{published.title}: VOC-MLT"
-    for row, known in zip(table.rows, published.rows, strict=True):
-        assert row.label == known.label + (f" ({known.remark})" if known.remark else "")
-        assert row.published == dict(zip(GROUPS, known.scores, strict=True))
-        assert row.runs.method == known.method.name
+    assert table.caption == f"{published.title}: VOC-MLT"
+    for place, (row, known) in enumerate(zip(table.rows, published.rows, strict=True)):
+        assert row[0] == known.label + (f" ({known.remark})" if known.remark else "")
+        mean = found[known.method.name].mean()
+        for number_of_group, value in enumerate(known.scores):
+            assert row[2 + 2 * number_of_group] == [mean, None]
+            shown = row[3 + 2 * number_of_group]
+            assert shown == (None if value is None else [value, mean - value]), place
     said = f"Published: Lin, AAAI 2023, Table {number}; in brackets, ours minus published."
     assert table.notes[-1] == said
     elsewhere = results_table(experiment(is_published=False, data_name="photos"), number, found)
-    assert {row.published for row in elsewhere.rows} == {None}
+    assert {value for row in elsewhere.rows for value in row[3::2]} == {None}
     assert not any("Published" in note for note in elsewhere.notes)
-    assert elsewhere.title.endswith(": photos")
+    assert elsewhere.caption.endswith(": photos")
+
+
+def test_methods_that_failed_are_rows_with_their_reason() -> None:
+    given = experiment(is_published=False)
+    found = {method.name: result_of(method.name, {"total": [1.0]}) for method in given.methods(3)}
+    found["pr"] = MethodResult("pr", failed=RunFailure("runs/pr/seed0", "no luck"))
+    table = results_table(given, 3, found)
+    assert table.cells(3) == ["λ₁⁻+ λ₂⁺+", "failed", "-", "-", "-"]
+    assert table.notes[-1] == "λ₁⁻+ λ₂⁺+ failed (runs/pr/seed0: no luck)."
 
 
 def test_what_the_source_does_not_show_is_noted() -> None:
     given = experiment(recipe="coco-mlt")
-    found = {method.name: Row(method.name, {group: [1.0] for group in GROUPS}, [1.0]) for method in given.methods(4)}
+    found = {method.name: result_of(method.name, {group: [1.0] for group in GROUPS}) for method in given.methods(4)}
     assert results_table(given, 4, found).notes[-1].startswith("54.18 / 51.05 / 57.24 / 52.80")
 
 
 def test_methods_of_two_rows_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+    asked: list[Plan] = []
 
-    def run(shared: TrainConfig, methods: list[Method], seeds: Any, *, workers: int) -> Any:
-        asked.append((shared.quiet, [method.name for method in methods], tuple(seeds), workers))
-        yield from (Row(method.name, {"total": [1.0]}, [1.0]) for method in methods)
+    def compare(plan: Plan, *, workers: int) -> Any:
+        assert workers == 2
+        asked.append(plan)
+        return replace(
+            comparison_of({"seeds": [0], "methods": [], "bootstrap": None, "data": {}}),
+            methods=tuple(result_of(method.name, {"total": [1.0]}) for method in plan.methods),
+        )
 
-    monkeypatch.setattr("tailwise.experiments.reproduce.run_methods", run)
-    for workers, quiet in ((1, False), (2, True)):
-        given = experiment(workers=workers)
-        found = given.run([*given.methods(2)[-3:], *given.methods(5)])
-        assert list(found) == ["db-focal", "pg", "focal", "apaf", "apr-focal"]
-        assert asked[-1] == (quiet, list(found), (0, 1, 2), workers)
+    monkeypatch.setattr("tailwise.experiments.reproduce.compare", compare)
+    given = experiment(workers=2)
+    found = given.run([*given.methods(2)[-3:], *given.methods(5)])
+    assert list(found) == ["db-focal", "pg", "focal", "apaf", "apr-focal"]
+    (plan,) = asked
+    assert ([method.name for method in plan.methods], plan.seeds, plan.folds) == (list(found), (0, 1, 2), 0)
+    assert (plan.folder, plan.holds_more) == (Path("runs").absolute(), True)
+    assert given.run([]) == {}
 
 
 def test_a_run_lies_below_the_shared_output() -> None:
-    assert experiment().folder(Method("pg"), 2) == Path("runs/pg/seed2")
+    assert experiment().folder(Method("pg"), 2) == Path("runs/runs/pg/seed2")

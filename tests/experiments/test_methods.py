@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tailwise.errors import InputError
+from tailwise.experiments.compare import compare
 from tailwise.experiments.demo import configuration
-from tailwise.experiments.methods import Method, Row, markdown_table, run_methods
+from tailwise.experiments.methods import Method
+from tailwise.experiments.plan import Plan
 from tailwise.training.config import OptimConfig, TrainConfig
 from tailwise.training.run import train
 
@@ -33,56 +35,37 @@ def test_a_method_changes_only_what_it_names(shared):
     )
 
 
-def test_rows_hold_what_single_runs_measure_and_finished_runs_are_kept(shared):
+def plan(shared: TrainConfig, *methods: Method, seeds: tuple[int, ...] = (0,)) -> Plan:
+    return Plan(folder=Path(shared.output), shared=shared, methods=methods, seeds=seeds, folds=0, replicates=5)
+
+
+def test_results_are_those_of_single_runs_and_finished_runs_are_kept(shared):
     methods = [Method("bce", {"loss": "bce", "sampler": "uniform"}), Method("pg", {"loss": "pg"})]
-    rows = list(run_methods(shared, methods, seeds=(0, 1)))
-    assert [row.method for row in rows] == ["bce", "pg"]
+    found = compare(plan(shared, *methods, seeds=(0, 1)), workers=1)
+    assert [method.name for method in found.methods] == ["bce", "pg"]
     alone = train(replace(methods[1].configure(shared, seed=1), output=shared.output + "-alone"))
-    assert {group: values[1] for group, values in rows[1].scores.items()} == alone.metrics["mAP"]
+    assert {group: values[1] for group, values in found.methods[1].test.by_run.items()} == pytest.approx(
+        alone.metrics["mAP"], abs=0.5
+    )  # other thread counts
 
     written = {path: path.stat().st_mtime_ns for path in Path(shared.output).rglob("metrics.json")}
     assert len(written) == 4
-    again = list(run_methods(shared, methods, seeds=(0, 1)))
-    assert again == rows
+    again = compare(plan(shared, *methods, seeds=(0, 1)), workers=1)
+    assert again == found
     assert {path: path.stat().st_mtime_ns for path in Path(shared.output).rglob("metrics.json")} == written
 
 
 def test_runs_with_other_options_are_not_taken_for_these(shared):
-    list(run_methods(shared, [Method("bce", {"loss": "bce"})], seeds=(0,)))
+    compare(plan(shared, Method("bce", {"loss": "bce"})), workers=1)
     with pytest.raises(InputError, match="other options"):
-        list(run_methods(shared, [Method("bce", {"loss": "bce", "batch_size": 16})], seeds=(0,)))
+        compare(plan(shared, Method("bce", {"loss": "bce", "batch_size": 16})), workers=1)
 
 
 def test_parallel_runs_find_what_runs_in_turn_find(shared):
     methods = [Method("bce", {"loss": "bce"}), Method("db", {"loss": "db"})]
-    in_turn = list(run_methods(shared, methods, seeds=(0,)))
-    parallel = list(run_methods(replace(shared, output=shared.output + "-2"), methods, seeds=(0,), workers=2))
-    for one, other in zip(in_turn, parallel, strict=True):
-        assert one.method == other.method
-        assert one.scores["total"] == pytest.approx(other.scores["total"], abs=0.5)  # other thread counts
-
-
-def test_markdown_table_marks_the_best_and_gives_deviations():
-    rows = [
-        Row("one", {"total": [50.0, 52.0], "tail": [10.0, 10.0], "odd": [None, None]}, [1.0, 3.0]),
-        Row("two", {"total": [49.0, 49.0], "tail": [30.0, 34.0], "odd": [1.0, None]}, [5.0, 5.0]),
-    ]
-    assert markdown_table(rows, seconds=True).splitlines() == [
-        "| method | total | tail | odd | s per run |",
-        "|---|---|---|---|---|",
-        "| one | **51.00 ± 1.41** | 10.00 ± 0.00 | - | 2.0 |",
-        "| two | 49.00 ± 0.00 | **32.00 ± 2.83** | **1.00** | 5.0 |",
-    ]
-
-
-def test_a_row_of_one_run_or_none_has_no_deviation():
-    row = Row("one", {"total": [50.0], "head": [None, 40.0], "tail": [None]}, [1.0])
-    assert [row.cell(group) for group in ("total", "head", "tail")] == ["50.00", "40.00", "-"]
-    assert markdown_table([row]).splitlines() == [
-        "| method | total | head | tail |",
-        "|---|---|---|---|",
-        "| one | **50.00** | **40.00** | **-** |",
-    ]
+    in_turn = compare(plan(shared, *methods), workers=1)
+    parallel = compare(plan(replace(shared, output=shared.output + "-2"), *methods), workers=2)
+    assert parallel == in_turn
 
 
 def test_what_is_tried_lies_over_the_own_options():

@@ -13,7 +13,7 @@ import torch
 
 from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
-from tailwise.experiments import compare, methods
+from tailwise.experiments import compare
 from tailwise.experiments.compare import _claimed, _key, _other_features, _Runner, default_workers
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan, candidates
@@ -212,8 +212,6 @@ def test_what_is_given_by_name_only() -> None:
         (bootstrap.Resamples.draw, 3),
         (bootstrap.replicate, 4),
         (compare.compare, 1),
-        (methods.run_methods, 3),
-        (methods.markdown_table, 1),
     ):
         parameters = list(inspect.signature(function).parameters.values())
         assert {parameter.kind for parameter in parameters[:free]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tailwise.experiments.recommend import listed, recommend
+from tailwise.experiments import recommend as recommending
+from tailwise.experiments.recommend import listed
+from tests.experiments.given import comparison_of
 
 GROUPS = ("total", "head", "medium", "tail")
+
+
+def recommend(given):
+    """The recommendation for partial results, as results.json has it."""
+    found = recommending.recommend(comparison_of(given))
+    return {"methods": list(found.methods), "text": list(found.text)}
 
 
 def method(name, *, test=50.0, from_best=(0, 0, 0), validation=None, from_val=(0, 0, 0), **changes):

@@ -21,16 +21,17 @@ from tailwise.cli import main
 from tailwise.commands.reproduce import FigureName
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.long_tail import build_long_tail
-from tailwise.experiments.methods import Row
 from tailwise.experiments.published import TABLES, published_table
-from tailwise.experiments.reproduce import Experiment, results_table, shortened
+from tailwise.experiments.reproduce import Experiment, shortened
 from tailwise.labels import LabelStats
 from tailwise.losses import create
 from tailwise.metrics import ProbabilityCurves
 from tailwise.models.model_config import ModelConfig
 from tailwise.report import figures as drawing
 from tailwise.report.paper_figures import FIGURES, KAPPA, MU, gradient_on_negatives, sweep_figure
+from tailwise.report.results_tables import published_table as results_table
 from tailwise.training.config import OptimConfig, TrainConfig, load
+from tests.experiments.given import result_of
 
 Outcome = tuple[int, str, str]
 LABELS = {"db": "DB", "pr-neg_slope": "λ₁⁻+", "pr-pos_divisor": "λ₂⁺+", "pr": "λ₁⁻+ λ₂⁺+"}
@@ -180,7 +181,7 @@ def test_curves_are_those_of_the_recorded_runs(
     (output / "runs/db/seed1/curves.npz").unlink()
     code, _, err = cli(f"{line} --figure pg-3")
     assert code == 2
-    assert re.search(r"runs/db/seed1 has no probability curves .*; remove it, to have it done again", err)
+    assert re.search(r"runs/db/seed1 has no probability curves .*; remove it to repeat the run", err)
 
 
 def test_sweeps_show_the_runs_of_each_value(
@@ -308,7 +309,7 @@ def test_tables_with_the_graph_head_say_what_its_label_embeddings_are(tiny_label
         whole = experiment(tiny_labels, shared=shared)
         assert whole.departures() == []
         for number in (2, 3):
-            found = {method.name: Row(method.name, {"total": [1.0]}, [1.0]) for method in whole.methods(number)}
+            found = {method.name: result_of(method.name, {"total": [1.0]}) for method in whole.methods(number)}
             notes = results_table(whole, number, found).notes
             said[file, number] = [note for note in notes if "ML-GCN" in note]
     assert said == {

@@ -10,13 +10,13 @@ import torch
 from scipy.stats import pareto
 
 from tailwise.data.formats.csv_table import read_csv
-from tailwise.experiments.methods import Row
 from tailwise.experiments.reproduce import Experiment
 from tailwise.labels import LabelStats
 from tailwise.losses import create
 from tailwise.metrics import ProbabilityCurves
 from tailwise.report.paper_figures import FIGURES, gradient_on_negatives
 from tailwise.training.config import TrainConfig
+from tests.experiments.given import result_of
 
 TABLE_2 = ["ERM", "RW", "Focal", "RS", "ML-GCN", "LDAM", "CB Focal", "ASL", "DB Focal", "PG"]
 METHODS_2 = [
@@ -51,7 +51,7 @@ def labels(tmp_path: Path) -> Path:
 
 def experiment(labels: Path, **changes: object) -> Experiment:
     recipe = changes.get("recipe", "voc-mlt")
-    shared = TrainConfig(data=str(labels), output=str(labels.parent / "runs"), recipe=recipe, thresholds=(10, 20))  # type: ignore[arg-type]
+    shared = TrainConfig(data=str(labels), output=str(labels.parent), recipe=recipe, thresholds=(10, 20))  # type: ignore[arg-type]
     options: dict = {
         "data_name": "tiny",
         "recipe": recipe,
@@ -122,8 +122,7 @@ def test_sweeps_show_each_value_and_mark_the_recipe_s(labels: Path, name: str, r
     for method, value in zip(methods, values, strict=True):
         assert method.options.get("loss_options", {option: own}) == {option: value}
         assert method.options["optim"] == {"epochs": 3}
-    others = {group: [None, None] for group in ("head", "medium", "tail")}
-    found = {n: Row(n, {"total": [10.0 + i, 12.0 + i], **others}, [1.0]) for i, n in enumerate(names)}
+    found = {n: result_of(n, {"total": [10.0 + i, 12.0 + i]}) for i, n in enumerate(names)}
     (axes,) = FIGURES[name].draw(tiny, found).axes
     assert axes.lines[0].get_xydata().tolist() == [[value, 11.0 + i] for i, value in enumerate(values)]
     assert axes.lines[-1].get_xdata() == [own, own]

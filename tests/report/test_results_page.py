@@ -16,8 +16,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from tailwise.metrics import f1_scores
 from tailwise.report import evidence
-from tailwise.report.comparison_page import write_comparison_page
-from tailwise.report.run_page import write_run_page
+from tailwise.report.results_page import write_report
 from tests.report.browser import browse
 from tests.report.folders import CLASSES, METHODS, SEEDS, Data, make_comparison, make_data, make_logits, make_run
 from tests.report.pages import TOOLS, Elements, page_data
@@ -41,7 +40,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory, data: Data) -> tuple[Pa
 
 @pytest.fixture(scope="module")
 def page(comparison: tuple[Path, dict[str, Any]]) -> Path:
-    return write_comparison_page(comparison[0])
+    return write_report(comparison[0])
 
 
 def test_the_page_is_one_file_and_names_are_text(page: Path, comparison: tuple[Path, dict[str, Any]]) -> None:
@@ -274,7 +273,7 @@ def bootstrap_interval(data: Data, logits: np.ndarray, k: int) -> list[float]:
 def test_a_run_has_a_page_too(data: Data, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     metrics = make_run(folder, data, make_logits(data, 1.0, 0), loss="db-focal", seed=0)
-    page = write_run_page(folder, tmp_path / "page.html")
+    page = write_report(folder, tmp_path / "page.html")
     assert page == tmp_path / "page.html"
     assert not (folder / "report.html").exists()
     script = """
@@ -311,13 +310,13 @@ def test_without_data_or_runs_the_rest_is_shown(comparison: tuple[Path, dict[str
     moved = tmp_path / "moved"
     moved.mkdir()
     (moved / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    text = write_comparison_page(moved).read_text(encoding="utf-8")
+    text = write_report(moved).read_text(encoding="utf-8")
     assert "The folder holds no finished runs, only their results." in text
     assert "class-precision-figure" in page_data(text)
     data = make_data(tmp_path)
     make_run(tmp_path / "run", data, make_logits(data, 1.0, 0), seed=0)
     data.path.unlink()
-    text = write_run_page(tmp_path / "run").read_text(encoding="utf-8")
+    text = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "The labels of the test split cannot be read again" in text
     assert 'id="threshold"' not in text
     assert "probabilities-0-figure" in page_data(text)
@@ -336,7 +335,7 @@ def test_a_comparison_of_which_all_failed_has_a_page(comparison: tuple[Path, dic
     failed = [method for method in comparison[1]["methods"] if method["failed"]]
     changes = {"methods": failed, "baseline": None, "best": {"test": None, "validation": None}}
     (tmp_path / "results.json").write_text(json.dumps(comparison[1] | changes), encoding="utf-8")
-    page = write_comparison_page(tmp_path)
+    page = write_report(tmp_path)
     seen = browse(page, "outcome.rows = document.querySelectorAll('#method-table .failed').length;", tmp_path)
     assert (seen["problems"], seen["rows"]) == ([], 1)
 
@@ -346,7 +345,7 @@ def test_images_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
     make_run(tmp_path / "run", data, make_logits(data, 0.5, 0), seed=0)
     for image in tmp_path.glob("test*.png"):
         image.unlink()
-    elements = Elements(write_run_page(tmp_path / "run").read_text(encoding="utf-8"))
+    elements = Elements(write_report(tmp_path / "run").read_text(encoding="utf-8"))
     absent = [given for _, given in elements.tags if given.get("class") == "absent"]
     assert absent
     assert all("labelled" in str(given["aria-label"]) for given in absent)
@@ -359,7 +358,7 @@ def test_predictions_of_other_data_are_left_out(data: Data, tmp_path: Path) -> N
     for seed in SEEDS:
         broken = folder / "runs" / "bce" / f"seed{seed}" / "predictions.parquet"
         broken.write_bytes(b"nothing")
-    text = write_comparison_page(folder).read_text(encoding="utf-8")
+    text = write_report(folder).read_text(encoding="utf-8")
     assert "The predictions of bce cannot be used" in text
     traces = page_data(text)["threshold-curves-figure"]["data"]
     assert {trace["meta"]["method"] for trace in traces} == {0}
@@ -369,7 +368,7 @@ def test_curves_are_limited(data: Data, tmp_path: Path, monkeypatch: pytest.Monk
     folder = tmp_path / "comparison"
     make_comparison(folder, data)
     monkeypatch.setattr(evidence, "_MOST_POINTS", 250)
-    text = write_comparison_page(folder).read_text(encoding="utf-8")
+    text = write_report(folder).read_text(encoding="utf-8")
     points = page_data(text)["page-data"]["points"]
     assert 0 < len(points) < len(METHODS)
     assert sum(len(hits) for curves in points.values() for hits, _ in curves) <= 250
@@ -381,7 +380,7 @@ def test_two_thousand_classes_stay_usable(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     data = make_data(tmp_path / "data", tuple(f"concept {k}" for k in range(2000)))
     make_comparison(tmp_path / "comparison", data, {"bce": 0.6, "pg": 1.2})
-    page = write_comparison_page(tmp_path / "comparison")
+    page = write_report(tmp_path / "comparison")
     assert page.stat().st_size < 12e6
     script = """
     outcome.rows = texts("class-table", 0).length;

@@ -15,7 +15,7 @@ from tailwise.commands.output import show_metrics
 from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.report.mistakes import read_test_rows
-from tailwise.report.run_page import write_run_page
+from tailwise.report.results_page import write_report
 from tailwise.training.config import TrainConfig, differences, load, resolve
 from tailwise.training.run import Result, evaluate, train
 from tests.training.conftest import CLASSES, SIDE
@@ -69,7 +69,7 @@ def test_a_test_without_negatives_measures_nothing(
     told = " ".join(capsys.readouterr().out.split())
     assert "No class has both a positive and a judged negative in test, so that mAP is undefined." in told
     assert "100.00" not in told
-    page = write_run_page(Path(config.output)).read_text(encoding="utf-8")
+    page = write_report(Path(config.output)).read_text(encoding="utf-8")
     assert "No class has both a positive and a judged negative in the test split, so that mAP is undefined." in page
 
 
@@ -122,7 +122,7 @@ def test_other_cells_for_absent_are_asked_about_and_train_to_the_same_numbers(
     again = evaluate(Path(config.output))
     assert again.metrics["mAP"] == metrics["mAP"]
     assert (read_test_rows(recorded, CLASSES).targets >= 0).all()
-    assert len(write_run_page(Path(config.output)).read_bytes())
+    assert len(write_report(Path(config.output)).read_bytes())
     with pytest.raises(InputError, match=f"--{option} {value} for absent"):
         evaluate(Path(config.output), data=config.data, split="test")
     options = ReadOptions(**{option: value})  # type: ignore[arg-type]

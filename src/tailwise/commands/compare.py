@@ -61,10 +61,10 @@ def run(options: Options) -> None:
     """Compare methods on one data set, and recommend one."""
     from rich.console import Console
 
-    from tailwise.experiments.compare import compare, default_workers
+    from tailwise.experiments.compare import compare
     from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, find_methods
     from tailwise.experiments.plan import Plan
-    from tailwise.experiments.tables import show_results
+    from tailwise.report.summary import publish
 
     require_counts(seeds=options.seeds, workers=options.workers)
     given = options.methods if options.methods is not None else list(DEFAULT_METHODS)
@@ -84,8 +84,7 @@ def run(options: Options) -> None:
         level=options.level,
         search=options.search,
     )
-    workers = default_workers(shared) if options.workers is None else options.workers
-    show_results(compare(plan, workers=workers), plan, Console())
+    publish(compare(plan, workers=options.workers), Console())
 
 
 def _shared(options: Options) -> TrainConfig:

@@ -22,7 +22,11 @@ class Options:
 
 def run(options: Options) -> None:
     """Compare BCE, DB-Focal and PG on embedded data."""
-    from tailwise.experiments.demo import demo
+    from rich.console import Console
+
+    from tailwise.experiments.compare import compare
+    from tailwise.experiments.demo import plan
+    from tailwise.report.summary import publish
 
     require_counts(seeds=options.seeds, workers=options.workers)
-    demo(Path(options.output), options.seeds, options.workers)
+    publish(compare(plan(Path(options.output), options.seeds), workers=options.workers), Console())

@@ -25,16 +25,14 @@ class Options:
 
 def run(options: Options) -> None:
     """Write the results of a run or a comparison as one HTML page that needs no network."""
-    from tailwise.report.comparison_page import write_comparison_page
-    from tailwise.report.results import is_comparison
-    from tailwise.report.results_page import PAGE_FILE
-    from tailwise.report.run_page import write_run_page
+    from tailwise.report.folders import results_file
+    from tailwise.report.results_page import PAGE_FILE, write_report
 
     folder = Path(options.folder)
-    write = write_comparison_page if is_comparison(folder) else write_run_page
+    results_file(folder)
     if options.output is not None:
         require_new(Path(options.output))
     page = Path(options.output) if options.output is not None else folder / PAGE_FILE
     if not os.access(page.absolute().parent, os.W_OK):
         raise InputError(f"{page.absolute().parent} cannot be written into; give --output")
-    _logger.info("page: %s", write(folder, page))
+    _logger.info("page: %s", write_report(folder, page))

@@ -106,8 +106,8 @@ def run(options: Options) -> None:
         # Before anything that takes long.
         require_extra("drawing figures, which --table all leaves out," if everything else "--figure", "figures")
     from tailwise.experiments.published import TABLES
-    from tailwise.experiments.reproduce import results_table
-    from tailwise.experiments.results_table import for_terminal, write_table
+    from tailwise.report.results_tables import published_table
+    from tailwise.report.tables import write_table
 
     numbers = TABLES if everything or options.table == "all" else () if options.table is None else (options.table,)
     figures = _figures(options.figure or "all") if draws else {}
@@ -121,8 +121,8 @@ def run(options: Options) -> None:
     found = experiment.run(methods)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for number in numbers:
-        table = results_table(experiment, number, found)
-        console.print(table.title, for_terminal(table), *table.notes, sep="\n")
+        table = published_table(experiment, number, found)
+        console.print(table.caption, table.to_rich(title=False), *table.notes, sep="\n")
         for file in write_table(table, output / f"table{number}"):
             _logger.info("table: %s", file)
     for name, figure in figures.items():
@@ -185,7 +185,7 @@ def _experiment(options: Options, output: Path) -> Experiment:
     shared = TrainConfig(
         **{entry.name: getattr(options, entry.name) for entry in fields(ReadOptions)},
         data=options.data,
-        output=str(output / "runs"),
+        output=str(output),
         recipe=options.recipe,
         mode=options.mode,
         train_split=options.train_split,

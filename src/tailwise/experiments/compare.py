@@ -1,4 +1,4 @@
-"""A comparison from plan to folder: prepare, run what is missing, judge, write."""
+"""The comparison of methods: shared inputs, missing runs, scores and results in one folder."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ from filelock import FileLock, Timeout
 from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
-from tailwise.experiments.plan import RUNS, Plan, in_rounds
-from tailwise.experiments.results import summarize
+from tailwise.experiments.plan import Plan, in_rounds
+from tailwise.experiments.results import RUNS, Comparison
+from tailwise.experiments.scoring import summarize
 from tailwise.experiments.search import settle
-from tailwise.experiments.tables import markdown_page, read_costs
-from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.matrix import Targets, can_be_scored, dense_chunks
 from tailwise.models.backbone_checks import try_backbone
 from tailwise.progress import countdown
-from tailwise.report.comparison_page import write_comparison_page
 from tailwise.spelling import counted
 from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
@@ -38,27 +36,22 @@ from tailwise.training.inputs import RunSplits, check_labels, open_images, read_
 from tailwise.training.testing import choose_device
 from tailwise.training.trainer import create_sampler
 
-RESULTS_FILE = "results.json"
-TABLE_FILE = "table.md"
-
 _DATA_FILE = "data.json"
 _LOCK_FILE = ".lock"
 _logger = logging.getLogger(__name__)
 
 
-def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
-    """Run a comparison, or go on with one, and write results.json, table.md and report.html into its folder.
+def compare(plan: Plan, *, workers: int | None = None) -> Comparison:
+    """Run a comparison, or resume one, and write results.json into its folder.
 
     Args:
         plan: the comparison; its folder is new, or that of the same comparison. Methods, seeds and folds may be added.
-        workers: runs at a time.
-
-    Returns:
-        The content of results.json.
+        workers: runs in parallel; by default :func:`default_workers`.
 
     Raises:
         InputError: the data, the folder or the shared options cannot be used, or there are too few images for folds.
     """
+    workers = default_workers(plan.shared) if workers is None else workers
     shared = resolve(replace(plan.shared, output=str(plan.folder)))
     try_backbone(shared.model, shared.image_size)
     splits = read_run(shared)
@@ -83,10 +76,7 @@ def compare(plan: Plan, *, workers: int) -> dict[str, Any]:
         chosen = settle(plan, train, do)
         do([in_rounds([plan.test_runs(entry.method), plan.fold_runs(entry.method)]) for entry in chosen])
         results = summarize(plan, chosen, train, test)
-        write_json(plan.folder / RESULTS_FILE, results)
-        with replacing(plan.folder / TABLE_FILE) as temporary:
-            temporary.write_text(markdown_page(results, read_costs(plan)), encoding="utf-8")
-        write_comparison_page(plan.folder)
+        results.write(plan.folder)
     return results
 
 
@@ -213,7 +203,7 @@ def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
     assert splits.test is not None
     folder, record = plan.folder, plan.folder / _DATA_FILE
     is_empty = not folder.exists() or (folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir()))
-    if not is_empty and not record.is_file():
+    if not is_empty and not plan.holds_more and not record.is_file():
         raise InputError(f"--output {folder} is there already and holds no comparison; give another output")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from tailwise.data.pixels.augment import Augmentation
-from tailwise.experiments.compare import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
-from tailwise.experiments.tables import show_results
 from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import OptimConfig, TrainConfig
 
@@ -23,18 +19,14 @@ METHODS = (
 )
 
 
-def demo(output: Path, seeds: int, workers: int) -> None:
-    """Compare the methods on the digits: print the table of their mAP, and write it and the report page.
+def plan(output: Path, seeds: int) -> Plan:
+    """The comparison of the methods on the digits.
 
     Args:
-        output: folder of the comparison; finished runs in it are not done again.
+        output: folder of the comparison; finished runs in it are not repeated.
         seeds: runs of each method.
-        workers: runs at a time.
-
-    Raises:
-        InputError: the folder holds something else, or a number is out of its range.
     """
-    plan = Plan(
+    return Plan(
         folder=output.absolute(),
         shared=configuration(output),
         methods=METHODS,
@@ -42,11 +34,10 @@ def demo(output: Path, seeds: int, workers: int) -> None:
         folds=0,
         baseline=METHODS[0].name,
     )
-    show_results(compare(plan, workers=workers), plan, Console())
 
 
 def configuration(output: Path) -> TrainConfig:
-    """What the methods share: a small network from scratch, and augmentation that leaves digits what they are."""
+    """The configuration of all methods: a small network from scratch, and digits neither mirrored nor recoloured."""
     return TrainConfig(
         data="digits",
         output=str(output),

@@ -1,4 +1,4 @@
-"""What a comparison is to run, and where each run lies in its folder."""
+"""The plan of a comparison: its runs, and the folder of each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run
 from tailwise.experiments.methods import Method, require_test
+from tailwise.experiments.results import RUNS
 from tailwise.training.config import TrainConfig
 
-RUNS, FOLDS, SEARCH = "runs", "folds", "search"
+FOLDS, SEARCH = "folds", "search"
 
 _MOST_REPLICATES = 100_000
 
@@ -23,15 +24,16 @@ class Plan:
     """A comparison of methods on one data set.
 
     Attributes:
-        folder: where everything goes.
+        folder: the folder of the comparison.
         shared: the configuration that the methods change.
-        methods: what is compared.
+        methods: the methods.
         seeds: seeds of the runs that are tested: they train on the whole training split.
         folds: parts of the training split that further runs hold out in turn, for choosing; 0 for none.
         baseline: name of the method that the others are also compared with, if any.
         replicates: number of bootstrap replicates.
-        level: probability that intervals are made for.
+        level: confidence level of intervals.
         search: whether methods try the options of their search on the folds first.
+        holds_more: whether the folder may hold other files.
 
     Raises:
         InputError: values that do not go together.
@@ -46,6 +48,7 @@ class Plan:
     replicates: int = 1000
     level: float = 0.95
     search: bool = False
+    holds_more: bool = False
 
     def __post_init__(self) -> None:
         rules = (

@@ -1,16 +1,17 @@
-"""The papers' tables, run again: each row is trained over several seeds and set beside what is published for it."""
+"""The papers' tables and figures as experiments: a comparison of the published methods on given data."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tailwise.data.dataset import Dataset
-from tailwise.experiments.methods import Method, Row, run_methods
-from tailwise.experiments.published import GROUPS, PublishedRow, PublishedTable, published_table
-from tailwise.experiments.results_table import ResultsRow, ResultsTable
+from tailwise.experiments.compare import compare
+from tailwise.experiments.methods import Method
+from tailwise.experiments.plan import Plan
+from tailwise.experiments.published import PublishedRow, PublishedTable, published_table
+from tailwise.experiments.results import RUNS, MethodResult
 from tailwise.losses import RecipeName
 from tailwise.training.config import OptimConfig, TrainConfig, changes
 
@@ -19,26 +20,25 @@ RECIPE_SEEDS = 3
 
 _RECIPE_EPOCHS = 8
 _UNIFORM_PER_CLASS_AWARE = 10
-# What says which data are read and where a run shows itself, not how it is trained.
+# Options for reading data and for output, which do not change how a run is trained.
 _NOT_OF_THE_RECIPE = frozenset(
     {"data", "output", "recipe", "train_split", "test_split", "format", "classes", "root", "separator", "difficult"}
     | {"split_ratios", "split_seed", "split_file", "on_error", "accelerator"}
 )
 _LABEL_EMBEDDINGS = ("model.label_embeddings", "model.label_words")
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What the tables and figures are run on, and how.
+    """Data and settings of tables and figures.
 
     Attributes:
-        data_name: what tables call the data.
+        data_name: name of the data in tables.
         recipe: the data set whose tables and loss options are taken.
-        is_published: whether the data are those that the published numbers are about.
-        shared: what all runs share; its output folder holds them.
+        is_published: whether the data are those of the published numbers.
+        shared: the configuration that all runs share; its output is the folder of the comparison.
         seeds: seeds of each method.
-        workers: runs at a time.
+        workers: runs in parallel.
         epochs: epochs with the class-aware sampler; None for the recipe's 8.
         pool: reads the labels that a long-tailed subset is chosen from.
         num_max: reference count of the most frequent class of that subset.
@@ -88,28 +88,32 @@ class Experiment:
 
     def folder(self, method: Method, seed: int) -> Path:
         """The folder of a run."""
-        return Path(method.configure(self.shared, seed).output)
+        return Path(self.shared.output) / RUNS / method.name / f"seed{seed}"
 
-    def run(self, methods: Sequence[Method]) -> dict[str, Row]:
-        """Run methods, each once; finished runs are taken as they are.
+    def run(self, methods: Sequence[Method]) -> dict[str, MethodResult]:
+        """Compare methods, each once; finished runs are not repeated.
 
         Returns:
-            What was found, by name of the method.
+            Results by name of the method; empty without methods.
 
         Raises:
-            InputError: as :func:`~tailwise.experiments.methods.run_methods`.
+            InputError: as :func:`~tailwise.experiments.compare.compare`.
         """
-        distinct = list({method.name: method for method in methods}.values())
-        # Bars of several processes would write over each other.
-        shared = replace(self.shared, quiet=self.shared.quiet or self.workers > 1)
-        found = {}
-        for row in run_methods(shared, distinct, self.seeds, workers=self.workers):
-            found[row.method] = row
-            _logger.info("%s: mAP %s (%d of %d methods)", row.method, row.cell("total"), len(found), len(distinct))
-        return found
+        distinct = {method.name: method for method in methods}.values()
+        if not distinct:
+            return {}
+        plan = Plan(
+            folder=Path(self.shared.output).absolute(),
+            shared=self.shared,
+            methods=tuple(distinct),
+            seeds=tuple(self.seeds),
+            folds=0,
+            holds_more=True,
+        )
+        return {result.name: result for result in compare(plan, workers=self.workers).methods}
 
     def departures(self) -> list[str]:
-        """In what the runs are not the recipe, as "option value (recipe: value)"."""
+        """Options in which the runs differ from the recipe, as "option value (recipe: value)"."""
         shared = self.shared
         recipe = TrainConfig(data=shared.data, output=shared.output)
         found = [
@@ -130,7 +134,7 @@ class Experiment:
         return found
 
     def notes(self) -> list[str]:
-        """What must be said of every result, in sentences."""
+        """Sentences that belong to every result."""
         departures = self.departures()
         runs = "one run" if len(self.seeds) == 1 else f"mean ± standard deviation over {len(self.seeds)} runs"
         notes = [f"Final epoch, {runs}; mAP in percent on the raw logits."]
@@ -143,6 +147,12 @@ class Experiment:
             notes.append(f"Not the recipe: {'; '.join(departures)}.")
         return notes
 
+    @property
+    def label_embeddings(self) -> str:
+        """The label embeddings of ML-GCN, in words."""
+        file = self.shared.model.label_embeddings
+        return "random orthogonal vectors of each run's seed" if file is None else f"those of {file.name}"
+
 
 def shortened(epochs: int | None) -> OptimConfig:
     """The recipe's optimizer and schedule, with a warm-up in proportion to a number of class-aware epochs."""
@@ -152,39 +162,8 @@ def shortened(epochs: int | None) -> OptimConfig:
     return replace(recipe, warmup_steps=recipe.warmup_steps * epochs // _RECIPE_EPOCHS)
 
 
-def results_table(experiment: Experiment, number: int, found: Mapping[str, Row]) -> ResultsTable:
-    """A table of what was found, beside what is published about the same data.
-
-    Args:
-        experiment: the data, and how methods were run on them.
-        number: number of the published table.
-        found: what :meth:`Experiment.run` found, of these methods at least.
-    """
-    table = experiment.table(number)
-    rows = [_results_row(row, found[row.method.name], experiment.is_published) for row in experiment.rows(number)]
-    notes = experiment.notes()
-    if any(row.method.options.get("model", {}).get("head") == "gcn" for row in experiment.rows(number)):
-        notes.append(f"Label embeddings of ML-GCN: {_label_embeddings(experiment.shared)}.")
-    if experiment.is_published:
-        notes.append(f"Published: {table.source}; in brackets, ours minus published.")
-        notes += table.notes
-    return ResultsTable(f"{table.title}: {experiment.data_name}", rows, notes)
-
-
-def _results_row(row: PublishedRow, runs: Row, is_published: bool) -> ResultsRow:
-    if not is_published:
-        return ResultsRow(row.label, runs)
-    label = f"{row.label} ({row.remark})" if row.remark else row.label
-    return ResultsRow(label, runs, {group: row.published(group) for group in GROUPS})
-
-
-def _label_embeddings(shared: TrainConfig) -> str:
-    file = shared.model.label_embeddings
-    return "random orthogonal vectors of each run's seed" if file is None else f"those of {file.name}"
-
-
 def _short(value: object) -> str:
-    """A value as it is written in a sentence; of a file, the name."""
+    """A value in a sentence: of a file, the name."""
     if value is None:
         return "none"
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else str(value)

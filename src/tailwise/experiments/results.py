@@ -1,212 +1,403 @@
-"""What a comparison found, as one JSON mapping that is the same however its runs were interrupted."""
+"""What a comparison, a run or an evaluation found, as one type, with its JSON file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from tailwise.data.dataset import Dataset
-from tailwise.experiments.board import Board, percent
-from tailwise.experiments.executors import failure_of
-from tailwise.experiments.methods import Method
-from tailwise.experiments.plan import FOLDS, Plan
-from tailwise.experiments.recommend import recommend
+from tailwise.errors import InputError
 from tailwise.labels import LabelStats
-from tailwise.matrix import count_positives, to_dense
-from tailwise.metrics import Decisions, fit_decisions
-from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
-from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits
-from tailwise.training.testing import score_decisions
+from tailwise.metrics.groups import TOTAL
+from tailwise.records import KEY, from_json, to_json
+from tailwise.training.config import TrainConfig, load
+from tailwise.training.folder import CONFIG_FILE, METRICS_FILE, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = "tailwise-comparison-1"
+RESULTS_FILE = "results.json"
+RUNS = "runs"
 
-# Options that say where data lie, what a single run is, or how it shows itself.
-_NOT_SHARED = frozenset(
-    (
-        *("data", "output", "classes", "root", "split_file", "cache", "seed", "loss", "loss_options", "val_split"),
-        *("val_folds", "val_fold", "accelerator", "devices", "num_nodes", "num_workers", "checkpoint_minutes"),
-        *("compile", "keep_backbone", "quiet", "resume", "tensorboard"),
-    )
-)
-_FILES = ("weights", "label_embeddings")
-# Of what a test finds, the scores that depend on thresholds and probabilities.
-_DECIDED = ("CF1", "OF1", "CF1_tuned", "OF1_tuned", "calibration_error", "calibration_error_calibrated")
+Reference: TypeAlias = Literal["baseline", "best"]
+REFERENCES: tuple[Reference, ...] = ("baseline", "best")
+
+SINGLE_SCORES = {
+    "CF1": "CF1 at ½",
+    "OF1": "OF1 at ½",
+    "CF1_tuned": "CF1, tuned",
+    "OF1_tuned": "OF1, tuned",
+    "calibration_error": "calibration error",
+    "calibration_error_calibrated": "calibrated",
+}
+"""Scores of a method that are one number each, with their titles."""
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A method with its options settled.
+class Difference:
+    """A difference in mAP and its interval, in points; None where it is undefined."""
+
+    difference: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Scores of one run: its mAP by group and average precision by class, in percent; None where undefined."""
+
+    seed: int
+    means: Mapping[str, float | None] = field(metadata={KEY: "mAP"})
+    AP: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a method on the test split, means over its runs, in percent; None where undefined.
 
     Attributes:
-        method: with the options that its runs have.
-        found: the options of its search that did best, empty where its own did; None without a search.
+        means: mAP by group.
+        deviations: its standard deviation over the runs, None with one run.
+        AP: average precision of each of the K classes; ``AP_low`` and ``AP_high`` are the ends of its interval.
+        runs: scores of each run.
+        against_best: differences in mAP to the best method by group; None without one.
+        against_baseline: differences to the baseline likewise.
+
+    The other scores are those of :data:`SINGLE_SCORES`.
     """
 
-    method: Method
-    found: Mapping[str, Any] | None = None
+    means: Mapping[str, float | None] = field(metadata={KEY: "mean"})
+    deviations: Mapping[str, float | None] = field(metadata={KEY: "std"})
+    CF1: float | None = None
+    OF1: float | None = None
+    CF1_tuned: float | None = None
+    OF1_tuned: float | None = None
+    calibration_error: float | None = None
+    calibration_error_calibrated: float | None = None
+    AP: tuple[float | None, ...] = ()
+    AP_low: tuple[float | None, ...] | None = None
+    AP_high: tuple[float | None, ...] | None = None
+    runs: tuple[RunScores, ...] = ()
+    against_best: Mapping[str, Difference] | None = None
+    against_baseline: Mapping[str, Difference] | None = None
+
+    @property
+    def by_run(self) -> dict[str, list[float | None]]:
+        """mAP of each run, by group."""
+        return {group: [run.means[group] for run in self.runs] for group in self.means}
+
+    def against(self, reference: Reference) -> Mapping[str, Difference]:
+        """Differences in mAP to the best method or the baseline by group; empty where there are none."""
+        return (self.against_best if reference == "best" else self.against_baseline) or {}
 
 
-def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Dataset) -> dict[str, Any]:
-    """Read all runs of a comparison, and judge them.
+@dataclass(frozen=True)
+class Validation:
+    """Scores of a method on validation images, in percent: mAP by group, average precision by class.
 
-    Thresholds and calibration of each method are fitted to its held-out predictions, kept beside its fold runs, and
-    used on its test predictions.
+    ``where`` is what those images are, in words.
+    """
 
-    Args:
-        plan: what was run.
-        chosen: its methods.
-        train: the training split: the images that could be read.
-        test: the test split, likewise.
+    means: Mapping[str, float | None] = field(metadata={KEY: "mAP"})
+    AP: tuple[float | None, ...] = ()
+    against_best: Mapping[str, Difference] | None = None
+    where: str = field(default="validation images", compare=False)
 
-    Returns:
-        The content of results.json: scores in percent, None for what is undefined.
+
+@dataclass(frozen=True)
+class RunFailure:
+    """The run that failed, and why."""
+
+    run: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.reason}" if self.run else self.reason
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """Results of one method.
+
+    Attributes:
+        name: its name.
+        title: what it is, for readers.
+        options: training options by which it differs from the others.
+        chosen: options found by the search; None without a search.
+        failed: why there are no scores, if a run failed.
+        test: scores on the test split.
+        validation: scores on validation images.
+        folders: folders of its finished runs, by rising seed; or that of an evaluation of one.
+        tested: of an evaluation, the configuration of the run with the data that were read for it.
+        origin: of an evaluation, the folder of the run.
+    """
+
+    name: str
+    title: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] | None = None
+    failed: RunFailure | None = None
+    test: Scores | None = None
+    validation: Validation | None = None
+    folders: tuple[Path, ...] = field(default=(), compare=False)
+    tested: TrainConfig | None = field(default=None, compare=False)
+    origin: Path | None = field(default=None, compare=False)
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """Median wall time of its runs; None without one."""
+        times = [read_json(folder / METRICS_FILE)["seconds"] for folder in self.folders if self.origin is None]
+        return median(times) if times else None
+
+    @cached_property
+    def config(self) -> TrainConfig | None:
+        """The configuration of its first run; None without one."""
+        return self.tested or (load(self.folders[0] / CONFIG_FILE) if self.folders else None)
+
+    @property
+    def trained(self) -> Path | None:
+        """The folder of its first run; None without one."""
+        return self.origin or (self.folders[0] if self.folders else None)
+
+    def mean(self, group: str = TOTAL) -> float | None:
+        """Mean mAP of its runs on the test split."""
+        return None if self.test is None else self.test.means.get(group)
+
+    def against(self, reference: Reference) -> Mapping[str, Difference]:
+        """Differences in mAP to the best method or the baseline by group; empty where there are none."""
+        return {} if self.test is None else self.test.against(reference)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a comparison: splits, classes with their positives, and groups of class indices.
+
+    The test split is None for a run that is tested on nothing, ``test_counts`` where they are not recorded.
+    """
+
+    source: str
+    train_split: str
+    test_split: str | None
+    num_train: int
+    num_test: int
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    test_counts: tuple[int, ...] | None
+    groups: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Number of replicates, and the confidence level of their intervals."""
+
+    replicates: int
+    level: float
+
+
+@dataclass(frozen=True)
+class Highest:
+    """Names of the methods with the highest mAP; None where no method has one."""
+
+    test: str | None = None
+    validation: str | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The method to take and then those that do not differ from it, by name; and the reasons, as sentences."""
+
+    methods: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join(self.text)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One or several methods on the same data.
+
+    Fields that equality ignores say where results lie, and are not written.
+
+    Attributes:
+        data: the data.
+        mode: "probe" or "finetune".
+        seeds: seeds of every method.
+        folds: parts of the training split that were held out in turn; 0 for none.
+        baseline: name of the method that the others are also compared with.
+        bootstrap: how intervals were made; None without intervals.
+        shared: options that all methods share.
+        methods: results by method.
+        highest: the methods with the highest scores.
+        recommendation: which method to take.
+        folder: where the runs lie; None for results alone.
+        command: the command of tailwise that made them.
+        is_of_all_rows: whether an evaluation is of all rows of the data, whatever their split.
+    """
+
+    data: Data
+    mode: str
+    seeds: tuple[int, ...]
+    folds: int
+    baseline: str | None
+    bootstrap: Bootstrap | None
+    shared: Mapping[str, Any]
+    methods: tuple[MethodResult, ...]
+    highest: Highest = field(default=Highest(), metadata={KEY: "best"})
+    recommendation: Recommendation = Recommendation()
+    folder: Path | None = field(default=None, compare=False)
+    command: Literal["compare", "train", "evaluate"] = field(default="compare", compare=False)
+    is_of_all_rows: bool = field(default=False, compare=False)
+
+    @property
+    def best(self) -> str | None:
+        """Name of the recommended method, if there is one."""
+        return next(iter(self.recommendation.methods), None)
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether these are results of a comparison, rather than of a run or an evaluation."""
+        return self.command == "compare"
+
+    @cached_property
+    def stats(self) -> LabelStats:
+        """Counts, names and groups of the training labels."""
+        counts = np.array(self.data.class_counts, dtype=np.int64)
+        return LabelStats(counts, self.data.num_train, self.data.class_names, groups=self.data.groups)
+
+    def method(self, name: str | None) -> MethodResult | None:
+        """The method of a name, if it has scores."""
+        return next((method for method in self.methods if method.name == name and method.test), None)
+
+    def reference(self, kind: Reference) -> str | None:
+        """Name of the method that differences of this kind are to."""
+        return self.baseline if kind == "baseline" else self.highest.test
+
+    @property
+    def leading(self) -> list[str]:
+        """Names of the recommended method, of the best on the test split and of the baseline, as far as there are."""
+        names = (self.best, self.highest.test, self.baseline)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+    @property
+    def scored(self) -> list[MethodResult]:
+        """The methods with scores: those that are recommended, best or baseline first, then by falling mAP."""
+        ranks = [*self.leading, *self.recommendation.methods]
+
+        def key(method: MethodResult) -> tuple[int, float]:
+            rank = ranks.index(method.name) if method.name in ranks else len(ranks)
+            return rank, -(method.mean() or 0.0)
+
+        return sorted((method for method in self.methods if method.test is not None), key=key)
+
+    def with_intervals(self, ends: Mapping[str, Mapping[str, Any]], bootstrap: Bootstrap) -> Comparison:
+        """The results with further intervals: ``AP_low`` and ``AP_high`` by name of the method."""
+        if not ends:
+            return self
+        methods = tuple(
+            replace(method, test=replace(method.test, **ends[method.name]))
+            if method.test is not None and method.name in ends
+            else method
+            for method in self.methods
+        )
+        return replace(self, methods=methods, bootstrap=bootstrap)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per method, by name: mAP by group with deviations, and the other scores, in percent.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        import pandas as pd
+
+        groups = (TOTAL, *self.data.groups)
+        rows = {}
+        for method in self.methods:
+            test = method.test
+            row: dict[str, Any] = {}
+            for group in groups:
+                row |= {group: method.mean(group), f"{group}_std": test.deviations.get(group) if test else None}
+            to_baseline = method.against("baseline").get(TOTAL)
+            row["against_baseline"] = to_baseline.difference if to_baseline else None
+            row["held_out"] = method.validation.means.get(TOTAL) if method.validation else None
+            row |= {name: getattr(test, name) if test else None for name in SINGLE_SCORES}
+            rows[method.name] = {**row, "seconds": method.seconds}
+        numbers = pd.DataFrame.from_dict(rows, orient="index").astype("float64")
+        failed = [None if method.failed is None else str(method.failed) for method in self.methods]
+        return numbers.assign(failed=failed).rename_axis("method")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of results.json, which says nothing of time and place."""
+        return {"format": FORMAT, **to_json(self)}
+
+    def write(self, folder: Path) -> None:
+        """Write results.json into a folder, whole or not at all."""
+        write_json(folder / RESULTS_FILE, self.to_json())
+
+    def located(self, folder: Path) -> Comparison:
+        """The comparison with the finished runs that lie in its folder."""
+
+        def folders(name: str) -> tuple[Path, ...]:
+            paths = (folder / RUNS / name / f"seed{seed}" for seed in sorted(self.seeds))
+            return tuple(path for path in paths if (path / METRICS_FILE).is_file())
+
+        methods = tuple(replace(method, folders=folders(method.name)) for method in self.methods)
+        return replace(self, methods=methods, folder=folder)
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """Read the folder of a comparison.
 
     Raises:
-        InputError: predictions are not of these images.
+        InputError: its results cannot be read, or are of another form.
     """
-    stats = LabelStats.from_targets(train.targets, train.class_names, plan.shared.thresholds)
-    intervals: dict[str, Any] = {"replicates": plan.replicates, "level": plan.level}
-    tested = Board(to_dense(test.targets), stats.groups, num_runs=len(plan.seeds), **intervals)
-    validated = Board(to_dense(train.targets), stats.groups, num_runs=1, **intervals)
-    failures = {entry.method.name: _first_failure(plan, entry.method) for entry in chosen}
-    decided: dict[str, dict[str, float | None]] = {}
-    for method in (entry.method for entry in chosen if failures[entry.method.name] is None):
-        logits = [read_logits([run.folder / PREDICTIONS_FILE], test) for run in plan.test_runs(method)]
-        tested.add(method.name, logits)
-        decisions = None
-        if plan.folds:
-            pooled = read_logits([run.folder / VALIDATION_FILE for run in plan.fold_runs(method)], train)
-            validated.add(method.name, [pooled])
-            decisions = _fit_decisions(plan.shared, pooled, validated.targets, train.class_names)
-            decisions.save(plan.folder / FOLDS / method.name / THRESHOLDS_FILE)
-        decided[method.name] = _decided(logits, tested.targets, stats, decisions)
-    baseline = plan.baseline if plan.baseline in tested.methods else None
-    results: dict[str, Any] = {
-        "format": FORMAT,
-        "data": _data(plan, stats, test),
-        "mode": plan.shared.mode,
-        "seeds": list(plan.seeds),
-        "folds": plan.folds,
-        "baseline": baseline,
-        "bootstrap": intervals,
-        "shared": _shared(plan.shared),
-        "methods": [
-            {
-                "name": entry.method.name,
-                "title": entry.method.title or entry.method.name,
-                "options": portable(entry.method.options),
-                "chosen": None if entry.found is None else portable(entry.found),
-                "failed": failures[entry.method.name],
-                "test": _test(tested, entry.method.name, plan, baseline, decided),
-                "validation": _validation(validated, entry.method.name),
-            }
-            for entry in chosen
-        ],
-        "best": {"test": tested.best, "validation": validated.best},
-    }
-    return {**results, "recommendation": recommend(results)}
+    path = folder / RESULTS_FILE
+    found = read_json(path)
+    if found.get("format") != FORMAT:
+        raise InputError(f'{path} holds no results of a comparison: its "format" is not "{FORMAT}"')
+    try:
+        comparison = from_json(Comparison, found)
+        _check(comparison)
+    except ValueError as error:
+        raise InputError(f"{path} is not as a comparison writes it: {error}; compare again") from error
+    return comparison.located(folder)
 
 
-def _data(plan: Plan, stats: LabelStats, test: Dataset) -> dict[str, Any]:
-    return {
-        "source": Path(plan.shared.data).name,
-        "train_split": plan.shared.train_split,
-        "test_split": plan.shared.test_split,
-        "num_train": stats.num_samples,
-        "num_test": len(test),
-        "class_names": list(stats.class_names),
-        "class_counts": stats.class_counts.tolist(),
-        "test_counts": count_positives(test.targets).tolist(),
-        "groups": {name: members.tolist() for name, members in stats.groups.items()},
-    }
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return content
 
 
-def _test(
-    board: Board, name: str, plan: Plan, baseline: str | None, decided: Mapping[str, Mapping[str, float | None]]
-) -> dict[str, Any] | None:
-    if name not in board.methods:
-        return None
-    judged = board.methods[name]
-    low, high = board.class_intervals(name)
-    return {
-        "mean": judged.means,
-        "std": judged.deviations,
-        **decided[name],
-        "AP": judged.class_means,
-        "AP_low": low,
-        "AP_high": high,
-        "runs": [
-            {
-                "seed": seed,
-                "mAP": {group: percent(values[number]) for group, values in judged.groups.items()},
-                "AP": [percent(value) for value in judged.classes[number]],
-            }
-            for number, seed in enumerate(plan.seeds)
-        ],
-        "against_best": board.difference(name, board.best),
-        "against_baseline": board.difference(name, baseline),
-    }
+def _check(comparison: Comparison) -> None:
+    """Refuse results whose parts disagree in the number of classes.
 
-
-def _validation(board: Board, name: str) -> dict[str, Any] | None:
-    if name not in board.methods:
-        return None
-    judged = board.methods[name]
-    return {"mAP": judged.means, "AP": judged.class_means, "against_best": board.difference(name, board.best)}
-
-
-def _fit_decisions(
-    config: TrainConfig, pooled: NDArray[np.float32], targets: NDArray[np.int8], class_names: Sequence[str]
-) -> Decisions:
-    """Thresholds and calibration, fitted to the predictions for all held-out images together."""
-    return fit_decisions(
-        pooled,
-        targets,
-        class_names,
-        config.threshold_objective,
-        target=config.threshold_target,
-        method=config.calibration,
-    )
-
-
-def _decided(
-    logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions | None
-) -> dict[str, float | None]:
-    """Scores of decisions and probabilities, mean over the runs: as they are, and with what was fitted."""
-    scores = [score_decisions(torch.from_numpy(run), targets, stats, decisions) for run in logits]
-    values = {name: [run[name] for run in scores if run.get(name) is not None] for name in _DECIDED}
-    return {name: percent(fmean(found) / 100) if found else None for name, found in values.items()}
-
-
-def _first_failure(plan: Plan, method: Method) -> dict[str, str] | None:
-    for run in plan.runs(method):
-        failure = failure_of(run)
-        if failure is not None:
-            return {"run": run.name, "reason": failure.reason}
-    return None
-
-
-def _shared(config: TrainConfig) -> dict[str, Any]:
-    shared: dict[str, Any] = portable(to_mapping(replace(config, sampler=config.sampler or DEFAULT_SAMPLER)))
-    return {name: value for name, value in shared.items() if name not in _NOT_SHARED}
-
-
-def portable(value: Any) -> Any:
-    """Options as JSON has them, and paths as the names of their files: results say nothing of where they were made."""
-    if isinstance(value, Mapping):
-        return {
-            str(key): Path(item).name if key in _FILES and item is not None else portable(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()):
-        return Path(value).name
-    return value
+    Raises:
+        ValueError: they do.
+    """
+    num_classes = comparison.stats.num_classes
+    for method in comparison.methods:
+        found = () if method.test is None else (method.test.AP, method.test.AP_low, method.test.AP_high)
+        if any(values is not None and len(values) != num_classes for values in found):
+            raise ValueError(f"method {method.name!r} has scores of other than {num_classes} classes")

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.dataset import Dataset
-from tailwise.experiments.board import percent
 from tailwise.experiments.executors import Run, failure_of
 from tailwise.experiments.plan import Plan, candidates
-from tailwise.experiments.results import Chosen, portable
+from tailwise.experiments.scoring import Chosen, percent, portable
 from tailwise.labels import IndexArray, LabelStats
 from tailwise.matrix import to_dense
 from tailwise.metrics import average_precision, group_means

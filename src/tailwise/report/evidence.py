@@ -1,33 +1,48 @@
-"""What a results page computes from predictions and labels, which it reads again, and what it could not."""
+"""Curves, intervals and mistakes of a results page, computed from predictions and labels that are read again."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
-from tailwise.experiments.board import percent
+from tailwise.experiments.results import Bootstrap, Comparison, MethodResult
+from tailwise.experiments.scoring import percent
 from tailwise.matrix import count_negatives, count_positives
 from tailwise.metrics.bootstrap import Resamples, interval, replicate
-from tailwise.report.class_curves import PrecisionRecall, precision_recall, sweep_thresholds
+from tailwise.metrics.decisions import f1_of_counts
 from tailwise.report.mistakes import ClassMistakes, Predictions, find_mistakes, read_test_rows
-from tailwise.report.results import MethodResults, Results
 
 # Together they make a page of a few megabytes.
 _MOST_POINTS = 300_000
 _MOST_POINTS_OF_A_CURVE = 200
 _FEWEST_POINTS_OF_A_CURVE = 20
 
-# Of the bootstrap for what has no intervals yet, as in a comparison.
-REPLICATES, LEVEL = 1000, 0.95
+BOOTSTRAP = Bootstrap(1000, 0.95)
+"""The bootstrap for results without intervals, the same as in a comparison."""
+
+NUM_THRESHOLDS = 201
+"""Thresholds of a sweep: the probabilities 0, .005, ..., 1."""
+
 _MOST_INTERVALS = 300
 
 _logger = logging.getLogger(__name__)
+
+
+class PrecisionRecall(NamedTuple):
+    """Points of a precision-recall curve by falling threshold: recall hits / positives, precision hits / predicted."""
+
+    hits: NDArray[np.int64]
+    """(n,) positives at or above the threshold."""
+    predicted: NDArray[np.int64]
+    """(n,) samples at or above the threshold."""
 
 
 @dataclass(eq=False)
@@ -50,14 +65,14 @@ class Evidence:
     points: dict[str, list[PrecisionRecall]] = field(default_factory=dict)
     positives: NDArray[np.int64] | None = None
     known: NDArray[np.int64] | None = None
-    intervals: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    intervals: dict[str, dict[str, tuple[float | None, ...]]] = field(default_factory=dict)
     mistakes: list[ClassMistakes] = field(default_factory=list)
     mistaken: str = ""
     missing: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
-def gather(results: Results, methods: Sequence[MethodResults]) -> Evidence:
+def gather(results: Comparison, methods: Sequence[MethodResult]) -> Evidence:
     """Read labels and predictions, and compute what the page shows of them.
 
     Args:
@@ -66,7 +81,7 @@ def gather(results: Results, methods: Sequence[MethodResults]) -> Evidence:
             order as long as there is room.
     """
     found = Evidence()
-    if not results.is_tested:
+    if results.data.test_split is None:
         found.missing.append(
             "The run was tested on nothing (test_split none), so there are no test scores, curves of classes or "
             "mistakes. The command below tests it on other data."
@@ -80,7 +95,7 @@ def gather(results: Results, methods: Sequence[MethodResults]) -> Evidence:
     return found
 
 
-def _read_again(results: Results, methods: Sequence[MethodResults], found: Evidence) -> Dataset | None:
+def _read_again(results: Comparison, methods: Sequence[MethodResult], found: Evidence) -> Dataset | None:
     """The test split; None, with the reason among what is missing, where it cannot be read."""
     config = next((method.config for method in methods if method.config is not None), None)
     if config is None:
@@ -93,7 +108,7 @@ def _read_again(results: Results, methods: Sequence[MethodResults], found: Evide
         return None
 
 
-def _judge(found: Evidence, data: Dataset, results: Results, methods: Sequence[MethodResults]) -> None:
+def _judge(found: Evidence, data: Dataset, results: Comparison, methods: Sequence[MethodResult]) -> None:
     """Add what the predictions of the methods show."""
     found.positives = count_positives(data.targets)
     found.known = found.positives + count_negatives(data.targets)
@@ -118,7 +133,7 @@ def _judge(found: Evidence, data: Dataset, results: Results, methods: Sequence[M
             found.mistakes = find_mistakes(data, first, results.stats)
 
 
-def _add_sweep(found: Evidence, data: Dataset, method: MethodResults) -> Predictions:
+def _add_sweep(found: Evidence, data: Dataset, method: MethodResult) -> Predictions:
     """Add a method's mean CF1 and OF1 over thresholds; returns the predictions of its first run."""
     if not method.folders:
         raise InputError("there is no finished run of it in the folder")
@@ -134,12 +149,12 @@ def _add_sweep(found: Evidence, data: Dataset, method: MethodResults) -> Predict
     return first
 
 
-def _intervals(predicted: Predictions) -> dict[str, list[float | None]]:
+def _intervals(predicted: Predictions) -> dict[str, tuple[float | None, ...]]:
     """Bootstrap intervals of the classes' average precision over test images."""
-    resamples = Resamples.draw(len(predicted.rows), 1, REPLICATES)
+    resamples = Resamples.draw(len(predicted.rows), 1, BOOTSTRAP.replicates)
     replicates = replicate([predicted.logits], predicted.targets, resamples, {})
-    ends = [interval(values, LEVEL) for values in replicates.classes.T]
-    return {"AP_low": [percent(low) for low, _ in ends], "AP_high": [percent(high) for _, high in ends]}
+    ends = [interval(values, BOOTSTRAP.level) for values in replicates.classes.T]
+    return {"AP_low": tuple(percent(low) for low, _ in ends), "AP_high": tuple(percent(high) for _, high in ends)}
 
 
 def _room(positives: NDArray[np.int64], num_methods: int) -> tuple[int, int]:
@@ -152,3 +167,66 @@ def _room(positives: NDArray[np.int64], num_methods: int) -> tuple[int, int]:
         if needed(most) * num_methods <= _MOST_POINTS:
             return num_methods, most
     return max(1, _MOST_POINTS // needed(_FEWEST_POINTS_OF_A_CURVE)), _FEWEST_POINTS_OF_A_CURVE
+
+
+def precision_recall(scores: NDArray[np.floating], targets: NDArray[np.integer], most: int) -> PrecisionRecall:
+    """The points of a class at which recall rises, which average precision is the mean over.
+
+    Args:
+        scores: (N,) scores of the class.
+        targets: (N,) labels of the class: 1, 0, or -1 for unknown, which is left out.
+        most: keep no more points than these, spread evenly, first and last included.
+
+    Returns:
+        The points; none without a positive or a known negative, as average precision is undefined then.
+    """
+    if not (targets == 0).any():
+        targets = np.minimum(targets, 0)
+    known = np.sort(scores[targets >= 0])
+    positive = np.sort(scores[targets == 1])
+    levels = np.unique(positive)[::-1]
+    if len(levels) > most:
+        levels = levels[np.linspace(0, len(levels) - 1, most).round().astype(int)]
+    return PrecisionRecall(
+        len(positive) - np.searchsorted(positive, levels), len(known) - np.searchsorted(known, levels)
+    )
+
+
+def sweep_thresholds(
+    logits: NDArray[np.float32], targets: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """CF1 and OF1 at one probability threshold for all classes, for each of the thresholds.
+
+    Args:
+        logits: (N, K) raw scores.
+        targets: (N, K) labels: 1, 0, or -1 for unknown.
+
+    Returns:
+        (T,) values in [0, 1] as :func:`tailwise.metrics.f1_scores` computes them with the logit of each threshold,
+        NaN where they are undefined.
+    """
+    bounds = threshold_logits()
+    num_classes = logits.shape[1]
+    # How many of the rising thresholds a score reaches: counts of these, added from the highest, are the predictions.
+    reached = np.searchsorted(bounds, logits, side="right")
+    cell = reached + np.arange(num_classes) * (NUM_THRESHOLDS + 1)
+
+    def at_each_threshold(chosen: NDArray[np.bool_]) -> torch.Tensor:
+        counts = np.bincount(cell[chosen], minlength=num_classes * (NUM_THRESHOLDS + 1))
+        counts = counts.reshape(num_classes, NUM_THRESHOLDS + 1)[:, :0:-1].cumsum(axis=1)[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(counts.T))
+
+    cf1, of1 = f1_of_counts(
+        at_each_threshold(targets == 1),
+        at_each_threshold(targets >= 0),
+        torch.from_numpy((targets == 1).sum(axis=0)),
+        torch.from_numpy((targets == 0).sum(axis=0)),
+    )
+    return cf1.numpy(), of1.numpy()
+
+
+def threshold_logits() -> NDArray[np.float32]:
+    """The logits of the thresholds of a sweep, from -inf to inf."""
+    probabilities = np.linspace(0, 1, NUM_THRESHOLDS)
+    with np.errstate(divide="ignore"):
+        return (np.log(probabilities) - np.log1p(-probabilities)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The papers' figures by name, each drawn from recorded runs, from labels, or from a loss itself.
+"""The papers' figures by name, drawn from recorded runs, from labels, or from a loss.
 
 ``db-*`` are of the supplement of Wu et al., "Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
 Datasets", ECCV 2020; ``pg-*`` of Lin, "Probability Guided Loss for Long-Tailed Multi-Label Image Classification", AAAI
@@ -20,9 +20,10 @@ from tailwise import losses
 from tailwise.data.long_tail import build_long_tail, reference_counts
 from tailwise.data.reading import read
 from tailwise.errors import InputError
-from tailwise.experiments.methods import METHODS, Method, Row
+from tailwise.experiments.methods import METHODS, Method
 from tailwise.experiments.published import GROUPS
 from tailwise.experiments.reproduce import Experiment
+from tailwise.experiments.results import MethodResult
 from tailwise.labels import LabelStats
 from tailwise.losses import RECIPES
 from tailwise.metrics.curves import ProbabilityCurves
@@ -71,20 +72,20 @@ class PaperFigure:
 
     Attributes:
         caption: what it shows.
-        draw: draws it from the experiment and what its runs found, by name of the method.
-        methods: the runs it needs.
+        draw: draws it from the experiment and the results of its methods by name.
+        methods: the methods it needs.
     """
 
     caption: str
-    draw: Callable[[Experiment, Mapping[str, Row]], Figure]
+    draw: Callable[[Experiment, Mapping[str, MethodResult]], Figure]
     methods: Callable[[Experiment], list[Method]] = lambda _experiment: []
 
 
 def gradient_on_negatives(name: str, experiment: Experiment) -> GradientCurve:
     """The gradient of a loss on a negative label of a tail class, by the loss's own backward pass.
 
-    The class is the median one of the tail, or the rarest where there is no tail. It stands alone, in samples without
-    any positive: rebalanced weights are then α + 1, and the ratio that guides PG is 1.
+    The class is the median one of the tail, or the rarest where there is no tail. It is the only class, in samples
+    without any positive: rebalanced weights are then α + 1, and the ratio that guides PG is 1.
 
     Raises:
         InputError: there is no such loss.
@@ -104,7 +105,7 @@ def gradient_on_negatives(name: str, experiment: Experiment) -> GradientCurve:
     return GradientCurve(_written(name), _LOGITS, logits.grad[:, 0].numpy())
 
 
-def _reference_curves(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
+def _reference_curves(experiment: Experiment, _: Mapping[str, MethodResult]) -> Figure:
     num_classes = len(read(experiment.shared.data, experiment.shared).class_names)
     counts = {
         shape: reference_counts(num_classes, num_max=experiment.num_max, pareto_b=shape) for shape in PARETO_SHAPES
@@ -112,7 +113,7 @@ def _reference_curves(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
     return drawing.reference_curves(counts, PUBLISHED_SHAPE)
 
 
-def _construction(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
+def _construction(experiment: Experiment, _: Mapping[str, MethodResult]) -> Figure:
     pool = experiment.pool()
     subset = build_long_tail(
         pool.targets, pool.class_names, num_max=experiment.num_max, pareto_b=PUBLISHED_SHAPE, seed=0
@@ -120,7 +121,7 @@ def _construction(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
     return drawing.construction(subset.history, subset.order, subset.reference, pool.class_names)
 
 
-def _test_counts(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
+def _test_counts(experiment: Experiment, _: Mapping[str, MethodResult]) -> Figure:
     shared = experiment.shared
     labels = read(shared.data, shared)
     train = labels.select(shared.train_split).stats(shared.thresholds)
@@ -128,12 +129,13 @@ def _test_counts(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
     return drawing.test_counts(train.class_counts, test.class_counts, train.groups, train.class_names)
 
 
-def _sweep(sweep: Sweep, experiment: Experiment, found: Mapping[str, Row]) -> Figure:
-    scores = {value: found[method.name].scores for value, method in sweep.methods(experiment).items()}
+def _sweep(sweep: Sweep, experiment: Experiment, found: Mapping[str, MethodResult]) -> Figure:
+    tests = {value: found[method.name].test for value, method in sweep.methods(experiment).items()}
+    scores = {value: test.by_run for value, test in tests.items() if test is not None}
     return drawing.sweep(sweep.symbol, scores, sweep.recipe_value(experiment), GROUPS)
 
 
-def _probabilities(number: int, experiment: Experiment, _: Mapping[str, Row]) -> Figure:
+def _probabilities(number: int, experiment: Experiment, _: Mapping[str, MethodResult]) -> Figure:
     # A method with two published rows has one panel.
     labels = {row.method.name: row.label for row in reversed(experiment.rows(number))}
     methods = {method.name: method for method in experiment.methods(number)}
@@ -151,10 +153,10 @@ def _recorded_curves(run: Path) -> ProbabilityCurves:
     try:
         return ProbabilityCurves.load(run / CURVES_FILE)
     except (OSError, ValueError) as error:
-        raise InputError(f"{run} has no probability curves ({error}); remove it, to have it done again") from error
+        raise InputError(f"{run} has no probability curves ({error}); remove it to repeat the run") from error
 
 
-def _gradients(experiment: Experiment, _: Mapping[str, Row]) -> Figure:
+def _gradients(experiment: Experiment, _: Mapping[str, MethodResult]) -> Figure:
     return drawing.negative_gradients([gradient_on_negatives(name, experiment) for name in experiment.losses])
 
 

@@ -1,27 +1,27 @@
-"""Command lines that repeat what a results page shows, to paste into a shell."""
+"""Command lines that repeat the runs of a results page, to paste into a shell."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from functools import reduce
 from operator import getitem
 from typing import Any
 
 from tailwise.data.reading import ReadOptions
+from tailwise.experiments.results import Comparison, MethodResult
 from tailwise.options import option_types
 from tailwise.report.page import Fact
-from tailwise.report.results import Results
 from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, changes, flatten, resolve, to_mapping
 from tailwise.training.folder import CONFIG_FILE
 
 _NEW_FOLDER = "again"
 
 
-def commands(results: Results) -> Iterator[Fact]:
+def commands(results: Comparison) -> Iterator[Fact]:
     """Each command line with what it does."""
-    methods = results.scored if results.is_tested else results.methods
+    methods: Sequence[MethodResult] = results.methods if results.data.test_split is None else results.scored
     first = next((method for method in methods if method.folders), None)
     if first is not None and first.config is not None and first.trained is not None:
         folder = first.trained.absolute()
@@ -40,18 +40,19 @@ def commands(results: Results) -> Iterator[Fact]:
             f"Test the model of {run} on other data",
             shlex.join(["tailwise", "evaluate", str(folder), "--data", "other.csv"]),
         )
-    yield Fact("Write this page again", shlex.join(["tailwise", "report", str(results.folder.absolute())]))
+    if results.folder is not None:
+        yield Fact("Write this page again", shlex.join(["tailwise", "report", str(results.folder.absolute())]))
 
 
-def _compare(results: Results, config: TrainConfig) -> list[str]:
+def _compare(results: Comparison, config: TrainConfig) -> list[str]:
     """The command line of a comparison; results.json has what is shared, a run's configuration where the data lie."""
     given: dict[str, Any] = {
         "methods": ",".join(method.name for method in results.methods),
         "baseline": results.baseline or "none",
         "seeds": len(results.seeds),
         "folds": results.folds,
-        "level": results.level,
-        "replicates": results.replicates,
+        "level": results.bootstrap.level if results.bootstrap else None,
+        "replicates": results.bootstrap.replicates if results.bootstrap else None,
     }
     given |= {"search": True} if any(method.chosen is not None for method in results.methods) else {}
     # What differs between "train" and "compare" by default is said in any case.

@@ -1,4 +1,4 @@
-"""Results as a page: what the pages of a run and of a comparison share."""
+"""The page of a comparison, a run or an evaluation, and a comparison's table in a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -9,36 +9,56 @@ from typing import Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
+from tailwise.experiments.results import Comparison, MethodResult, read_json
 from tailwise.metrics.groups import TOTAL
 from tailwise.report import results_plots as plots
 from tailwise.report import results_tables as tables
-from tailwise.report.evidence import LEVEL, Evidence, gather
-from tailwise.report.page import Fact, PagePlot, write_page
+from tailwise.report.evidence import BOOTSTRAP, Evidence, gather
+from tailwise.report.folders import read_results
+from tailwise.report.page import Fact, write_page
+from tailwise.report.plots import PagePlot
 from tailwise.report.rerun import commands
-from tailwise.report.results import MethodResults, Results, read_json, validation_name
 from tailwise.spelling import counted
 from tailwise.training.folder import CONFIG_FILE, CURVES_FILE, METRICS_FILE
 
 PAGE_FILE = "report.html"
 
 
-def write_results_page(results: Results, output: Path) -> None:
+def write_report(folder: Path, output: Path | None = None) -> Path:
+    """Write the results in a folder as one HTML file that works without a network.
+
+    Args:
+        folder: folder of a comparison, of a finished run, or of an evaluation.
+        output: the file, which is replaced if it exists; by default report.html in the folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: the folder holds no results.
+    """
+    page = output or folder / PAGE_FILE
+    write_results_page(read_results(folder), page)
+    return page
+
+
+def write_results_page(results: Comparison, output: Path) -> None:
     """Write results as one HTML file that loads nothing.
 
     Scores come from the results; curves, thresholds and photographs from the predictions of the runs and the data,
-    which are read again. Where those are gone, the page says so and shows the rest.
+    which are read again. Where those no longer exist, the page says so and shows the rest.
 
     Args:
         results: what to show.
         output: the file, which is replaced if it exists.
     """
     evidence = gather(results, results.scored)
-    results = results.with_intervals(evidence.intervals, LEVEL)
+    results = results.with_intervals(evidence.intervals, BOOTSTRAP)
     methods = results.scored
     # By falling number of training images; of equal ones, the first class first.
     order = np.argsort(-results.stats.class_counts, kind="stable")
-    test_counts = results.test_counts or (None if evidence.positives is None else evidence.positives.tolist())
-    # A run that is tested on nothing has its training to show.
+    test_counts = results.data.test_counts or (None if evidence.positives is None else evidence.positives.tolist())
+    # A run without a test still has its training to show.
     shown = methods if results.is_comparison else results.methods
     by_method = _curves(shown)
     classes: dict[str, Any] = {"order": order, "has_curves": bool(evidence.points)}
@@ -46,6 +66,7 @@ def write_results_page(results: Results, output: Path) -> None:
         output,
         "results.html",
         results=results,
+        title=_title(results),
         source=_source(results),
         sections=dict(_sections(results, evidence, bool(methods), bool(by_method))),
         cards=list(_cards(results)),
@@ -58,6 +79,7 @@ def write_results_page(results: Results, output: Path) -> None:
         class_table=tables.class_table(results, methods, test_counts=test_counts, **classes) if methods else None,
         gains=plots.gains(results, methods),
         thresholds=plots.thresholds(methods, evidence.sweeps) if evidence.sweeps else None,
+        is_tuned=any(method.test is not None and method.test.CF1_tuned is not None for method in methods),
         probabilities=by_method,
         evidence=evidence,
         option_table=tables.option_table(results),
@@ -68,13 +90,20 @@ def write_results_page(results: Results, output: Path) -> None:
     )
 
 
-def _source(results: Results) -> str:
+def _title(results: Comparison) -> str:
+    if results.is_comparison or results.folder is None:
+        return Path(results.data.source).name
+    folder, loss = results.folder.absolute().name, results.methods[0].name
+    return folder if loss in folder else f"{loss}: {folder}"
+
+
+def _source(results: Comparison) -> str:
     """Where the data lie; results of a comparison alone name no folder."""
     config = next((method.config for method in results.methods if method.config is not None), None)
-    return results.source if config is None else config.data
+    return results.data.source if config is None else config.data
 
 
-def _sections(results: Results, evidence: Evidence, has_scores: bool, has_curves: bool) -> Iterator[tuple[str, str]]:
+def _sections(results: Comparison, evidence: Evidence, has_scores: bool, has_curves: bool) -> Iterator[tuple[str, str]]:
     yield "methods", "Methods" if results.is_comparison else "Scores"
     if has_scores:
         yield "classes", "Classes"
@@ -87,36 +116,36 @@ def _sections(results: Results, evidence: Evidence, has_scores: bool, has_curves
     yield "configuration", "Configuration"
 
 
-def _cards(results: Results) -> Iterator[Fact]:
-    stats, (train, test) = results.stats, results.splits
-    best = results.method(results.best)
+def _cards(results: Comparison) -> Iterator[Fact]:
+    stats, data = results.stats, results.data
+    best = results.method(results.highest.test)
     if best is not None and results.is_comparison:
-        yield Fact("Highest mAP", best.name, f"{_score(best, TOTAL)} in total")
+        yield Fact("Highest mAP", best.name, f"{_score(best.mean(TOTAL))} in total")
     if best is not None:
         for group in stats.groups if results.is_comparison else (TOTAL, *stats.groups):
-            named = f"mAP, {group}"
-            yield Fact(named, _score(best, group), f"of {best.name}" if results.is_comparison else "in percent")
-    for method in () if results.is_tested else results.methods:
-        for group, value in (method.validation or {}).get("mAP", {}).items():
-            yield Fact(f"mAP, {group}", "–" if value is None else f"{value:.2f}", f"on {validation_name(method)}")
+            detail = f"of {best.name}" if results.is_comparison else "in percent"
+            yield Fact(f"mAP, {group}", _score(best.mean(group)), detail)
+    for method in results.methods if data.test_split is None else ():
+        if method.validation is not None:
+            for group, value in method.validation.means.items():
+                yield Fact(f"mAP, {group}", _score(value), f"on {method.validation.where}")
     groups = ", ".join(f"{len(members):,} {name}" for name, members in stats.groups.items())
     yield Fact("Classes", f"{stats.num_classes:,}", groups)
-    yield Fact("Training images", f"{train[1]:,}", f"split {train[0]}")
-    if test is None:
-        yield Fact("Test images", "none", "tested on nothing")
+    yield Fact("Training images", f"{data.num_train:,}", f"split {data.train_split}")
+    if data.test_split is None:
+        yield Fact("Test images", "none", "not tested")
     else:
-        yield Fact("Test images", f"{test[1]:,}", f"split {test[0]}")
+        yield Fact("Test images", f"{data.num_test:,}", f"split {data.test_split}")
     if results.is_comparison:
         seeds = counted(len(results.seeds), "seed")
         yield Fact("Methods", f"{len(results.methods)}", f"{seeds} each, mode {results.mode}")
 
 
-def _score(method: MethodResults, group: str) -> str:
-    mean = method.mean(group)
-    return "–" if mean is None else f"{mean:.2f}"
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
-def _curves(methods: Sequence[MethodResults]) -> dict[int, PagePlot]:
+def _curves(methods: Sequence[MethodResult]) -> dict[int, PagePlot]:
     """The probability curves of each method's first run, by the method's place."""
     found = {}
     for place, method in enumerate(methods):
@@ -126,32 +155,32 @@ def _curves(methods: Sequence[MethodResults]) -> dict[int, PagePlot]:
     return found
 
 
-def _shared(results: Results) -> dict[str, Any]:
-    """What the runs have in common, as the page prints it."""
-    if results.is_comparison:
+def _shared(results: Comparison) -> dict[str, Any]:
+    """The options that all runs have in common, as the page prints them."""
+    folder = results.methods[0].trained
+    if results.is_comparison or folder is None:
         return dict(results.shared)
-    folder = results.methods[0].trained or results.folder
     written: dict[str, Any] = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     return written
 
 
-def _versions(methods: Sequence[MethodResults]) -> dict[str, str]:
-    """Versions of what computed the numbers, as the first run recorded them."""
+def _versions(methods: Sequence[MethodResult]) -> dict[str, str]:
+    """Versions of the libraries that computed the numbers, as the first run recorded them."""
     folder = next((method.folders[0] for method in methods if method.folders), None)
     versions: dict[str, str] = {} if folder is None else read_json(folder / METRICS_FILE).get("versions", {})
     return versions
 
 
 def _page_data(
-    results: Results, methods: Sequence[MethodResults], evidence: Evidence, order: Sequence[int]
+    results: Comparison, methods: Sequence[MethodResult], evidence: Evidence, order: Sequence[int]
 ) -> dict[str, Any]:
-    """What the page's script needs to know beside the figures and tables."""
-    tail = set(results.stats.groups.get("tail", np.empty(0, dtype=int)).tolist())
+    """Data for the page's script apart from figures and tables."""
+    tail = set(results.data.groups.get("tail", ()))
     positives = None if evidence.positives is None else evidence.positives.tolist()
     known = None if evidence.known is None else evidence.known.tolist()
     with_curve = [k for k in order if positives and known and 0 < positives[k] < known[k]]
     return {
-        "classes": list(results.stats.class_names),
+        "classes": list(results.data.class_names),
         "order": list(order),
         # The most frequent tail class: rare, but not the extreme.
         "first": next((k for k in with_curve if k in tail), with_curve[-1] if with_curve else None),

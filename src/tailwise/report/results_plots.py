@@ -1,7 +1,7 @@
-"""Figures of results, as Plotly takes them.
+"""Plotly figures of results.
 
-A trace of one method carries the method's place in ``meta``, so that the page can show the methods that the reader
-chooses. Methods have colours and symbols by their place, the same in every figure.
+A trace of one method has the method's place in ``meta``, so that the page can show the methods that the reader chooses.
+Methods have colours and symbols by their place, the same in every figure.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailwise.experiments.results import REFERENCES, Bootstrap, Comparison, MethodResult, Reference
 from tailwise.labels import LabelStats
 from tailwise.metrics.curves import ProbabilityCurves
 from tailwise.metrics.groups import TOTAL
-from tailwise.report.axes import GROUP_COLOURS, name_ticks, tick_length
-from tailwise.report.class_curves import NUM_THRESHOLDS
-from tailwise.report.page import PagePlot, finite, plot_text
-from tailwise.report.results import REFERENCES, MethodResults, Reference, Results
+from tailwise.report.evidence import NUM_THRESHOLDS
+from tailwise.report.plots import GROUP_COLOURS, PagePlot, finite, name_ticks, plot_text, tick_length
 
 _MOST_NAMED_CLASSES = 60
 _MOST_INTERVALS = 300
@@ -28,12 +27,12 @@ _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 
 def method_style(place: int) -> dict[str, str]:
-    """Colour and symbol of the method at a place; colours come again with another symbol."""
+    """Colour and symbol of the method at a place; colours repeat with another symbol."""
     symbol = _SYMBOLS[place // len(_SERIES) % len(_SYMBOLS)]
     return {"color": f"var(--series-{_SERIES[place % len(_SERIES)]})", "symbol": symbol}
 
 
-def differences(results: Results, methods: Sequence[MethodResults]) -> dict[Reference, PagePlot]:
+def differences(results: Comparison, methods: Sequence[MethodResult]) -> dict[Reference, PagePlot]:
     """Differences in mAP to the best method and to the baseline with their intervals, by group, where there are any."""
     plots: dict[Reference, PagePlot] = {}
     for reference in REFERENCES:
@@ -46,14 +45,14 @@ def differences(results: Results, methods: Sequence[MethodResults]) -> dict[Refe
 
 
 def class_precision(
-    results: Results, methods: Sequence[MethodResults], order: NDArray[np.intp], *, has_curves: bool
+    results: Comparison, methods: Sequence[MethodResult], order: NDArray[np.intp], *, has_curves: bool
 ) -> PagePlot:
     """Average precision of every class with its interval, the classes by falling number of training images.
 
     Args:
         results: gives the classes.
         methods: the methods.
-        order: the classes in the order wanted.
+        order: class indices in the order of the axis.
         has_curves: whether the page shows the curves of a class that is chosen.
     """
     names = [results.stats.class_names[k] for k in order]
@@ -68,7 +67,7 @@ def class_precision(
             "zeroline": False,
             **(name_ticks(names, start=1) if named else {"title": {"text": "classes by falling number of images"}}),
         },
-        # The names of the groups stand above 100.
+        # The names of the groups are above 100.
         "yaxis": {
             "title": {"text": "average precision (%)"},
             "range": [0, 112],
@@ -77,8 +76,8 @@ def class_precision(
         },
     }
     has_intervals = any("error_y" in trace for trace in traces)
-    choice = " Choose a point, or a row of the table below, to see the class's precision-recall curves."
-    lines = f" Lines are {_level(results.level)} intervals." if has_intervals else ""
+    choice = " Choose a point, or a row of the table below, to see the precision-recall curves of its class."
+    lines = f" Lines are {_level(results.bootstrap)} intervals." if has_intervals else ""
     return PagePlot(
         name="class-precision",
         title="Average precision of each class, from the most frequent class to the rarest",
@@ -89,12 +88,10 @@ def class_precision(
     )
 
 
-def _precision_trace(
-    place: int, method: MethodResults, names: Sequence[str], order: NDArray[np.intp]
-) -> dict[str, Any]:
+def _precision_trace(place: int, method: MethodResult, names: Sequence[str], order: NDArray[np.intp]) -> dict[str, Any]:
     assert method.test is not None
     intervals = len(order) <= _MOST_INTERVALS
-    values = _in_order(method.test["AP"], order)
+    values = _in_order(method.test.AP, order)
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
@@ -107,26 +104,25 @@ def _precision_trace(
         "marker": {**method_style(place), "size": 8 if intervals else 4},
         "hovertemplate": f"%{{text}}: %{{y:.1f}} ({plot_text(method.name)})<extra></extra>",
     }
-    if intervals and "AP_low" in method.test:
-        trace["error_y"] = _error_bars(
-            values, _in_order(method.test["AP_low"], order), _in_order(method.test["AP_high"], order)
-        )
+    low, high = method.test.AP_low, method.test.AP_high
+    if intervals and low is not None and high is not None:
+        trace["error_y"] = _error_bars(values, _in_order(low, order), _in_order(high, order))
     return trace
 
 
-def gains(results: Results, methods: Sequence[MethodResults]) -> PagePlot | None:
+def gains(results: Comparison, methods: Sequence[MethodResult]) -> PagePlot | None:
     """Gain in average precision over the baseline by number of training images; None without a baseline."""
     baseline = results.method(results.baseline)
     if baseline is None:
         return None
     assert baseline.test is not None
-    stats, before = results.stats, _numbers(baseline.test["AP"])
+    stats, before = results.stats, _numbers(baseline.test.AP)
     traces = []
     for place, method in enumerate(methods):
         if method.name == baseline.name:
             continue
         assert method.test is not None
-        gain = _numbers(method.test["AP"]) - before
+        gain = _numbers(method.test.AP) - before
         for group, members in stats.groups.items():
             known = members[np.isfinite(gain[members])]
             traces.append(
@@ -145,7 +141,7 @@ def gains(results: Results, methods: Sequence[MethodResults]) -> PagePlot | None
             )
     if not traces:
         return None
-    unseen = " Classes without a training image stand at ½." if (stats.class_counts == 0).any() else ""
+    unseen = " Classes without a training image are at ½." if (stats.class_counts == 0).any() else ""
     return PagePlot(
         name="gains",
         title=f"Gain in average precision over {baseline.name} by number of training images",
@@ -170,7 +166,7 @@ def gains(results: Results, methods: Sequence[MethodResults]) -> PagePlot | None
 
 
 def thresholds(
-    methods: Sequence[MethodResults], sweeps: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    methods: Sequence[MethodResult], sweeps: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 ) -> PagePlot:
     """CF1 and OF1 over one probability threshold for all classes.
 
@@ -257,13 +253,14 @@ def read_curves(path: Path) -> ProbabilityCurves | None:
     return curves if len(curves.steps) else None
 
 
-def _forest(results: Results, methods: Sequence[MethodResults], reference: Reference, name: str) -> PagePlot:
+def _forest(results: Comparison, methods: Sequence[MethodResult], reference: Reference, name: str) -> PagePlot:
     groups = [group for group in (TOTAL, *results.stats.groups) if any(group in m.against(reference) for m in methods)]
     traces = []
     for place, group in enumerate(groups):
         known = [(row, method.against(reference).get(group)) for row, method in enumerate(methods)]
-        found = [(row, entry) for row, entry in known if entry is not None and entry["difference"] is not None]
-        middle = [entry["difference"] for _, entry in found]
+        found = [(row, entry) for row, entry in known if entry is not None and entry.difference is not None]
+        middle = [entry.difference for _, entry in found]
+        low, high = [entry.low for _, entry in found], [entry.high for _, entry in found]
         traces.append(
             {
                 "type": "scatter",
@@ -272,11 +269,9 @@ def _forest(results: Results, methods: Sequence[MethodResults], reference: Refer
                 "x": middle,
                 "y": [row + (place - (len(groups) - 1) / 2) * 0.64 / len(groups) for row, _ in found],
                 "text": [plot_text(methods[row].name) for row, _ in found],
-                "customdata": [[entry["low"], entry["high"]] for _, entry in found],
+                "customdata": [list(ends) for ends in zip(low, high, strict=True)],
                 "marker": {"color": GROUP_COLOURS.get(group, "var(--ink)"), "size": 8},
-                "error_x": _error_bars(
-                    middle, [entry["low"] for _, entry in found], [entry["high"] for _, entry in found]
-                ),
+                "error_x": _error_bars(middle, low, high),
                 "hovertemplate": f"%{{text}}, {group}: %{{x:+.2f}} "
                 "[%{customdata[0]:+.2f}, %{customdata[1]:+.2f}]<extra></extra>",
             }
@@ -285,8 +280,8 @@ def _forest(results: Results, methods: Sequence[MethodResults], reference: Refer
     return PagePlot(
         name=f"against-{reference}",
         title=f"Difference in mAP to {name}",
-        caption=f"Difference in mAP to {name}, the {reference}, in points, with {_level(results.level)} intervals. "
-        "Where an interval reaches 0, the two cannot be told apart on this test split.",
+        caption=f"Difference in mAP to {name}, the {reference}, in points, with {_level(results.bootstrap)} intervals. "
+        "Where an interval contains 0, this test split shows no difference between the two.",
         figure={
             "data": traces,
             "layout": {
@@ -369,5 +364,5 @@ def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values])
 
 
-def _level(level: float | None) -> str:
-    return f"{level:.0%}" if level is not None else "bootstrap"
+def _level(bootstrap: Bootstrap | None) -> str:
+    return f"{bootstrap.level:.0%}" if bootstrap is not None else "bootstrap"

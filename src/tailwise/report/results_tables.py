@@ -1,4 +1,4 @@
-"""Tables of results: the methods, their differences, and the classes."""
+"""Tables of results: methods, differences, classes and options, and measured beside published mAP."""
 
 from __future__ import annotations
 
@@ -8,90 +8,157 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailwise.experiments.published import GROUPS
+from tailwise.experiments.reproduce import Experiment
+from tailwise.experiments.results import REFERENCES, SINGLE_SCORES, Comparison, MethodResult, Reference
 from tailwise.metrics.groups import TOTAL
-from tailwise.report.page import Column, Kind, PageTable, Value
-from tailwise.report.results import REFERENCES, SINGLE_SCORES, MethodResults, Reference, Results, validation_name
+from tailwise.report.tables import Column, Kind, Table, Value, best_cells
+from tailwise.spelling import counted
 from tailwise.training.config import flatten
 from tailwise.training.testing import describe_left_out
 
 
-def method_table(results: Results) -> PageTable:
-    """Every method with its mAP, its differences to the baseline and the best, F1, calibration and cost."""
-    groups = (TOTAL, *results.stats.groups)
-    references = [r for r in REFERENCES if any(m.against(r) for m in results.methods)]
-    # Tuned thresholds are what anybody uses; without them, the middle is.
-    keys = [key for key in SINGLE_SCORES if any((m.test or {}).get(key) is not None for m in results.methods)]
+def summary_table(results: Comparison) -> Table:
+    """Every method with mAP, difference to the baseline, mAP on held-out folds, seconds per run and relative cost."""
+    groups, baseline = (TOTAL, *results.data.groups), results.baseline
+    columns = [
+        Column("method", "text"),
+        *(Column(group, "spread") for group in groups),
+        *([Column(f"against {baseline}", "difference")] if baseline is not None else []),
+        *([Column("held-out folds", "decimal")] if results.folds else []),
+        Column("s per run", "decimal", digits=1),
+        Column("cost", "factor"),
+    ]
+    times = [method.seconds for method in results.methods]
+    cheapest = min((time for time in times if time is not None), default=1.0)
+    rows: list[list[Value]] = []
+    for method, time in zip(results.methods, times, strict=True):
+        row: list[Value] = [method.name, *(_spread(method, group) for group in groups)]
+        row += [_difference(results, method, "baseline", TOTAL)] if baseline is not None else []
+        row += [method.validation.means[TOTAL] if method.validation else None] if results.folds else []
+        rows.append([*row, *([time, time / cheapest] if time is not None and method.test else [None, None])])
+    names = [method.name for method in results.methods]
+    seeds = counted(len(results.seeds), "seed")
+    return Table(
+        "summary-table",
+        f"mAP on split {results.data.test_split!r} (%), mean ± deviation over {seeds}",
+        columns,
+        rows,
+        failed=_failed(results),
+        best_row=names.index(results.highest.test) if results.highest.test is not None else None,
+    )
+
+
+def published_table(experiment: Experiment, number: int, found: Mapping[str, MethodResult]) -> Table:
+    """A published table with the mAP measured here, and beside it what is published for the same data.
+
+    Args:
+        experiment: the data, and how methods were run on them.
+        number: number of the published table.
+        found: results of its methods at least, by name.
+    """
+    published, rows = experiment.table(number), experiment.rows(number)
+    columns = [Column("method", "text"), Column("runs", "count", only_csv=True)]
+    for group in GROUPS:
+        columns.append(Column(group, "spread"))
+        columns.append(Column("published", "published", key=group, only_csv=not experiment.is_published, is_below=True))
+    values: list[list[Value]] = []
+    failed = {}
+    for place, row in enumerate(rows):
+        method = found[row.method.name]
+        label = f"{row.label} ({row.remark})" if row.remark and experiment.is_published else row.label
+        cells: list[Value] = [label, len(method.test.runs) if method.test else 0]
+        for group in GROUPS:
+            measured, given = method.mean(group), row.published(group) if experiment.is_published else None
+            gap = None if measured is None or given is None else measured - given
+            cells += [_spread(method, group), None if given is None else [given, gap]]
+        values.append(cells)
+        if method.failed is not None:
+            failed[place] = str(method.failed)
+    notes = experiment.notes()
+    if any(row.method.options.get("model", {}).get("head") == "gcn" for row in rows):
+        notes.append(f"Label embeddings of ML-GCN: {experiment.label_embeddings}.")
+    if experiment.is_published:
+        notes += [f"Published: {published.source}; in brackets, ours minus published.", *published.notes]
+    notes += [f"{values[place][0]} failed ({reason})." for place, reason in failed.items()]
+    title = f"{published.title}: {experiment.data_name}"
+    best = best_cells(columns, values)
+    return Table(f"table{number}", title, columns, values, failed=failed, best=best, notes=notes)
+
+
+def method_table(results: Comparison) -> Table:
+    """Every method with its mAP, its differences to the baseline and the best, F1, calibration and seconds per run."""
+    tested_groups = (TOTAL, *results.data.groups) if results.data.test_split is not None else ()
+    references = _references(results)
+    # Users apply tuned thresholds; without them, 1/2.
+    tests = [method.test for method in results.methods if method.test is not None]
+    keys = [key for key in SINGLE_SCORES if any(getattr(test, key) is not None for test in tests)]
     if "CF1_tuned" in keys:
         keys = [key for key in keys if key not in ("CF1", "OF1")]
-    validated = any(method.validation for method in results.methods)
-    tested_groups = groups if results.is_tested else ()
+    is_validated = any(method.validation for method in results.methods)
     columns = [
         Column("method", "named"),
         *(Column(group, "spread") for group in tested_groups),
         *(Column(f"vs {reference}", "difference") for reference in references),
         *(Column(SINGLE_SCORES[key], "decimal") for key in keys),
-        *([Column("validation mAP", "decimal")] if validated else []),
+        *([Column("validation mAP", "decimal")] if is_validated else []),
         Column("s per run", "decimal"),
     ]
     rows: list[list[Value]] = []
     for method in results.methods:
-        test = method.test or {}
         row: list[Value] = [[method.name, _role(results, method)]]
-        row += [_spread(test, group) for group in tested_groups]
+        row += [_spread(method, group) for group in tested_groups]
         row += [_difference(results, method, reference, TOTAL) for reference in references]
-        row += [test.get(key) for key in keys]
-        row += [(method.validation or {}).get("mAP", {}).get(TOTAL)] if validated else []
+        row += [getattr(method.test, key) if method.test else None for key in keys]
+        row += [method.validation.means.get(TOTAL) if method.validation else None] if is_validated else []
         rows.append([*row, method.seconds])
-    failed = {row: method.failed for row, method in enumerate(results.methods) if method.failed is not None}
-    return PageTable(
+    return Table(
         "method-table",
         "Methods",
-        tuple(columns),
+        columns,
         rows,
         " ".join(_notes(results, references, keys)),
         "method",
-        sort_by=1 if results.is_tested else -1,
-        failed=failed,
+        sort_by=1 if tested_groups else -1,
+        failed=_failed(results),
     )
 
 
-def difference_table(results: Results) -> PageTable | None:
+def difference_table(results: Comparison) -> Table | None:
     """Differences in mAP by group; None without any."""
-    groups = (TOTAL, *results.stats.groups)
-    references = [r for r in REFERENCES if any(m.against(r) for m in results.methods)]
+    references = _references(results)
     if not references:
         return None
-    pairs = [(reference, group) for reference in references for group in groups]
+    pairs = [(reference, group) for reference in references for group in (TOTAL, *results.data.groups)]
     columns = (Column("method", "text"), *(Column(f"{g} vs {r}", "difference") for r, g in pairs))
     rows: list[list[Value]] = [
         [method.name, *(_difference(results, method, reference, group) for reference, group in pairs)]
         for method in results.methods
         if method.test is not None
     ]
-    return PageTable("difference-table", "Differences by group", columns, rows, filter_hint="method")
+    return Table("difference-table", "Differences by group", columns, rows, filter_hint="method")
 
 
 def class_table(
-    results: Results,
-    methods: Sequence[MethodResults],
+    results: Comparison,
+    methods: Sequence[MethodResult],
     order: NDArray[np.intp],
     test_counts: Sequence[int] | None,
     *,
     has_curves: bool,
-) -> PageTable:
+) -> Table:
     """Every class with its counts and the average precision of every method, which the page shows and hides.
 
     Args:
         results: gives the classes.
         methods: the methods.
-        order: the classes in the order wanted.
+        order: class indices in the order of the rows.
         test_counts: K positives in the test split, if they are known.
         has_curves: whether the page shows the curves of a class that is chosen.
     """
     stats = results.stats
     group_of = {int(k): group for group, members in stats.groups.items() for k in members}
-    has_intervals = any("AP_low" in (method.test or {}) for method in methods)
-    kind: Kind = "interval" if has_intervals else "decimal"
+    kind: Kind = "interval" if any(method.test and method.test.AP_low for method in methods) else "decimal"
     columns = (
         Column("class", "text"),
         Column("group", "group"),
@@ -103,26 +170,24 @@ def class_table(
     for k in order.tolist():
         row: list[Value] = [stats.class_names[k], group_of[k], int(stats.class_counts[k])]
         row += [int(test_counts[k])] if test_counts is not None else []
-        rows.append([*row, *(_class_score(method.test or {}, k, has_intervals) for method in methods)])
-    return PageTable(
-        "class-table",
-        "Classes",
-        columns,
-        rows,
-        filter_hint="class or group",
-        picks="Show the precision-recall curves of" if has_curves else "",
-    )
+        rows.append([*row, *(_class_score(method, k, kind) for method in methods)])
+    picks = "Show the precision-recall curves of" if has_curves else ""
+    return Table("class-table", "Classes", columns, rows, filter_hint="class or group", picks=picks)
 
 
-def option_table(results: Results) -> PageTable:
-    """What distinguishes the methods in training."""
+def option_table(results: Comparison) -> Table:
+    """The training options in which the methods differ."""
     searched = any(method.chosen for method in results.methods)
     columns = (Column("method", "named"), Column("options", "text"), *([Column("found by search", "text")] * searched))
     rows: list[list[Value]] = [
-        [[method.name, method.title], written(method.options), *([written(method.chosen)] if searched else [])]
+        [
+            [method.name, method.title if method.title != method.name else ""],
+            written(method.options),
+            *([written(method.chosen)] if searched else []),
+        ]
         for method in results.methods
     ]
-    return PageTable("option-table", "Options of the methods", columns, rows, filter_hint="method or option")
+    return Table("option-table", "Options of the methods", columns, rows, filter_hint="method or option")
 
 
 def written(options: Mapping[str, Any] | None) -> str | None:
@@ -130,55 +195,72 @@ def written(options: Mapping[str, Any] | None) -> str | None:
     return "; ".join(f"{name} = {value}" for name, value in flatten(options or {}).items()) or None
 
 
-def _role(results: Results, method: MethodResults) -> str:
+def left_out(results: Comparison, where: str) -> str | None:
+    """A sentence on the classes that means over the test split exclude; None if there are none."""
+    test = next((method.test for method in results.methods if method.test is not None), None)
+    if test is None:
+        return None
+    return describe_left_out(dict(zip(results.data.class_names, test.AP, strict=True)), where)
+
+
+def _references(results: Comparison) -> list[Reference]:
+    return [reference for reference in REFERENCES if any(method.against(reference) for method in results.methods)]
+
+
+def _failed(results: Comparison) -> dict[int, str]:
+    return {row: str(method.failed) for row, method in enumerate(results.methods) if method.failed is not None}
+
+
+def _role(results: Comparison, method: MethodResult) -> str:
+    recommended = results.recommendation.methods
     roles = (
-        ("recommended", method.name in results.recommended[:1]),
-        ("not told apart", method.name in results.recommended[1:]),
-        ("best on test", method.name == results.best),
+        ("recommended", method.name in recommended[:1]),
+        ("no clear difference", method.name in recommended[1:]),
+        ("best on test", method.name == results.highest.test),
         ("baseline", method.name == results.baseline),
     )
     return " · ".join(name for name, holds in roles if holds and results.is_comparison)
 
 
-def _notes(results: Results, references: Sequence[Reference], keys: Sequence[str]) -> Iterator[str]:
-    seeds = len(results.seeds)
-    if not results.is_tested:
+def _notes(results: Comparison, references: Sequence[Reference], keys: Sequence[str]) -> Iterator[str]:
+    if results.data.test_split is None:
         for method in results.methods:
             if method.validation is not None:
-                yield f"mAP on {validation_name(method)}, in percent; tested on nothing."
+                yield f"mAP on {method.validation.where}, in percent; not tested."
         return
+    seeds = len(results.seeds)
     yield "mAP on the test split, in percent" + (
         f": mean ± standard deviation over {seeds} seeds." if seeds > 1 else ", of one run."
     )
     if references:
-        level = f"{results.level:.0%} intervals" if results.level is not None else "intervals"
-        yield f"“vs”: difference in total mAP in points, with {level}; bold where the interval leaves out 0."
-    if len(results.recommended) > 1:
-        yield "“Not told apart”: from the best one, on the data that chose."
+        level = f"{results.bootstrap.level:.0%} intervals" if results.bootstrap is not None else "intervals"
+        yield f"“vs”: difference in total mAP in points, with {level}; bold where the interval excludes 0."
+    if len(results.recommendation.methods) > 1:
+        yield "“No clear difference”: to the recommended method, on the data that chose it; the interval contains 0."
     if "CF1_tuned" in keys:
-        yield "Tuned F1 is that with a threshold per class, tuned on validation images."
-    test = next((method.test for method in results.methods if method.test is not None), None)
-    if test is not None:
-        precision = dict(zip(results.stats.class_names, test["AP"], strict=True))
-        if (left_out := describe_left_out(precision, "the test split")) is not None:
-            yield left_out
+        yield "Tuned F1 has a threshold per class, tuned on validation images."
+    if (sentence := left_out(results, "the test split")) is not None:
+        yield sentence
 
 
-def _spread(test: Mapping[str, Any], group: str) -> Value:
-    mean = test.get("mean", {}).get(group)
-    return None if mean is None else [mean, test.get("std", {}).get(group)]
+def _spread(method: MethodResult, group: str) -> Value:
+    mean = method.mean(group)
+    return None if mean is None or method.test is None else [mean, method.test.deviations.get(group)]
 
 
-def _difference(results: Results, method: MethodResults, reference: Reference, group: str) -> Value:
-    entry = method.against(reference).get(group)
-    if method.name == results.reference(reference) or entry is None or entry["difference"] is None:
+def _difference(results: Comparison, method: MethodResult, reference: Reference, group: str) -> Value:
+    found = method.against(reference).get(group)
+    if method.name == results.reference(reference) or found is None or found.difference is None:
         return None
-    return [entry["difference"], entry["low"], entry["high"]]
+    return [found.difference, found.low, found.high]
 
 
-def _class_score(test: Mapping[str, Any], k: int, has_intervals: bool) -> Value:
-    value = test["AP"][k]
-    if value is None or not has_intervals:
-        return None if value is None else round(value, 2)
-    ends = [test[key][k] if key in test else None for key in ("AP_low", "AP_high")]
-    return [round(value, 2), *(None if end is None else round(end, 2) for end in ends)]
+def _class_score(method: MethodResult, k: int, kind: Kind) -> Value:
+    test = method.test
+    if test is None or test.AP[k] is None:
+        return None
+    value = round(test.AP[k], 2)  # type: ignore[arg-type]
+    if kind == "decimal":
+        return value
+    ends = [None if given is None else given[k] for given in (test.AP_low, test.AP_high)]
+    return [value, *(None if end is None else round(end, 2) for end in ends)]

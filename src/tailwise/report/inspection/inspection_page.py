@@ -12,7 +12,9 @@ from tailwise.data.pixels.image_check import ImageReport
 from tailwise.report.inspection.inspection_plots import heat_map, labels_per_image, long_tail
 from tailwise.report.inspection.problems import find_problems
 from tailwise.report.inspection.terminal import describe_mode, split_name
-from tailwise.report.page import Column, Fact, PageTable, Value, finite, write_page
+from tailwise.report.page import Fact, write_page
+from tailwise.report.plots import finite
+from tailwise.report.tables import Column, Table, Value
 from tailwise.spelling import counted, percent
 
 _MOST_ROWS = 20_000
@@ -76,7 +78,7 @@ def _cards(inspection: Inspection) -> Iterator[Fact]:
         yield Fact("Class-aware epoch", f"{inspection.class_aware_epoch:,}", "images drawn")
 
 
-def _class_table(inspection: Inspection) -> PageTable:
+def _class_table(inspection: Inspection) -> Table:
     stats, found, test = inspection.stats, inspection.cooccurrence, inspection.test
     repeats = inspection.class_aware_repeats
     others = [f for f in inspection.splits if f.name not in (inspection.train_split, inspection.test_split)]
@@ -108,7 +110,7 @@ def _class_table(inspection: Inspection) -> PageTable:
     if len(shown) < stats.num_classes:
         left = stats.num_classes - len(shown)
         note += f" {counted(left, 'class', 'classes')} of middling frequency are left out of this page."
-    return PageTable("class-table", "Classes", tuple(columns), rows, note, "class, group or companion", sort_by=2)
+    return Table("class-table", "Classes", tuple(columns), rows, note, "class, group or companion", sort_by=2)
 
 
 def _share(part: int, whole: int) -> float:
@@ -116,7 +118,7 @@ def _share(part: int, whole: int) -> float:
     return float(f"{part / whole:.6g}")
 
 
-def _split_table(inspection: Inspection) -> PageTable:
+def _split_table(inspection: Inspection) -> Table:
     shows_unknown = inspection.total.unknown_share > 0
     columns = [
         Column("split", "text"),
@@ -142,10 +144,10 @@ def _split_table(inspection: Inspection) -> PageTable:
         "“Head only”: share of the labelled images whose labels are all of head classes. “Imbalance ratio”: images of "
     )
     note += "the most frequent class over those of the rarest that has any."
-    return PageTable("split-table", "Splits", tuple(columns), rows, note, "split")
+    return Table("split-table", "Splits", tuple(columns), rows, note, "split")
 
 
-def _pair_table(inspection: Inspection) -> PageTable:
+def _pair_table(inspection: Inspection) -> Table:
     found, names = inspection.cooccurrence, inspection.stats.class_names
     columns = (
         Column("class", "text"),
@@ -173,7 +175,7 @@ def _pair_table(inspection: Inspection) -> PageTable:
             f"Of {found.num_pairs:,} pairs these are the {found.top} with the most images, and the {found.top} with "
         )
         note += f"the largest share and lift of those on {found.min_count} images or more."
-    return PageTable("pair-table", "Pairs of classes", columns, list(rows.values()), note, "class", sort_by=2)
+    return Table("pair-table", "Pairs of classes", columns, list(rows.values()), note, "class", sort_by=2)
 
 
 def _files(images: ImageReport) -> dict[str, object]:
@@ -201,9 +203,9 @@ def _files(images: ImageReport) -> dict[str, object]:
     return {
         "cards": cards,
         "tables": [
-            PageTable("format-table", "Formats", (Column("format", "text"), count), formats),
-            PageTable("mode-table", "Colours", (Column("colours", "text"), count), modes),
-            PageTable(
+            Table("format-table", "Formats", (Column("format", "text"), count), formats),
+            Table("mode-table", "Colours", (Column("colours", "text"), count), modes),
+            Table(
                 "size-table",
                 "Sizes in pixels",
                 (Column("size", "text"), Column("width", "count"), Column("height", "count")),
@@ -215,7 +217,7 @@ def _files(images: ImageReport) -> dict[str, object]:
     }
 
 
-def _bad_files(images: ImageReport) -> PageTable:
+def _bad_files(images: ImageReport) -> Table:
     columns = (Column("image", "text"), Column("split", "text"), Column("place", "text"), Column("reason", "text"))
     # What is damaged is rarer than what is missing, and would drown in it.
     bad = [*images.unreadable.items(), *((int(row), "there is no such file") for row in images.missing)]
@@ -224,10 +226,10 @@ def _bad_files(images: ImageReport) -> PageTable:
         for row, reason in bad[:_MOST_FILES]
     ]
     note = f"{len(bad):,} in all, of which the first {_MOST_FILES:,} are listed." if len(bad) > _MOST_FILES else ""
-    return PageTable("bad-table", "Images that cannot be read", columns, rows, note, "image, split or reason")
+    return Table("bad-table", "Images that cannot be read", columns, rows, note, "image, split or reason")
 
 
-def _copies(images: ImageReport) -> PageTable:
+def _copies(images: ImageReport) -> Table:
     columns = (
         Column("image", "text"),
         Column("group", "count"),
@@ -249,4 +251,4 @@ def _copies(images: ImageReport) -> PageTable:
     note = "Files that are equal byte for byte have the same group number."
     if len(rows) > _MOST_FILES:
         note += f" {len(rows):,} in all, of which the first {_MOST_FILES:,} are listed."
-    return PageTable("copy-table", "Copies of images", columns, rows[:_MOST_FILES], note, "image or split")
+    return Table("copy-table", "Copies of images", columns, rows[:_MOST_FILES], note, "image or split")

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.inspection import Inspection
-from tailwise.report.axes import GROUP_COLOURS, name_ticks, tick_length
-from tailwise.report.page import PagePlot, plot_text
+from tailwise.report.plots import GROUP_COLOURS, PagePlot, name_ticks, plot_text, tick_length
 from tailwise.spelling import counted
 
 _MOST_BARS = 300

@@ -11,8 +11,8 @@ import pytest
 from sklearn.metrics import precision_recall_curve
 
 from tailwise.metrics import f1_scores
-from tailwise.report.class_curves import NUM_THRESHOLDS, precision_recall, sweep_thresholds, threshold_logits
-from tailwise.report.run_page import write_run_page
+from tailwise.report.evidence import NUM_THRESHOLDS, precision_recall, sweep_thresholds, threshold_logits
+from tailwise.report.results_page import write_report
 from tests.report.browser import browse
 from tests.report.folders import CLASSES, Data, make_data, make_logits, make_run
 from tests.report.pages import TOOLS, page_data
@@ -86,7 +86,7 @@ def test_a_class_without_negatives_has_no_curve_to_choose(tmp_path: Path) -> Non
     k = 4
     data = never_denied(make_data(tmp_path), k)
     make_run(tmp_path / "run", data, make_logits(data, 1.0, 0))
-    page = write_run_page(tmp_path / "run")
+    page = write_report(tmp_path / "run")
     text = page.read_text(encoding="utf-8")
     left_out = f"in the test split and are left out of the means: {CLASSES[k]}, never tested."
     assert f"2 of 7 classes have no positive or no judged negative {left_out}" in text

@@ -19,7 +19,7 @@ from tailwise.errors import InputError
 from tailwise.experiments.executors import FAILED_FILE, Run
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
-from tailwise.experiments.results import Chosen, portable, summarize
+from tailwise.experiments.scoring import Chosen, portable, summarize
 from tailwise.experiments.search import settle
 from tailwise.training.config import TrainConfig, load
 from tailwise.training.folder import PREDICTIONS_FILE, VALIDATION_FILE, read_logits, write_predictions
@@ -87,7 +87,7 @@ def found(plan: Plan, skills: Mapping[str, Sequence[float]], test: Dataset = TES
         for run, seed, skill in zip(plan.test_runs(method), plan.seeds, skills[method.name], strict=False):
             finish(run, PREDICTIONS_FILE, test, scores_of(test, skill, seed))
         finish_folds(plan.fold_runs(method), scores_of(TRAIN, skills[method.name][-1], 7))
-    return summarize(plan, [Chosen(method) for method in plan.methods], TRAIN, test)
+    return summarize(plan, [Chosen(method) for method in plan.methods], TRAIN, test).to_json()
 
 
 def by_name(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from tailwise.experiments.board import Board, percent
+from tailwise.experiments.results import Difference
+from tailwise.experiments.scoring import Board, percent
 from tailwise.metrics.bootstrap import Resamples
 
 NUM_IMAGES, NUM_RUNS, REPLICATES = 60, 3, 20
@@ -44,20 +45,20 @@ def test_differences_are_paired_over_images_and_runs():
                 for name, runs in logits.items()
             }
             drawn.append(100 * (means["weak"] - means["strong"]))
-        assert found[group]["low"] == pytest.approx(np.quantile(drawn, 0.05), abs=1e-5)
-        assert found[group]["high"] == pytest.approx(np.quantile(drawn, 0.95), abs=1e-5)
+        assert found[group].low == pytest.approx(np.quantile(drawn, 0.05), abs=1e-5)
+        assert found[group].high == pytest.approx(np.quantile(drawn, 0.95), abs=1e-5)
         everyone = np.arange(NUM_IMAGES)
         expected = [
             np.mean([mean_precision(run, targets, everyone, classes) for run in logits[name]])
             for name in ("weak", "strong")
         ]
-        assert found[group]["difference"] == pytest.approx(100 * (expected[0] - expected[1]), abs=1e-5)
-    assert found["medium"] == {"difference": None, "low": None, "high": None}
+        assert found[group].difference == pytest.approx(100 * (expected[0] - expected[1]), abs=1e-5)
+    assert found["medium"] == Difference(None, None, None)
 
 
 def test_a_method_does_not_differ_from_itself_or_from_nothing():
     board, _, _ = board_and_logits()
-    assert board.difference("strong", "strong")["total"] == {"difference": 0, "low": 0, "high": 0}
+    assert board.difference("strong", "strong")["total"] == Difference(0, 0, 0)
     assert board.difference("strong", None) is None
     assert Board(np.ones((2, 4), np.int8), GROUPS, num_runs=1, replicates=1, level=0.9).best is None
 
@@ -71,7 +72,7 @@ def test_no_method_is_best_where_no_class_can_be_scored(of_one_kind):
     assert board.methods["one"].means == dict.fromkeys(("total", *GROUPS))
     assert board.methods["one"].class_means == [None] * 4
     assert board.class_intervals("one") == ([None] * 4, [None] * 4)
-    undefined = {"difference": None, "low": None, "high": None}
+    undefined = Difference(None, None, None)
     assert board.difference("one", "other") == dict.fromkeys(("total", *GROUPS), undefined)
 
 

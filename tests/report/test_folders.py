@@ -16,8 +16,8 @@ from tailwise.experiments.methods import METHODS, find_methods
 from tailwise.experiments.plan import candidates
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import add_options, from_namespace, plain_arguments
+from tailwise.report.folders import read_results
 from tailwise.report.rerun import commands, train_command
-from tailwise.report.results import is_comparison, read_comparison, read_run
 from tailwise.report.results_tables import method_table
 from tailwise.training.config import OptimConfig, TrainConfig, load, resolve
 from tests.report.folders import make_comparison, make_data, make_logits, make_run
@@ -32,32 +32,32 @@ def comparison(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_folders_are_told_apart(comparison: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder = comparison[0]
-    assert is_comparison(folder)
+    assert read_results(folder).command == "compare"
     run = folder / "runs" / "bce" / "seed0"
-    assert not is_comparison(run)
+    assert read_results(run).command == "train"
     (run / "metrics.json").unlink()
     with pytest.raises(InputError, match="its run is not finished"):
-        is_comparison(run)
+        read_results(run)
     with pytest.raises(InputError, match=r"has nothing to report: there is no results\.json in it"):
-        is_comparison(tmp_path)
+        read_results(tmp_path)
     with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
-        is_comparison(tmp_path / "nowhere")
+        read_results(tmp_path / "nowhere")
 
 
 def test_important_methods_come_first(comparison: tuple[Path, dict[str, Any]]) -> None:
     folder, written = comparison
-    found = read_comparison(folder)
+    found = read_results(folder)
     assert [method.name for method in found.scored] == ["pg", "bce", "db-focal"]
     written["recommendation"]["methods"] = ["db-focal", "bce", "pg"]
     (folder / "results.json").write_text(json.dumps(written), encoding="utf-8")
-    assert [method.name for method in read_comparison(folder).scored] == ["db-focal", "pg", "bce"]
+    assert [method.name for method in read_results(folder).scored] == ["db-focal", "pg", "bce"]
     assert [method.name for method in found.methods] == ["bce", "db-focal", "pg", "apaf"]
-    assert found.methods[3].failed == "runs/apaf/seed1: the loss is <no number>: lower optim.lr"
+    assert str(found.methods[3].failed) == "runs/apaf/seed1: the loss is <no number>: lower optim.lr"
     assert found.methods[0].seconds == 2.0
     assert found.methods[3].seconds is None
     assert found.stats.groups["tail"].tolist() == written["data"]["groups"]["tail"]
     (folder / "runs" / "pg" / "seed0" / "metrics.json").unlink()
-    assert read_comparison(folder).methods[2].folders == (folder / "runs" / "pg" / "seed1",)
+    assert read_results(folder).methods[2].folders == (folder / "runs" / "pg" / "seed1",)
 
 
 def test_what_is_best_on_the_test_is_not_what_is_recommended(
@@ -68,20 +68,20 @@ def test_what_is_best_on_the_test_is_not_what_is_recommended(
     for methods, roles in (
         (
             ["db-focal", "bce"],
-            {"pg": "best on test", "db-focal": "recommended", "bce": "not told apart · baseline"},
+            {"pg": "best on test", "db-focal": "recommended", "bce": "no clear difference · baseline"},
         ),
         (["bce"], {"pg": "best on test", "db-focal": "", "bce": "recommended · baseline"}),
         (
             ["bce", "pg"],
-            {"pg": "not told apart · best on test", "db-focal": "", "bce": "recommended · baseline"},
+            {"pg": "no clear difference · best on test", "db-focal": "", "bce": "recommended · baseline"},
         ),
         ([], {"pg": "best on test", "db-focal": "", "bce": "baseline"}),
     ):
         results["recommendation"]["methods"] = methods
         (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-        table = method_table(read_comparison(folder))
+        table = method_table(read_results(folder))
         assert {row[0][0]: row[0][1] for row in table.rows} == {**roles, "apaf": ""}
-        assert ("Not told apart" in table.note) == (len(methods) > 1)
+        assert ("No clear difference" in table.note) == (len(methods) > 1)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_results_of_another_form_are_refused(
     change(found)
     (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        read_comparison(folder)
+        read_results(folder)
 
 
 def test_files_that_are_no_json_are_refused(comparison: tuple[Path, dict[str, Any]]) -> None:
@@ -111,18 +111,18 @@ def test_files_that_are_no_json_are_refused(comparison: tuple[Path, dict[str, An
     for content, message in ((b"\xff", "cannot be read"), (b"{", "cannot be read"), (b"[]", "holds no JSON object")):
         (folder / "results.json").write_bytes(content)
         with pytest.raises(InputError, match=message):
-            read_comparison(folder)
+            read_results(folder)
     run = folder / "runs" / "bce" / "seed0"
     (run / "stats.json").write_text("{}")
     with pytest.raises(InputError, match="is not as training leaves a run"):
-        read_run(run)
+        read_results(run)
 
 
 def test_command_lines_repeat_the_runs(comparison: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, found = comparison
     found["shared"] |= {"recipe": "voc-mlt", "batch_size": 16, "optim": {"lr": 0.1}, "model": {"options": {"a": "b"}}}
     (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
-    lines = {fact.name: shlex.split(fact.value) for fact in commands(read_comparison(folder))}
+    lines = {fact.name: shlex.split(fact.value) for fact in commands(read_results(folder))}
     config = folder / "runs" / "pg" / "seed0" / "config.yaml"
     assert lines["Repeat the first run of pg"] == ["tailwise", "train", "--config", str(config), "--output", "again"]
     assert configured(shlex.join(lines["Train pg as it was here"])) == replace(
@@ -189,9 +189,9 @@ def test_the_command_line_of_a_run_has_its_configuration(tmp_path: Path, name: s
 def test_a_probe_is_offered_to_be_finetuned(tmp_path: Path) -> None:
     data = make_data(tmp_path)
     make_run(tmp_path / "run", data, make_logits(data, 1.0, 0))
-    lines = {fact.name: fact.value for fact in commands(read_run(tmp_path / "run"))}
+    lines = {fact.name: fact.value for fact in commands(read_results(tmp_path / "run"))}
     assert "--mode finetune" in lines["Train the whole network as in this run"]
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("mode: probe", "mode: finetune"))
     assert load(config).mode == "finetune"
-    assert not any("whole network" in fact.name for fact in commands(read_run(tmp_path / "run")))
+    assert not any("whole network" in fact.name for fact in commands(read_results(tmp_path / "run")))
