@@ -56,7 +56,14 @@ def test_scores_keep_their_type_where_it_can_be_compared(given: torch.dtype, kep
 
 @pytest.mark.parametrize(
     "convert",
-    [pd.DataFrame, np.ndarray.tolist, sparse.csr_array, sparse.coo_matrix, lambda a: torch.tensor(a).to_sparse_csr()],
+    [
+        pd.DataFrame,
+        lambda a: pd.DataFrame(np.where(a < 0, np.nan, a)).astype("Int64"),
+        np.ndarray.tolist,
+        sparse.csr_array,
+        sparse.coo_matrix,
+        lambda a: torch.tensor(a).to_sparse_csr(),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
 def test_every_metric_takes_labels_of_every_form(convert: Any) -> None:

@@ -17,14 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tailwise.matrix import Csr
 from tailwise.metrics.score_matrix import (
     LabelBlocks,
     Labels,
     Matrix,
     Scores,
-    is_sparse,
+    as_tensor,
     scores_and_targets,
+    sparse_parts,
     unusable_score,
+    without_frame,
 )
 from tailwise.shapes import Float, Int, Num
 
@@ -300,8 +303,8 @@ def _on_device(scores: Tensor, targets: Labels) -> Float[Tensor, " K"]:
     """
     num_samples, num_classes = scores.shape
     result = torch.full((num_classes,), torch.nan, dtype=torch.float64, device=scores.device)
-    dense = targets if isinstance(targets, Tensor) else np.asarray(targets)
-    labels = _sparse_columns(targets, scores.device) if is_sparse(targets) else lambda part: dense[:, part]
+    parts = sparse_parts(targets)
+    labels = _dense_columns(targets) if parts is None else _sparse_columns(parts, scores.device)
     step = max(1, _SCORES_AT_ONCE // max(1, num_samples))
     for start in range(0, num_classes, step):
         part = slice(start, min(start + step, num_classes))
@@ -332,20 +335,21 @@ def _by_placing(scores: Num[Tensor, "C N"], labels: Int[Tensor, "C N"]) -> Float
     return result.masked_fill((labels == 0).sum(dim=1) == 0, torch.nan)
 
 
-def _sparse_columns(targets: Any, device: torch.device) -> Callable[[slice], Num[Tensor, "N C"]]:
+def _dense_columns(targets: Any) -> Callable[[slice], Any]:
+    """A function that returns adjacent columns of dense labels."""
+    dense = targets if isinstance(targets, Tensor) else np.asarray(without_frame(targets))
+    return lambda part: dense[:, part]
+
+
+def _sparse_columns(parts: Csr, device: torch.device) -> Callable[[slice], Num[Tensor, "N C"]]:
     """A function that returns adjacent columns of compressed sparse rows as a dense matrix on the device."""
-    if isinstance(targets, Tensor):
-        parts = [targets.crow_indices(), targets.col_indices(), targets.values()]
-    else:
-        csr = targets.tocsr()
-        parts = [torch.from_numpy(np.array(part)) for part in (csr.indptr, csr.indices, csr.data)]
-    starts, columns, values = (part.to(device) for part in parts)
+    starts, columns, values = (as_tensor(part).to(device) for part in (parts.starts, parts.columns, parts.values))
     rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=device), starts.diff())
 
     def dense(part: slice) -> Num[Tensor, "N C"]:
         here = (columns >= part.start) & (columns < part.stop)
         block = values.new_zeros(len(starts) - 1, part.stop - part.start)
-        # Repeated entries add up, as they do everywhere else.
+        # Repeated entries add up, as they do in PyTorch and SciPy.
         return block.index_put_((rows[here], columns[here] - part.start), values[here], accumulate=True)
 
     return dense

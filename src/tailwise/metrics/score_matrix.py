@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from tailwise.matrix import UNKNOWN
+from tailwise.matrix import UNKNOWN, Csr, csr_parts, dense_or_parts, frame_columns
 from tailwise.shapes import Int, Num
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def scores_and_targets(
     Raises:
         ValueError: the shapes disagree, a score is NaN or complex, or a target is none of 1, 0 and unknown.
     """
-    s, t = as_tensor(scores), as_tensor(targets)
+    s, t = as_tensor(scores), as_tensor(without_frame(targets))
     if s.ndim != 2 or s.shape != t.shape:
         raise ValueError(f"scores and targets must both be (N, K), got {tuple(s.shape)} and {tuple(t.shape)}")
     if s.is_complex():
@@ -60,19 +60,23 @@ def as_tensor(values: Labels) -> Tensor:
     """Values as a dense tensor without a graph, on their device; a read-only array is copied."""
     if isinstance(values, Tensor):
         tensor = values.detach()
-        tensor = tensor.to_dense() if is_sparse(tensor) else tensor
+        tensor = tensor.to_dense() if tensor.layout == torch.sparse_csr else tensor
         # Metrics count in float64, which Apple's GPUs do not have.
         return tensor.cpu() if tensor.device.type == "mps" else tensor
     other: Any = values
-    array = np.ascontiguousarray(other.toarray() if is_sparse(other) else other)
+    array = np.ascontiguousarray(other.toarray() if hasattr(other, "toarray") else other)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def is_sparse(targets: object) -> bool:
-    """Whether labels are compressed sparse rows of torch, or any matrix of ``scipy.sparse``."""
-    if isinstance(targets, Tensor):
-        return targets.layout == torch.sparse_csr
-    return hasattr(targets, "tocsr")
+def sparse_parts(targets: Labels) -> Csr | None:
+    """The parts of sparse labels, of SciPy's without repeated entries; None for dense labels."""
+    matrix: Any = targets
+    if hasattr(matrix, "tocsr"):
+        matrix = matrix.tocsr()
+        if not matrix.has_canonical_format:
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
+    return csr_parts(matrix)
 
 
 def unusable_score(row: int, column: int) -> ValueError:
@@ -136,20 +140,9 @@ class LabelBlocks:
     """
 
     def __init__(self, targets: Labels) -> None:
-        self._dense = None if is_sparse(targets) else Matrix(targets)
-        if self._dense is not None:
-            self.shape = self._dense.shape
-        elif isinstance(targets, Tensor):
-            self.shape = tuple(targets.shape)
-            parts = targets.crow_indices(), targets.col_indices(), targets.values()
-            self._starts, self._columns, self._values = (Matrix(part)[:] for part in parts)
-        else:
-            csr: Any = targets.tocsr()  # type: ignore[union-attr]
-            if not csr.has_canonical_format:
-                csr = csr.copy()
-                csr.sum_duplicates()
-            self.shape = csr.shape
-            self._starts, self._columns, self._values = csr.indptr, csr.indices, csr.data
+        parts = sparse_parts(targets)
+        self._source = Matrix(without_frame(targets)) if parts is None else parts.numpy()
+        self.shape = self._source.shape
 
     def entries(self, rows: slice, columns: slice) -> Entries:
         """The labels of a block that are not 0.
@@ -157,18 +150,16 @@ class LabelBlocks:
         Raises:
             ValueError: a label is none of 1, 0 and unknown.
         """
-        if self._dense is not None:
-            block = self._dense[rows, columns]
+        if isinstance(self._source, Matrix):
+            block = self._source[rows, columns]
             places = np.flatnonzero(np.not_equal(block, 0, order="C"))
             row, column = np.divmod(places, block.shape[1])
             values = block[row, column]
         else:
-            first = self._starts[rows.start : rows.stop + 1]
-            stored = slice(int(first[0]), int(first[-1]))
-            column, values = self._columns[stored], self._values[stored]
+            row, stored = self._source.rows(rows.start, rows.stop)
+            column, values = self._source.columns[stored], self._source.values[stored]
             wanted = np.flatnonzero((column >= columns.start) & (column < columns.stop) & (values != 0))
-            row = np.searchsorted(first - first[0], wanted, side="right") - 1
-            column, values = column[wanted].astype(np.intp) - columns.start, values[wanted]
+            row, column, values = row[wanted], column[wanted].astype(np.intp) - columns.start, values[wanted]
         positive = values == 1
         if not positive.all():
             usable = positive | (values == UNKNOWN) | (values != values)
@@ -177,6 +168,10 @@ class LabelBlocks:
                 place = rows.start + int(row[wrong]), columns.start + int(column[wrong])
                 raise _unusable_target(*place, values[wrong].item())
         return Entries(row, column, positive)
+
+
+def without_frame(targets: Any) -> Any:
+    return targets if frame_columns(targets) is None else dense_or_parts(targets)
 
 
 def _hard_labels(targets: Tensor, first_class: int) -> Int[Tensor, "N K"]:
