@@ -23,7 +23,7 @@ from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.models.backbone_checks import refuse_sources
 from tailwise.shapes import Float, UInt8
-from tailwise.training import finetune, probe
+from tailwise.training import finetune, frozen, probe
 from tailwise.training.config import Accelerator, load
 from tailwise.training.folder import CONFIG_FILE, STATS_FILE, checkpoint_path, load_thresholds, read_checkpoint
 from tailwise.training.run import Result, evaluate, require_finished
@@ -190,6 +190,8 @@ class Model:
         size = self.config.image_size
         if self.config.mode == "probe":
             head, backbone = self._probe
+            if isinstance(backbone, frozen.GivenFeatures):
+                raise InputError(f"the model has no backbone: it takes {head.width} features of each input, not images")
             return lambda pixels: head(backbone.features(pixels, size))
         network = finetune.restore(self.folder, self.config, self._state, len(self.class_names))
         network = network.to(self.device).eval()

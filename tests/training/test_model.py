@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.model import Model
-from tailwise.training.config import TrainConfig
+from tailwise.models.model_config import ModelConfig
+from tailwise.training.config import OptimConfig, TrainConfig
 from tailwise.training.folder import read_predictions
 from tailwise.training.run import train
 
@@ -128,3 +131,33 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_says_what_it_is(probed: Path) -> None:
     assert repr(Model(probed)).startswith("Model(db-focal on test_resnet, 4 classes, mAP ")
+
+
+def test_a_run_on_given_features_is_a_model_of_features(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    targets = (generator.random((160, 4)) < (0.5, 0.4, 0.3, 0.2)).astype(int)
+    features = targets @ generator.normal(size=(4, 9)) + 0.3 * generator.normal(size=(160, 9))
+    Dataset.from_arrays(features, targets, splits=["train"] * 100 + ["test"] * 60).save(tmp_path / "data.npz")
+    config = TrainConfig(
+        data=str(tmp_path / "data.npz"),
+        output=str(tmp_path / "run"),
+        mode="probe",
+        val_folds=2,
+        quiet=True,
+        optim=OptimConfig(warmup_steps=4, epochs=20),
+    )
+    result = train(config)
+    assert result is not None
+    assert result.metrics["mAP"]["total"] > 80
+    model = Model(tmp_path / "run", accelerator="cpu")
+    logits = read_predictions(tmp_path / "run" / "predictions.parquet")[2]
+    np.testing.assert_allclose(model.logits(features[100:]), logits, atol=1e-4)
+    assert model.evaluate().metrics["mAP"] == result.metrics["mAP"]
+    with pytest.raises(InputError, match="the model has no backbone: it takes 9 features of each input, not images"):
+        model.predict(np.zeros((8, 8, 3), np.uint8))
+    images = tmp_path / "images.npz"
+    Dataset.from_arrays(np.zeros((8, 3, 8, 8), np.uint8), targets[:8], splits=["test"] * 8).save(images)
+    with pytest.raises(InputError, match="holds images, and the model takes features"):
+        model.evaluate(str(images), split="test")
+    with pytest.raises(InputError, match=r"data.npz holds features where images are needed"):
+        train(replace(config, mode="finetune", output=str(tmp_path / "network"), model=ModelConfig(pretrained=False)))

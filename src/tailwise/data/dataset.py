@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.errors import InputError, OnError
+from tailwise.files import replacing
 from tailwise.labels import LabelStats
-from tailwise.matrix import Targets, decode_labels
+from tailwise.matrix import Targets, decode_labels, is_sparse
 from tailwise.shapes import Float, UInt8
 from tailwise.spelling import counted, near
 
@@ -23,6 +24,9 @@ SPLIT_JOINER = "+"
 
 IN_MEMORY = Path("arrays")
 """The source of data sets that were made from arrays."""
+
+CSR_ARRAYS = ("targets_indptr", "targets_indices", "targets_data")
+"""Names of the arrays of a sparse label matrix in a file."""
 
 _Rows: TypeAlias = "Sequence[SupportsIndex] | NDArray[np.integer] | NDArray[np.bool_]"
 
@@ -155,7 +159,10 @@ class Dataset:
         Raises:
             InputError: lengths disagree, a feature is not finite, or an array has another shape or type.
         """
-        matrix, found_names = decode_labels(targets, class_names)
+        try:
+            matrix, found_names = decode_labels(targets, class_names)
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from error
         made, own_names = _inputs(inputs, source)
         row_names = own_names if names is None else tuple(str(name) for name in names)
         if len(set(row_names)) != len(row_names):
@@ -262,6 +269,44 @@ class Dataset:
             lines=tuple(self.lines[row] for row in kept),
             name=self.name if name is None else name,
         )
+
+    def with_classes(self, class_names: Sequence[str]) -> Dataset:
+        """Keep some of the classes, in the order given.
+
+        Raises:
+            InputError: a name is none of a class.
+        """
+        column_of = {name: column for column, name in enumerate(self.class_names)}
+        unknown = next((name for name in class_names if name not in column_of), None)
+        if unknown is not None:
+            raise InputError(f"{self.source}: there is no class {unknown!r}{near(unknown, column_of)}")
+        columns = [column_of[name] for name in class_names]
+        return replace(self, targets=self.targets[:, columns], class_names=tuple(class_names))
+
+    def save(self, path: str | Path) -> None:
+        """Write everything as one ``.npz`` file that :func:`tailwise.data.read` reads, whole or not at all.
+
+        It holds ``features`` (N, F), ``pixels`` (N, 3, S, S) or the ``root`` of image files; ``targets`` (N, K), or
+        their CSR arrays ``targets_indptr``, ``targets_indices`` and ``targets_data``; ``class_names``, ``names``,
+        ``splits``, and ``groups`` if there are any.
+        """
+        arrays: dict[str, Any] = {
+            "class_names": self.class_names,
+            "names": self.names,
+            "splits": self.splits,
+        }
+        if isinstance(self.inputs, Files):
+            arrays["root"] = str(self.inputs.root.absolute())
+        else:
+            arrays["pixels" if isinstance(self.inputs, Pixels) else "features"] = self.inputs.values
+        if self.groups is not None:
+            arrays["groups"] = self.groups
+        if is_sparse(self.targets):
+            arrays |= {name: getattr(self.targets, name.removeprefix("targets_")) for name in CSR_ARRAYS}
+        else:
+            arrays["targets"] = self.targets
+        with replacing(path) as temporary, Path(temporary).open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
     def stats(self, thresholds: tuple[int, int] = (20, 100), cooccurrence: bool = False) -> LabelStats:
         """Count the labels of these rows; see :class:`~tailwise.labels.LabelStats` for the arguments."""

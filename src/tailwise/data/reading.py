@@ -12,6 +12,7 @@ from tailwise.checked import check_fields
 from tailwise.data.cache_folder import cache_folder
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats import FORMATS
+from tailwise.data.formats.arrays import read_features
 from tailwise.data.formats.rows import Blank, Negative
 from tailwise.data.formats.voc import Difficult
 from tailwise.data.splits import read_split_file, split_by_ratio
@@ -37,6 +38,9 @@ class ReadOptions:
     found, sorted."""
     root: str | None = None
     """Folder that image references start from; by default where the format has its images."""
+    features: str | None = None
+    """File of feature vectors to train on instead of images: .npy, row by row as the labels, or .npz with the arrays
+    names and features, matched by name."""
     separator: str = "|"
     """What stands between two labels in a cell of a CSV or Parquet file."""
     negative: Negative | None = None
@@ -80,7 +84,8 @@ def read(
 
     Args:
         data: a CSV, Parquet, JSON lines or COCO file; the folder of a VOC or COCO data set, of images in class folders
-            or with JSON lines, or of a saved Hugging Face data set; ``hf:owner/name`` for one on the hub; or "digits".
+            or with JSON lines, or of a saved Hugging Face data set; ``hf:owner/name`` for one on the hub; a ``.npz``
+            file of arrays; or "digits".
         options: how to read them.
         classes: class names in the order wanted, instead of those of ``options``.
         given: fields of :class:`ReadOptions`, instead of those of ``options``.
@@ -103,6 +108,8 @@ def read(
     found = FORMATS[name].read(data, options, options.classes if classes is None else classes)
     if found.skipped:
         _logger.warning("%d rows are left out; the first: %s", len(found.skipped), found.skipped[0])
+    if options.features is not None:
+        found = read_features(options.features, found)
     if options.split_file is not None:
         splits = read_split_file(found, options.split_file)
     elif options.split_ratios is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tailwise.data.cache_folder import alone, make_room, remove_leftovers, touch
-from tailwise.data.dataset import Dataset
+from tailwise.data.dataset import Dataset, Features
 from tailwise.data.pixels.augment import prepare
 from tailwise.errors import InputError
 from tailwise.files import replacing
@@ -27,7 +27,7 @@ from tailwise.models.record import RECORD_FILE, WEIGHTS_FILE, BackboneRecord, de
 from tailwise.shapes import Float, UInt8
 from tailwise.training.config import TrainConfig
 from tailwise.training.inputs import Images, open_images
-from tailwise.training.tables import TensorTable
+from tailwise.training.tables import TensorTable, content_key
 from tailwise.training.testing import PRECISION_TYPES, forward_table
 
 # Also stands for how images are resized before the backbone sees them.
@@ -156,18 +156,41 @@ class Backbone:
             self.__dict__.pop(name, None)
 
 
+class GivenFeatures:
+    """Feature vectors that come with the data, where a backbone would compute them."""
+
+    key = "features of the data"
+    record = None
+
+
 def compute_features(config: TrainConfig, splits: Sequence[Dataset], device: torch.device) -> list[Images]:
     """Compute the features of splits, or find them computed, so that runs need not.
 
     Raises:
         InputError: the backbone cannot be made, or an image cannot be read.
     """
+    if all(isinstance(split.inputs, Features) for split in splits):
+        return [features_of(config, split, GivenFeatures())[0] for split in splits]
     backbone = Backbone.new(config, device)
     return [features_of(config, split, backbone)[0] for split in splits]
 
 
-def features_of(config: TrainConfig, split: Dataset, backbone: Backbone) -> tuple[Images, Float[Tensor, "N F"]]:
-    """Features of a split as a table, and as the tensor in it; computed and written unless there is a file of them."""
+def features_of(
+    config: TrainConfig, split: Dataset, backbone: Backbone | GivenFeatures
+) -> tuple[Images, Float[Tensor, "N F"]]:
+    """Features of a split as a table, and as the tensor in it; computed and written unless there is a file of them.
+
+    Raises:
+        InputError: the split holds features and the model takes images, or the other way round; or an image cannot be
+            read.
+    """
+    if isinstance(split.inputs, Features) != isinstance(backbone, GivenFeatures):
+        held, wanted = ("features", "images") if isinstance(split.inputs, Features) else ("images", "features")
+        raise InputError(f"{split.source} holds {held}, and the model takes {wanted}")
+    if isinstance(split.inputs, Features):
+        given = torch.from_numpy(split.inputs.values)
+        return Images(split, TensorTable(given), content_key(split.inputs.values), np.arange(len(split))), given
+    assert isinstance(backbone, Backbone)
     images = open_images(split, config.image_size, config)
     # Nothing here says where images and weights lie, or which versions of libraries have read them.
     parts = [_FORMAT, images.key, backbone.key, config.image_size]

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailwise.data.dataset import Dataset
+from tailwise.data.dataset import Dataset, Features
 from tailwise.errors import InputError
 from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.models.heads import create_head
 from tailwise.shapes import Float
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import METRICS_FILE, checkpoint_path
-from tailwise.training.frozen import Backbone, configured_weights, features_of
+from tailwise.training.frozen import Backbone, GivenFeatures, configured_weights, features_of
 from tailwise.training.inputs import RunSplits
 from tailwise.training.testing import EvaluationTask, Task
 
@@ -109,7 +109,10 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device, begun
     # First what is quick to fail.
     labels = splits.train
     graph = create_graph(config.model, labels.targets, labels.class_names, seed=config.seed)
-    backbone, other_keys = _backbone(begun_in or Path(config.output), config, device)
+    backbone: Backbone | GivenFeatures = GivenFeatures()
+    other_keys: Collection[str] = ()
+    if not isinstance(labels.inputs, Features):
+        backbone, other_keys = _backbone(begun_in or Path(config.output), config, device)
     train, rows = features_of(config, splits.whole, backbone)
     validation = None
     if splits.held_out.any():
@@ -134,13 +137,13 @@ def new_task(config: TrainConfig, splits: RunSplits, device: torch.device, begun
         validation=validation,
         test_inputs=nn.Identity(),
         record=backbone.record,
-        keep_backbone=backbone.keep if config.keep_backbone else None,
+        keep_backbone=backbone.keep if isinstance(backbone, Backbone) and config.keep_backbone else None,
     )
 
 
 def restore(
     run: Path, config: TrainConfig, state: Mapping[str, Any], num_classes: int, device: torch.device
-) -> tuple[ProbeModel, Backbone]:
+) -> tuple[ProbeModel, Backbone | GivenFeatures]:
     """Make the head of the run in a folder with the state of its checkpoint, and find its backbone.
 
     The backbone is the one that the run was started with, from its own file of weights if it has one.
@@ -148,7 +151,10 @@ def restore(
     Raises:
         InputError: the backbone is not the one that the head was trained on.
     """
-    backbone, other_keys = _backbone(run, config, device)
+    backbone: Backbone | GivenFeatures = GivenFeatures()
+    other_keys: Collection[str] = ()
+    if state["_extra_state"]["backbone_key"] != backbone.key:
+        backbone, other_keys = _backbone(run, config, device)
     width = _width(state)
     model = ProbeModel(
         Standardize(torch.zeros(width), torch.ones(width)) if config.standardize_features else nn.Identity(),

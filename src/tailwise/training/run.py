@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tailwise import losses
-from tailwise.data.dataset import Dataset
+from tailwise.data.dataset import Dataset, Features
 from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError, require_extra
 from tailwise.labels import LabelStats
@@ -103,10 +103,11 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
         return Result(recorded, folder)
     # The parts of a cross-fitting, in folders of its folder, begin with its backbone.
     origin = folder if part is None else folder.parents[1]
-    # What has begun keeps or records its backbone, whatever has become of the file that it came from.
-    num_features = None if (origin / RECORD_FILE).is_file() else try_backbone(config.model, config.image_size)
     _check_loss_name(config, given_loss)
     splits = part or read_run(config)
+    # What has begun keeps or records its backbone, whatever has become of the file that it came from.
+    needs_backbone = not isinstance(splits.whole.inputs, Features) and not (origin / RECORD_FILE).is_file()
+    num_features = try_backbone(config.model, config.image_size) if needs_backbone else None
     config = replace(config, split_ratios=splits.ratios)
     stats = _stats(splits.train, config)
     check_labels(splits, stats, tell=part is None)

@@ -1,5 +1,6 @@
 """Formats of labelled data: one file each, and a line in this table."""
 
+from tailwise.data.formats.arrays import ARRAYS
 from tailwise.data.formats.coco import COCO
 from tailwise.data.formats.csv_table import CSV
 from tailwise.data.formats.digits import SCENES
@@ -11,6 +12,6 @@ from tailwise.data.formats.rows import Format
 from tailwise.data.formats.voc import VOC
 
 FORMATS: dict[str, Format] = {
-    known.name: known for known in (CSV, PARQUET, JSON_LINES, HUGGING_FACE, VOC, COCO, IMAGE_FOLDER, SCENES)
+    known.name: known for known in (CSV, PARQUET, JSON_LINES, HUGGING_FACE, VOC, COCO, IMAGE_FOLDER, ARRAYS, SCENES)
 }
 """Every format by its name. A folder is taken for the first one that says it holds it."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tailwise.data.dataset import Dataset, Pixels
 from tailwise.data.formats.rows import Format, class_list
 from tailwise.data.long_tail import LongTailSubset, build_long_tail
-from tailwise.errors import InputError, require_extra
+from tailwise.errors import require_extra
 from tailwise.labels import LabelStats
 from tailwise.shapes import Int, UInt8
 
@@ -194,21 +194,17 @@ def read_digits(classes: str | Path | Sequence[str] | None = None) -> Dataset:
         InputError: a class is no digit.
     """
     scenes = digits()
-    names = class_list(classes) or scenes.class_names
-    strange = next((name for name in names if name not in scenes.class_names), None)
-    if strange is not None:
-        raise InputError(f"{DIGITS}: {strange!r} is none of its classes, {', '.join(scenes.class_names)}")
-    columns = [scenes.class_names.index(name) for name in names]
     parts = {"train": scenes.train_targets, "test": scenes.test_targets}
-    return Dataset(
+    data = Dataset(
         names=tuple(f"{split}/{row}" for split, targets in parts.items() for row in range(len(targets))),
-        targets=np.concatenate(list(parts.values()))[:, columns],
-        class_names=names,
+        targets=np.concatenate(list(parts.values())),
+        class_names=scenes.class_names,
         inputs=Pixels(np.concatenate([scenes.train_images, scenes.test_images])),
         splits=tuple(split for split, targets in parts.items() for _ in targets),
         source=Path(DIGITS),
         place="{source}, image {image}",
     )
+    return data.with_classes(class_list(classes) or scenes.class_names)
 
 
 SCENES = Format("digits", lambda _data, _options, classes: read_digits(classes), is_named=lambda data: data == DIGITS)
