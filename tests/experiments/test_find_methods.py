@@ -12,7 +12,7 @@ import yaml
 from tailwise import LabelStats
 from tailwise.commands import compare
 from tailwise.errors import InputError
-from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, METHODS, find_methods, simplicity
+from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, METHODS, OTHER_LOSSES, find_methods, simplicity
 from tailwise.experiments.plan import candidates
 from tailwise.losses import available, create
 from tailwise.training.config import TrainConfig, resolve
@@ -24,7 +24,12 @@ SHARED = TrainConfig(data="digits", output="out")
 
 def test_every_loss_of_the_library_is_a_method():
     losses = {method.options["loss"] for method in METHODS.values()}
-    assert set(available()) - {"formula"} == losses  # "formula" is nothing without its parameters
+    assert set(available()) - {"formula"} == losses | set(OTHER_LOSSES)  # "formula" is nothing without its parameters
+    assert OTHER_LOSSES == ("hill", "splc", "two-way", "zlpr")
+    assert not losses & set(OTHER_LOSSES)
+    for name in OTHER_LOSSES:
+        (method,) = find_methods([f"{name}@uniform"])
+        assert (method.name, method.options) == (f"{name}@uniform", {"loss": name, "sampler": "uniform"})
 
 
 FACTORS = (

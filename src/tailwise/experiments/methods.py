@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from tailwise.data.formats.rows import read_text
 from tailwise.errors import InputError
-from tailwise.losses.custom import is_dotted_path
+from tailwise.losses import available, is_dotted_path
 from tailwise.options import add_options, from_namespace
 from tailwise.spelling import near
 from tailwise.training.config import NO_SPLIT, SamplerName, TrainConfig
@@ -154,11 +154,14 @@ METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
 """The methods that have a name, the simplest first. They are the rows of the published tables and the parts of DB and
 PG; their loss options are the losses' defaults, or those of the shared ``recipe``."""
 
+OTHER_LOSSES = tuple(name for name in available() if name not in METHODS and name != "formula")
+"""Further losses that are methods by their name, with their defaults, but are not among ``all``."""
+
 DEFAULT_METHODS = ("bce@uniform", "bce", "focal", "rw", "asl", "db-focal", "pg", "pg-auto")
 """What is compared unless it is chosen otherwise: whole losses rather than their parts, and one of each kind."""
 
 ALL = "all"
-"""Stands for every method that has a name."""
+"""Stands for every method of the registry."""
 
 BASELINE = "bce@uniform"
 """What others are compared with unless it is chosen otherwise."""
@@ -175,9 +178,9 @@ def find_methods(given: Iterable[str]) -> tuple[Method, ...]:
     """Methods by what people call them.
 
     Args:
-        given: names of the registry, or ``all`` for every one; files ``*.yaml``, of a method (``name``, ``title``,
-            ``options`` of a run, and a list ``search`` of options to try) or of a loss; and losses in Python,
-            ``package.module:Loss``. Each may end with ``@SAMPLER``.
+        given: names of the registry, or ``all`` for every one; further losses by name; files ``*.yaml``, of a method
+            (``name``, ``title``, ``options`` of a run, a list ``search`` of options to try) or of a loss; and losses in
+            Python, ``package.module:Loss``. Each may end with ``@SAMPLER``.
 
     Raises:
         InputError: an unknown name (near ones are offered) or sampler, two methods of one name, or a file that is not
@@ -197,6 +200,8 @@ def find_methods(given: Iterable[str]) -> tuple[Method, ...]:
 def _find(text: str) -> Method:
     if text in METHODS:
         return METHODS[text]
+    if text in OTHER_LOSSES:
+        return Method(text, {"loss": text}, f"{text} loss")
     base, at, sampler = text.rpartition("@")
     if at and sampler in get_args(SamplerName):
         return _find(base).sampled(cast(SamplerName, sampler))
@@ -209,8 +214,9 @@ def _find(text: str) -> Method:
         return _from_file(Path(text))
     if is_dotted_path(text):
         return Method(text.replace(":", ".").rpartition(".")[2], {"loss": text}, text)
+    known = (*METHODS, *OTHER_LOSSES)
     raise InputError(
-        f"no method {text!r}{near(text, METHODS)}; there are {', '.join(METHODS)}, each with @SAMPLER, files *.yaml "
+        f"no method {text!r}{near(text, known)}; there are {', '.join(known)}, each with @SAMPLER, files *.yaml "
         "and losses package.module:Loss"
     )
 
