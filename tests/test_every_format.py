@@ -137,6 +137,23 @@ def test_build(name: str, tailwise: Callable[[str], Outcome], tmp_path: Path) ->
     assert tailwise(f"build {data} --output {target}")[0] == 2
 
 
+@pytest.mark.filterwarnings("ignore:.* classes have no image and are never drawn")
+def test_digits_go_where_files_go(tailwise: Callable[[str], Outcome], tmp_path: Path) -> None:
+    code, _, out = tailwise("inspect digits")
+    assert (code, "1,642 images, 10 classes; training on split 'train'" in " ".join(out.split())) == (0, True)
+    assert tailwise(f"train --data digits --output {tmp_path}/run {TINY}")[0] == 0
+    assert tailwise(f"evaluate {tmp_path}/run --output {tmp_path}/again")[0] == 0
+    assert metrics(tmp_path / "again") == metrics(tmp_path / "run")
+    assert tailwise(f"evaluate {tmp_path}/run --data digits --output {tmp_path}/all")[0] == 0
+    assert metrics(tmp_path / "all")["num_images"] == 1642
+    for line in ("inspect digits --check_images true", f"build digits --output {tmp_path}/built.csv"):
+        code, err, _ = tailwise(line)
+        assert (code, err) == (2, "error: digits holds pixels in memory, and this needs image files\n")
+    code, err, _ = tailwise(f"train --data digits --train_split trian --output {tmp_path}/no {TINY}")
+    assert code == 2
+    assert "digits has no split 'trian' (did you mean 'train'?); its splits are train (642 rows), test" in err
+
+
 @pytest.fixture(scope="module")
 def some_photos(photos: Path) -> tuple[Example, ...]:
     """Real photographs: 120 of a long-tailed training set, 80 for test."""

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from tailwise.data.samplers import EpochSampler, UniformSampler
 from tailwise.errors import InputError
 from tailwise.training.datamodule import Batch, EpochBatches, ResumableLoader, TrainData, loaded_ahead
-from tailwise.training.tables import TensorTable
+from tailwise.training.inputs import TensorTable
 
 
 def draws(batches: EpochBatches) -> tuple[list[int], list[int], list[int]]:

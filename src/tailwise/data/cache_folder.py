@@ -243,14 +243,22 @@ def _entry(kind: str, path: Path) -> Entry | None:
     """The entry at a path; None if it has gone meanwhile."""
     measured = path / INDEX_FILE if kind == "hub" and (path / INDEX_FILE).exists() else path
     note = Entry(kind, path, 0, 0.0).note
-    files = list(_files(path)) if kind == "hub" else [path, note]
-    size, used = 0, 0.0
+    # What wrote many files has noted how large they are, so that they need not all be looked at.
+    noted = _noted_bytes(note) if kind == "hub" and measured != path else None
+    files = list(_files(path)) if kind == "hub" and noted is None else [measured, note]
+    size, used = noted or 0, 0.0
     for file in files:
         with suppress(OSError):
             status = file.stat()
             size += status.st_size
             used = max(used, status.st_mtime, status.st_atime if file == measured else 0.0)
     return Entry(kind, path, size, used) if path.exists() or note.exists() else None
+
+
+def _noted_bytes(note: Path) -> int | None:
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return int(json.loads(note.read_text(encoding="utf-8"))["bytes"])
+    return None
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -214,7 +214,8 @@ class Dataset:
             InputError: the inputs are no files.
         """
         if not isinstance(self.inputs, Files):
-            raise InputError(f"{self.source} holds {type(self.inputs).__name__.lower()} in memory, not image files")
+            kind = type(self.inputs).__name__.lower()
+            raise InputError(f"{self.source} holds {kind} in memory, and this needs image files")
         return self.inputs.root
 
     def paths(self) -> list[Path]:

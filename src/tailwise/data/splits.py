@@ -1,4 +1,4 @@
-"""Dividing labelled images into splits: evenly in every class, or as a file says."""
+"""Division of a data set into splits and folds: evenly in every class, or as a file says."""
 
 from __future__ import annotations
 
@@ -84,6 +84,43 @@ def read_split_file(data: Dataset, path: str | Path) -> tuple[str, ...]:
             raise InputError(f"{place}: image {image!r} is in split {known[image]!r} already, and now in {split!r}")
         known[image] = split
     return tuple(known[image] for image in data.names)
+
+
+def divide(train: Dataset, folds: int) -> NDArray[np.intp]:
+    """Divide a training split into parts that are held out in turn, the same whatever else a run is like.
+
+    Args:
+        train: the split.
+        folds: number of parts, 2 or more.
+
+    Returns:
+        (N,) the part of each image, from 0.
+
+    Raises:
+        InputError: there are more parts than images.
+    """
+    if folds > len(train):
+        raise InputError(f"split {train.name!r} has too few images, {len(train)}, for {folds} folds")
+    parts = split_by_ratio(train.targets, {str(fold): 1 / folds for fold in range(folds)})
+    return np.array(parts).astype(np.intp)
+
+
+def require_folds(train: Dataset, folds: int) -> None:
+    """Check that every part that will be held out can be tested on.
+
+    Raises:
+        InputError: there are so many parts that one has no image with a label.
+    """
+    if not folds:
+        return
+    parts = divide(train, folds)
+    labelled = [row for row, classes in enumerate(classes_by_row(train.targets)) if len(classes)]
+    missing = set(range(folds)) - set(parts[labelled].tolist())
+    if missing:
+        raise InputError(
+            f"split {train.name!r} has {len(labelled)} images with a label, too few for {folds} folds: {len(missing)} "
+            "of them would have none; give fewer --folds"
+        )
 
 
 def _stratify(

@@ -17,6 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from tailwise.data.dataset import Dataset
+from tailwise.data.splits import require_folds
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
 from tailwise.experiments.plan import Plan, in_rounds
@@ -32,7 +33,7 @@ from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.folder import write_json
 from tailwise.training.frozen import compute_features
-from tailwise.training.inputs import RunSplits, check_labels, open_images, read_run, require_folds
+from tailwise.training.inputs import RunSplits, check_labels, open_images, read_run
 from tailwise.training.testing import choose_device
 from tailwise.training.trainer import create_sampler
 

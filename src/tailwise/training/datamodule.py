@@ -20,7 +20,7 @@ from tailwise.data.samplers import EpochSampler
 from tailwise.errors import InputError
 from tailwise.matrix import Targets, to_dense
 from tailwise.training.config import TrainConfig
-from tailwise.training.tables import Table
+from tailwise.training.inputs import Table
 
 # One is ready while another is read and pinned.
 _AHEAD_OF_AN_ACCELERATOR = 2

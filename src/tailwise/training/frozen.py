@@ -26,8 +26,7 @@ from tailwise.models.model_config import ModelConfig
 from tailwise.models.record import RECORD_FILE, WEIGHTS_FILE, BackboneRecord, describe_backbone, keep_weights
 from tailwise.shapes import Float, UInt8
 from tailwise.training.config import TrainConfig
-from tailwise.training.inputs import Images, open_images
-from tailwise.training.tables import TensorTable, content_key
+from tailwise.training.inputs import Images, TensorTable, content_key, open_images
 from tailwise.training.testing import PRECISION_TYPES, forward_table
 
 # Also stands for how images are resized before the backbone sees them.

@@ -1,4 +1,4 @@
-"""What a run trains and tests on: labels first, which are cheap to check, then the pixels behind them."""
+"""The inputs of a run: the rows of its splits, checks of their labels, and stores that rows are read from by index."""
 
 from __future__ import annotations
 
@@ -9,28 +9,77 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tailwise.data.cache_folder import cache_limit, make_room
 from tailwise.data.dataset import SPLIT_JOINER, Dataset, Features, Files, Pixels, require_images
 from tailwise.data.pixels.image_cache import ImageCache, build_cache
 from tailwise.data.reading import ReadOptions, read
-from tailwise.data.splits import split_by_ratio
+from tailwise.data.splits import divide, split_by_ratio
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
-from tailwise.matrix import can_be_scored, classes_by_row, count_negatives, count_positives
+from tailwise.matrix import can_be_scored, count_negatives, count_positives
+from tailwise.shapes import Shaped, UInt8
 from tailwise.training.config import ALL_FOLDS, NO_SPLIT, TrainConfig, load, resolve, to_mapping
-from tailwise.training.tables import Table, TableSubset, TensorTable, content_key
 
 IMAGE_COLUMN = "image"
 """The column of a predictions file that names the image; no class can have this name."""
 
 _LISTED = 5
 _logger = logging.getLogger(__name__)
+
+
+class Table(Protocol):
+    """N rows of model inputs."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Gather rows into a new tensor."""
+        ...
+
+
+class TensorTable:
+    """Rows held in memory.
+
+    Args:
+        rows: (N, ...) features, or images as uint8.
+    """
+
+    def __init__(self, rows: Shaped[Tensor, "N ..."]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Gather rows into a new tensor."""
+        return self.rows[indices]
+
+
+class TableSubset:
+    """Some rows of a table.
+
+    Args:
+        table: the whole.
+        rows: (N,) its rows that are here.
+    """
+
+    def __init__(self, table: Table, rows: NDArray[np.integer]) -> None:
+        self.table = table
+        self.rows = torch.from_numpy(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Gather rows into a new tensor."""
+        return self.table.batch(self.rows[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,43 +248,6 @@ def each_fold(splits: RunSplits, folds: int) -> list[RunSplits]:
     ]
 
 
-def divide(train: Dataset, folds: int) -> NDArray[np.intp]:
-    """Divide a training split into parts that are held out in turn, the same whatever else a run is like.
-
-    Args:
-        train: the split.
-        folds: number of parts, 2 or more.
-
-    Returns:
-        (N,) the part of each image, from 0.
-
-    Raises:
-        InputError: there are more parts than images.
-    """
-    if folds > len(train):
-        raise InputError(f"split {train.name!r} has too few images, {len(train)}, for {folds} folds")
-    parts = split_by_ratio(train.targets, {str(fold): 1 / folds for fold in range(folds)})
-    return np.array(parts).astype(np.intp)
-
-
-def require_folds(train: Dataset, folds: int) -> None:
-    """Check that every part that will be held out can be tested on.
-
-    Raises:
-        InputError: there are so many parts that one has no image with a label.
-    """
-    if not folds:
-        return
-    parts = divide(train, folds)
-    labelled = [row for row, classes in enumerate(classes_by_row(train.targets)) if len(classes)]
-    missing = set(range(folds)) - set(parts[labelled].tolist())
-    if missing:
-        raise InputError(
-            f"split {train.name!r} has {len(labelled)} images with a label, too few for {folds} folds: {len(missing)} "
-            "of them would have none; give fewer --folds"
-        )
-
-
 def open_images(split: Dataset, size: int, config: TrainConfig) -> Images:
     """Decode the images of a split, or find them decoded.
 
@@ -264,6 +276,18 @@ def open_images(split: Dataset, size: int, config: TrainConfig) -> Images:
         unreadable = tuple(f"{entry.path}: {entry.reason}" for entry in cache.skipped)
         split = replace(split.subset(cache.kept), skipped=split.skipped + unreadable)
     return Images(split, cache, content_key(cache), cache.kept)
+
+
+def content_key(pixels: ImageCache | UInt8[np.ndarray, "N C H W"]) -> str:
+    """A name that two tables of images share if their pixels, and the order of the images, are the same.
+
+    It says nothing of where the images lie, nor of what has decoded them.
+    """
+    if isinstance(pixels, ImageCache):
+        shape, digest = (len(pixels), 3, pixels.size, pixels.size), pixels.digest
+    else:
+        shape, digest = pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+    return hashlib.sha256(f"{shape} {digest}".encode()).hexdigest()
 
 
 def check_labels(splits: RunSplits, stats: LabelStats, *, tell: bool = True) -> None:

@@ -35,8 +35,7 @@ from tailwise.shapes import Float
 from tailwise.training.config import Accelerator, Precision, TrainConfig
 from tailwise.training.datamodule import TrainTransform
 from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, write_predictions
-from tailwise.training.inputs import Images
-from tailwise.training.tables import Table
+from tailwise.training.inputs import Images, Table
 
 PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

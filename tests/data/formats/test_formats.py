@@ -8,17 +8,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tailwise.data.dataset import Dataset, require_images
+from tailwise.data.formats import FORMATS
 from tailwise.data.formats.coco import read_coco
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.formats.hugging_face import read_hub
 from tailwise.data.formats.image_folder import read_folder
 from tailwise.data.formats.jsonl import read_jsonl
 from tailwise.data.formats.parquet import read_parquet
+from tailwise.data.formats.rows import Format
 from tailwise.data.formats.voc import read_voc
 from tailwise.data.reading import ReadOptions, detect_format
 from tailwise.data.reading import read as read_data
@@ -26,7 +29,7 @@ from tailwise.data.splits import read_split_file, split_by_ratio
 from tailwise.errors import InputError
 from tests.formats import CLASSES, WRITERS, Example, examples, single_label
 
-FORMATS = list(WRITERS)
+WRITTEN = list(WRITERS)
 EXPECTED_FORMAT = {
     "csv-lists": "csv",
     "csv-columns": "csv",
@@ -36,7 +39,7 @@ EXPECTED_FORMAT = {
 }
 
 
-@pytest.fixture(params=FORMATS)
+@pytest.fixture(params=WRITTEN)
 def name(request: pytest.FixtureRequest) -> str:
     """A format."""
     return str(request.param)
@@ -74,6 +77,26 @@ def test_labels_splits_and_images_are_those_that_were_written(read: Callable[...
 def test_the_format_is_found(name: str, tmp_path: Path) -> None:
     data = WRITERS[name](tmp_path, rows_for(name)[:5])
     assert detect_format(data) == EXPECTED_FORMAT.get(name, name)
+
+
+def test_every_format_that_can_be_written_is_tested() -> None:
+    assert {EXPECTED_FORMAT.get(name, name) for name in WRITERS} == FORMATS.keys() - {"digits", "npz"}
+
+
+def test_a_format_is_a_reader_and_a_line_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_toy(data: str | Path, options: ReadOptions, classes: Any) -> Dataset:
+        labels = [line.split() for line in Path(data).read_text().splitlines()]
+        return Dataset.from_arrays(np.eye(len(labels)), labels, classes, source=str(data))
+
+    monkeypatch.setitem(FORMATS, "toy", Format("toy", read_toy, suffixes=(".toy",)))
+    (tmp_path / "labels.toy").write_text("cat dog\ncat\n\ndog\n")
+    assert detect_format(tmp_path / "labels.toy") == "toy"
+    data = read_data(tmp_path / "labels.toy", split_ratios={"a": 0.5, "b": 0.5})
+    assert (data.class_names, data.targets.tolist()) == (("cat", "dog"), [[1, 1], [1, 0], [0, 0], [0, 1]])
+    assert sorted(data.splits) == ["a", "a", "b", "b"]
+    (tmp_path / "labels.unknown").touch()
+    with pytest.raises(InputError, match="give --format, one of coco, csv, jsonl, npz, parquet, toy"):
+        detect_format(tmp_path / "labels.unknown")
 
 
 def test_given_classes_fix_the_columns(read: Callable[..., Dataset], name: str, tmp_path: Path) -> None:
@@ -115,7 +138,7 @@ IMPOSSIBLE = {
     ("csv-columns", "unknown class"),
     ("parquet-columns", "unknown class"),
 }
-POSSIBLE = [(name, bad) for name in FORMATS for bad in DAMAGES if (name, bad) not in IMPOSSIBLE]
+POSSIBLE = [(name, bad) for name in WRITTEN for bad in DAMAGES if (name, bad) not in IMPOSSIBLE]
 
 
 @pytest.mark.parametrize(("name", "damage"), POSSIBLE, indirect=["name"])
@@ -143,7 +166,7 @@ def test_bad_rows_can_be_left_out(read: Callable[..., Dataset], name: str, damag
 
 
 # In the others the images are the data: there is nothing else that names them.
-@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("class-folders", "hf")], indirect=True)
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name not in ("class-folders", "hf")], indirect=True)
 def test_missing_images_are_found_by_their_place(read: Callable[..., Dataset], name: str) -> None:
     rows = rows_for(name)
     data = read((rows[0], replace(rows[1], content=None), *rows[2:]))

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tailwise.data.cache_folder import INDEX_FILE, NOTE_FILE, alone, touch
+from tailwise.data.cache_folder import INDEX_FILE, NOTE_FILE, alone, make_room, touch
 from tailwise.data.dataset import Dataset
 from tailwise.data.download import why_unreachable
 from tailwise.data.formats.rows import Format, Problems, Row, assemble, class_list
@@ -44,7 +44,7 @@ def read_hub(
             ``save_to_disk``.
         classes: class names in the order wanted, or a JSON file that lists them; those of the column when absent, or
             the labels found, sorted. Numbers without names are their places in it.
-        folder: where image files are kept.
+        folder: where image files are kept: the folder of such entries in a cache folder.
         on_error: "raise", or "skip" to leave out the rows that cannot be used and list them in ``skipped``.
 
     Returns:
@@ -62,6 +62,7 @@ def read_hub(
     names = class_list(classes)
     root = folder / _digest(splits)
     images = _image_files(splits, image_column, root, str(name))
+    make_room(folder.parent, keep=root)
     problems = Problems(on_error)
     return assemble(
         _rows(splits, label_column, images, own_names or names, str(name), problems),
@@ -177,8 +178,9 @@ def _write_images(splits: Mapping[str, Any], column: str, root: Path, what: str)
         written[split] = [
             _write_image(row[column], root, f"{split or 'all'}/{number:08d}") for number, row in enumerate(encoded)
         ]
+    size = sum((root / image).stat().st_size for images in written.values() for image in images if image)
     with replacing(root / NOTE_FILE) as temporary:
-        temporary.write_text(json.dumps({"of": f"images of {what}"}), encoding="utf-8")
+        temporary.write_text(json.dumps({"of": f"images of {what}", "bytes": size}), encoding="utf-8")
     with replacing(root / INDEX_FILE) as temporary:
         temporary.write_text(json.dumps(written), encoding="utf-8")
     _hold_for_good(root / INDEX_FILE)
