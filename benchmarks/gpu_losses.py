@@ -1,8 +1,8 @@
 """Losses on a CUDA GPU against what its memory allows: ``python -m benchmarks.gpu_losses``.
 
 A loss with its gradient must at least read every logit and label and write every derivative: 5 bytes for bfloat16
-logits and uint8 labels. Those bytes by the time it takes are set beside what a plain copy reaches in the same run. All
-programs take turns, with the second-level cache emptied before each, and the median of the repeats counts.
+logits and uint8 labels. Those bytes by the time it takes are compared with what a plain copy reaches in the same run.
+All programs take turns, with the second-level cache emptied before each, and the median of the repeats counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A head with its loss in chunks of classes beside one after the other: ``python -m benchmarks.linear``.
+"""Speed and memory of a head with its loss in chunks of classes against the plain way: ``python -m benchmarks.linear``.
 
 Each way runs in a process of its own, since what counts is the peak of its resident memory; processes take turns.
 """

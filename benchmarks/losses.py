@@ -1,4 +1,4 @@
-"""Losses forward and backward beside their peers on a CPU: ``python -m benchmarks.losses``.
+"""Speed of losses, forward and backward, against their peers on a CPU: ``python -m benchmarks.losses``.
 
 Every row of a table is timed in turn with the others, round after round; ratios are medians over rounds.
 """

@@ -1,4 +1,4 @@
-"""What every loss must do whatever its formula: unknown labels, reductions, precision, extremes, errors, buffers."""
+"""Behaviour that all losses share: unknown labels, reductions, precision, extremes, errors, buffers."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_integer_boolean_and_float_targets_agree(variant, stats, batch):
 def test_unknown_labels_have_no_loss_no_gradient_and_enter_no_statistic(variant, marker, stats, batch):
     logits, targets = batch[0], batch[1].double()
     unknown = torch.rand(targets.shape, generator=torch.Generator().manual_seed(5)) < 0.4
-    unknown[2] = True  # a row nobody has judged
-    unknown[:, 4] = True  # a class nobody has judged
+    unknown[2] = True  # a row without any judgement
+    unknown[:, 4] = True  # a class without any judgement
     mask = ~unknown if marker == "mask" else None
     marked = targets if marker == "mask" else targets.masked_fill(unknown, -1 if marker == "minus one" else math.nan)
 

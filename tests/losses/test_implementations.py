@@ -100,7 +100,7 @@ def test_numba_agrees_for_odd_shapes(name, shape, kind):
 def stored_with_mask(soft: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sparse labels of which some entries are unknown or 0, a mask, and both as dense labels with NaN for unknown.
 
-    Two classes have no positive, so that others of their group stand in for them, and one has none that is not masked.
+    Two classes have no positive, so that others of their group replace them, and one has none that is not masked.
     """
     generator = torch.Generator().manual_seed(8)
     is_stored = torch.rand(16, 9, generator=generator) < 0.5
@@ -288,7 +288,7 @@ def test_a_scaled_half_gradient_keeps_its_digits(stats):
 
 
 def test_gradients_reach_the_layers_below(stats):
-    """The gradient is handed over in place: what is upstream of it and beside it must not see that."""
+    """The gradient is handed over in place: what is upstream of it and other losses must not see that."""
     torch.manual_seed(0)
     layer, features = torch.nn.Linear(5, 9), torch.randn(16, 5)
     targets, _ = labels("uint8", (16, 9))
@@ -339,7 +339,7 @@ class TestChoice:
             create("bce", stats, impl="cuda")
 
 
-def test_little_is_made_beside_the_gradient(stats):
+def test_little_is_made_apart_from_the_gradient(stats):
     """All tensors that a step makes, whether or not at the same time, are hardly larger than the gradient."""
     shape = (768, 2048)
     loss = create("pg", LabelStats(np.full(shape[1], 30), NUM_SAMPLES))

@@ -150,7 +150,7 @@ def test_steps_in_the_loop_are_those_of_torch(name, options, stats):
         linear_loss(features, weight, bias, targets, loss, chunk=4, sgd=sgd).backward()
         torch.testing.assert_close(features.grad, expected, rtol=1e-5, atol=1e-7)
         assert weight.grad is None
-        if step == 1:  # a run that is taken up again
+        if step == 1:  # a run that is resumed
             restored = ChunkedSGD(0.0, **options)
             restored.load_state_dict(sgd.state_dict())
             sgd = restored

@@ -32,7 +32,7 @@ def attach(logits: Tensor, value: Tensor, gradient: Tensor, closed: ClosedForm) 
     Args:
         logits: (B, C) what the value was computed from.
         value: a scalar, or (B, C) values. It becomes the result, which can be changed in place as that of any
-            operation: nobody else may hold it.
+            operation: nothing else may hold it.
         gradient: (B, C) derivative of the value by the logits, but for a factor. It is given away: the backward pass
             scales it in place, so that no second table of its size is made.
         closed: that factor, and the ways to make the gradient again.

@@ -27,7 +27,7 @@ _SIDES: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
 
 
 class Loss(nn.Module):
-    """A loss of logits and labels: checks, precision and the first batch, for whatever a subclass computes.
+    """A loss of logits and labels: checks, precision and the first batch, shared by all subclasses.
 
     Args:
         stats: statistics of the training labels.

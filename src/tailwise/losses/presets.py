@@ -234,7 +234,7 @@ def pg_auto(
 def hill(_classes: Classes, *, margin: float = 1.0, gamma: float = 2.0, height: float = 1.5) -> Formula:
     """Hill loss for missing labels: bounded (λ − p) p² on negatives, focal margin on positives (Zhang et al., 2021).
 
-    ``height`` is λ: the weight λ − p lets off negatives of high probability, which may be positives that were missed.
+    ``height`` is λ: the weight λ − p spares negatives of high probability, which may be missed positives.
     """
     require("0 or more", gamma=gamma)
     require("1 or more", height=height)

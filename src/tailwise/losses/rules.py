@@ -43,7 +43,7 @@ def class_balanced(classes: Classes, *, beta: float = 0.9, mode: EffectiveMode =
 
     The positives of a sample make its weight by ``mode``: ``"mean_effective"`` 1 / mean E, which the supplement of DB
     prefers; ``"effective_of_mean"`` 1 / E of the mean count; ``"mean_weight"`` mean of 1/E; or ``"class"``, 1/E_{n_k}
-    for every label whatever the sample.
+    for every label of every sample.
     """
     require("a number in [0, 1]", beta=beta)
     require_choice(EffectiveMode, mode=mode)

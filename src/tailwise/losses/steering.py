@@ -96,9 +96,9 @@ class Steering(nn.Module):
         λ₁⁻ = λ + t d, at most ``max_slope``, where d counts as 0 below
         λ₂⁺ = e^{s h/2},  λ₂⁻ = λ₁⁻ e^{−s h/2}, where e^{s h/2} stays within 1/``max_balance`` and ``max_balance``.
 
-    By the first rule a group is strict with negatives while it is not told apart, and the more tolerant the further it
-    is: the steeper λ₁⁻, the sooner a negative below the shift is let off. Head, medium and tail classes come to
-    slopes of their own, the largest where positives and negatives come apart fastest. λ₂⁻ goes along, so that a slope
+    By the first rule a group is strict with negatives until positives and negatives separate, and then more tolerant: a
+    steeper λ₁⁻ gives less loss to negatives below the shift. Head, medium and tail classes arrive at
+    slopes of their own, the largest where positives and negatives separate fastest. λ₂⁻ follows λ₁⁻, so that a slope
     does not change the weight of negatives. The second rule weighs the sides so that p⁺ and 1 − p⁻ become alike, as
     they are for a classifier that is calibrated for positives and negatives of equal number: too high a level weighs
     positives less and negatives more, which lowers both, and the other way round. λ₁⁺ stays as it is.
@@ -108,7 +108,7 @@ class Steering(nn.Module):
 
     Args:
         stats: gives the groups.
-        neg_scale: λ, the slope of a group that is not told apart.
+        neg_scale: λ, the slope of a group that is not separated.
         tolerance: t; 0 turns the first rule off.
         max_slope: bound of λ₁⁻.
         leveling: s; 0 turns the second rule off.

@@ -130,7 +130,7 @@ def _unlike(work, count):
 
 @_inlined
 def _leave_out_unknown(work, count):
-    """Make the weights of unknown pairs 0; their logits too, whatever they are."""
+    """Make the weights of unknown pairs 0; and their logits."""
     for j in range(count):
         z, y, w = work[Z + j], work[Y + j], work[_W + j]
         is_known = y >= _ZERO

@@ -42,7 +42,7 @@ def exp(x):
 
 @_inlined
 def sigmoid(x):
-    """σ(x); no number where x is none."""
+    """σ(x); NaN where x is NaN."""
     e = exp(-abs(x))
     return (_ONE if x > _ZERO else e) / (_ONE + e)
 
@@ -82,7 +82,7 @@ def logistic(a):
     shared = _ONE / ((_TWO + e) * (_ONE + e))
     tail, larger = _twice_artanh(e * (_ONE + e) * shared), (_TWO + e) * shared
     smaller = e * larger
-    # Comparisons, not max and min, which would make 0 of what is no number.
+    # Comparisons, not max and min, which would make 0 of NaN.
     above, below = (_ZERO if a < _ZERO else a), (_ZERO if a > _ZERO else a)
     return above + tail, below - tail, (larger if a > _ZERO else smaller), (smaller if a > _ZERO else larger)
 
@@ -116,7 +116,7 @@ def read_labels(dense, bounds, columns, entries, mask, i, start, count, work):
 
 @_inlined
 def _label(y):
-    """A label of at most 1, for counts stand for 1, or −1 where it is unknown: below 0, or no number."""
+    """A label of at most 1, for counts stand for 1, or −1 where it is unknown: below 0, or NaN."""
     return (_ONE if y > _ONE else y) if y >= _ZERO else -_ONE
 
 
@@ -177,7 +177,7 @@ def _row_sum(labels, values):
     total = _ZERO
     for j in range(len(labels)):
         y = np.float32(labels[j])
-        total += (y if y > _ZERO else _ZERO) * values[j]  # neither −1 nor what is no number is above 0
+        total += (y if y > _ZERO else _ZERO) * values[j]  # neither −1 nor NaN is above 0
     return total
 
 
@@ -233,7 +233,7 @@ def _add_probabilities(work, count):
         z, y = work[Z + j], work[Y + j]
         is_known = y >= _ZERO
         up, down = (y if is_known else _ZERO), (_ONE - y if is_known else _ZERO)
-        p = sigmoid(z) if is_known else _ZERO  # whatever an unknown pair's logit is
+        p = sigmoid(z) if is_known else _ZERO  # also where an unknown pair's logit is NaN
         work[_SUMS + j] += p * up
         work[_SUMS + WIDTH + j] += up
         work[_SUMS + 2 * WIDTH + j] += p * down

@@ -228,9 +228,9 @@ def _evenly(table: Tensor, height: int, width: int) -> dict[str, int | bool]:
     return {"EVEN": is_even, "ROWS": height, "COLUMNS": width}
 
 
-def _extent(length: int, unit: int, most: int, beside: int) -> int:
+def _extent(length: int, unit: int, most: int, across: int) -> int:
     """Samples or classes of a tile: a multiple of ``unit``, so small that there are programs enough."""
-    wanted = _parts(length, _parts(_PROGRAMS, max(beside, 1)))
+    wanted = _parts(length, _parts(_PROGRAMS, max(across, 1)))
     return max(1, min(_parts(wanted, unit), most // unit)) * unit
 
 

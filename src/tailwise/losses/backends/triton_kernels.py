@@ -10,7 +10,7 @@ streams them. So all arguments of σ and sp are in units of ln 2, as are their l
 and λ₂⁄ln 2 divides the loss, both of which are computed once for the classes of a tile.
 
 Labels of unsigned types are all known; those of signed types are unknown below 0, and floating-point ones, which may be
-soft, where they are no number as well. A factor of a side is a number or a pointer to (C,) values, a negative side's
+soft, where they are NaN as well. A factor of a side is a number or a pointer to (C,) values, a negative side's
 also None, but for the slope: as on the positive side.
 """
 
@@ -245,7 +245,7 @@ def probability_sums(
         inside = _inside(rows, columns, samples, classes, EVEN)
         z = tl.load(logits + rows * stride + columns, mask=inside, other=0.0).to(tl.float32)
         label, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
-        p = tl.where(known, sigmoid(z * LOG2_E), 0.0)  # whatever an unknown pair's logit is
+        p = tl.where(known, sigmoid(z * LOG2_E), 0.0)  # also where an unknown pair's logit is NaN
         y = _number(label, known)
         rest = tl.where(known, 1.0 - y, 0.0)
         positive_sum += p * y
@@ -269,22 +269,22 @@ def row_sums(
     Args:
         targets: as in :func:`evaluate`, and likewise ``mask``, ``samples``, ``classes``, the strides and ``EVEN``.
         factors: (M, C) float32, contiguous: the values u.
-        sums: (S, B, M) float32, written, where S is the number of tiles that lie beside each other.
+        sums: (S, B, M) float32, written, where S is the number of tiles across the classes.
         pieces: how often a program takes ``COLUMNS`` classes.
         KINDS: M.
     """
     across = tl.cdiv(tl.cdiv(classes, COLUMNS), pieces)
-    beside = tl.program_id(0) % across
+    place_across = tl.program_id(0) % across
     rows = (tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     for kind in tl.static_range(KINDS):
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for piece in range(beside * pieces, min(beside * pieces + pieces, tl.cdiv(classes, COLUMNS))):
+        for piece in range(place_across * pieces, min(place_across * pieces + pieces, tl.cdiv(classes, COLUMNS))):
             columns = (piece * COLUMNS + tl.arange(0, COLUMNS))[None, :]
             inside = _inside(rows, columns, samples, classes, EVEN)
             label, known = _labels(targets, mask, rows, columns, targets_stride, mask_stride, inside)
             u = tl.load(factors + kind * classes + columns, mask=columns < classes, other=0.0)
             total += _number(label, known) * u
-        place = sums + (beside.to(tl.int64) * samples + rows) * KINDS + kind
+        place = sums + (place_across.to(tl.int64) * samples + rows) * KINDS + kind
         tl.store(place, tl.sum(total, 1, keep_dims=True), mask=rows < samples)
 
 

@@ -48,7 +48,7 @@ def sigmoid(a):
 
 @triton.jit
 def softplus_and_log_sigmoid(a):
-    """sp and log σ, and their argument, in units of ln 2; no number where it is none."""
+    """sp and log σ, and their argument, in units of ln 2; NaN where it is NaN."""
     tail = log2_of_1_plus(tl.exp2(-tl.abs(a)))
     return tl.maximum(a, 0.0) + tail, tl.minimum(a, 0.0) - tail
 
