@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tailwise.data.formats.digits import digits
-from tailwise.data.samplers import ClassAwareSampler, EpochSampler, UniformSampler
+from tailwise.data import ClassAwareSampler, UniformSampler, read
+from tailwise.data.samplers import EpochSampler
 from tailwise.losses import create
 from tailwise.metrics import average_precision, group_means
 
@@ -58,10 +58,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     steps = parser.parse_args().steps
 
-    scenes = digits()
-    stats = scenes.stats  # of your own labels: LabelStats.from_targets(targets)
-    targets = torch.from_numpy(scenes.train_targets)
-    data = TensorDataset(as_input(scenes.train_images), targets)
+    scenes = read("digits")  # 32 x 32 images in memory
+    known, asked = scenes.select("train"), scenes.select("test")
+    stats = known.stats()  # of an array of labels: LabelStats.from_targets(targets)
+    targets = torch.from_numpy(known.targets)
+    data = TensorDataset(as_input(known.inputs.values), targets)
     methods = {
         "BCE, uniform sampling": (UniformSampler(len(data)), create("bce", stats)),
         "DB-Focal, class-aware sampling": (ClassAwareSampler(targets), create("db-focal", stats)),
@@ -69,8 +70,8 @@ def main() -> None:
     for name, (sampler, loss) in methods.items():
         model = train(data, sampler, loss, stats.num_classes, steps)
         with torch.inference_mode():
-            logits = model(as_input(scenes.test_images))
-        means = group_means(average_precision(logits, scenes.test_targets), stats.groups)
+            logits = model(as_input(asked.inputs.values))
+        means = group_means(average_precision(logits, asked.targets), stats.groups)
         print(f"{name:30}", "  ".join(f"{group} {100 * value:.1f}" for group, value in means.items()))
 
 

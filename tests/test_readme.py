@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from tailwise.cli import main
+from tests.formats import examples, write_csv_lists
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (tailwise \w+ .*)$", README, re.MULTILINE)
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
+
+# A network that is small and on every machine, and short trainings.
+NETWORK = "--model.backbone test_resnet --model.pretrained false --image-size 32"
+SHORT = f"{NETWORK} --optim.epochs 1 --optim.warmup-steps 1"
+SMALLER = {
+    "compare": f"{SHORT} --methods bce,db --seeds 1 --folds 2 --replicates 20 --workers 1 --accelerator cpu",
+    "train": f"{NETWORK} --optim.epochs 3 --optim.warmup-steps 1 --accelerator cpu --quiet",
+    "reproduce": f"{NETWORK} --epochs 1 --seeds 1 --quiet",
+}
+PUBLISHED = re.compile(r"\b(voc|coco)-mlt\b")
 
 
 def test_the_library_example_runs():
@@ -26,13 +39,29 @@ def test_the_library_example_runs():
     assert names["logits"].grad.abs().sum() > 0
 
 
+def test_the_commands_run_in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that need no download, in their order: later ones take what earlier ones left."""
+    write_csv_lists(tmp_path, examples())
+    shutil.copy(tmp_path / "labels.csv", tmp_path / "other.csv")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TAILWISE_CACHE", str(tmp_path / "cache"))
+    for command in COMMANDS:
+        if PUBLISHED.search(command) or command.endswith("--help"):
+            continue
+        _, name, *arguments = shlex.split(command)
+        assert main([name, *arguments, *SMALLER.get(name, "").split()]) == 0, command
+    for left in ("inspection.html", "comparison/report.html", "runs/pg/report.html", "runs/pg-other/metrics.json"):
+        assert (tmp_path / left).stat().st_size > 0
+    assert (tmp_path / "reproduce-photos" / "table2.md").is_file()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_option_exists(command, capsys):
     _, subcommand, *arguments = shlex.split(command)
     with pytest.raises(SystemExit) as exited:
         main([subcommand, "--help"])
     assert exited.value.code == 0
-    shown = capsys.readouterr().out
+    shown = capsys.readouterr().out.replace("_", "-")
     options = {argument for argument in arguments if argument.startswith("--")}
     assert all(re.search(rf"{option}\b", shown) for option in options), options
 
@@ -42,12 +71,26 @@ def test_the_commands_are_found():
     assert {command.split()[1] for command in COMMANDS} == expected
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench", "docs"])
 def test_make_targets_exist(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_links_lead_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_numbers_of_the_readme_are_those_of_the_results():
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").replace("**", "")
+    tuned = results.partition("\n## Finetune")[2].partition("Three seeds leave")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| (.* ± .*) \|$", README, re.MULTILINE)
+    assert len(rows) == 4
+    assert all(f"\n| {loss} | {cells} |" in tuned for loss, cells in rows)
+    simple, best = re.findall(r"reaches (\d+\.\d), the best of 18 methods here (\d+\.\d);", README)[0]
+    frozen = results.partition("\n## Which loss")[2].partition("\n## Heads")[0]
+    totals = [float(total) for total in re.findall(r"^\| [\w@-]+ \| (\d+\.\d+) ± ", frozen, re.MULTILINE)]
+    assert (len(totals), f"{max(totals):.1f}") == (18, best)
+    assert re.search(rf"^\| ridge, [^|]* \| {simple} \|", results, re.MULTILINE)
