@@ -1,6 +1,6 @@
 """How much a built long-tailed set varies with its seed, beside the published one.
 
-    python -m benchmarks.build_spread LABELS STATS --num_max 800 --seeds 100
+    python -m benchmarks.build_spread LABELS STATS --num-max 800 --seeds 100
 
 LABELS holds the labels that the published set was chosen from, STATS its published ``class_counts`` and
 ``num_samples`` (JSON). Prints a Markdown table.
@@ -25,8 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labels")
     parser.add_argument("stats", type=Path)
-    parser.add_argument("--num_max", type=int, default=800)
-    parser.add_argument("--pareto_b", type=float, default=6.0)
+    parser.add_argument("--num-max", type=int, default=800)
+    parser.add_argument("--pareto-b", type=float, default=6.0)
     parser.add_argument("--seeds", type=int, default=100)
     options = parser.parse_args()
     data = read(options.labels)

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 
 NUM_TRAIN, NUM_TEST = 46, 30
 TINY = (
-    "--mode probe --loss bce --image_size 32 --batch_size 8 --accelerator cpu --quiet true --optim.epochs 1 "
-    "--model.backbone test_resnet --model.pretrained false --thresholds [10,20]"
+    "--mode probe --loss bce --image-size 32 --batch-size 8 --accelerator cpu --quiet --epochs 1 "
+    "--backbone test_resnet --no-pretrained --thresholds [10,20]"
 )
 Outcome = tuple[int, str, str]
 
@@ -59,7 +59,7 @@ def tailwise(
 def test_inspect(name: str, tailwise: Callable[[str], Outcome], tmp_path: Path) -> None:
     rows = rows_for(name)
     data = WRITERS[name](tmp_path, [*rows, replace(rows[0], name="copy.jpg", split="test")])
-    code, err, out = tailwise(f"inspect {data} --page {tmp_path}/page.html --check_images true --thresholds [10,20]")
+    code, err, out = tailwise(f"inspect {data} --page {tmp_path}/page.html --check-images --thresholds [10,20]")
     assert code == 0, err
     assert f"{NUM_TRAIN + NUM_TEST + 1} images, 4 classes; training on split 'train'" in " ".join(out.split())
     assert re.search(rf"^train \s+ {NUM_TRAIN}\s", out, re.MULTILINE)
@@ -112,7 +112,7 @@ def test_sparse_labels_train_the_same(
         monkeypatch.setattr("tailwise.matrix._LARGEST_ARRAY", limit)
         assert issparse(read_csv(data).targets) == (layout == "sparse")
         line = f"train --data {data} --output {tmp_path}/{layout} {TINY} --loss pg --sampler {sampler}"
-        assert tailwise(f'{line} --split_ratios \'{{"train": 0.6, "test": 0.4}}\'')[0] == 0
+        assert tailwise(f'{line} --split-ratios \'{{"train": 0.6, "test": 0.4}}\'')[0] == 0
     assert metrics(tmp_path / "dense") == metrics(tmp_path / "sparse")
 
 
@@ -120,7 +120,7 @@ def test_build(name: str, tailwise: Callable[[str], Outcome], tmp_path: Path) ->
     rows = rows_for(name)
     data = WRITERS[name](tmp_path, rows)
     target = tmp_path / "built.csv"
-    code, err, _ = tailwise(f"build {data} --output {target} --num_max 9 --num_min 2 --keep_split test --seed 3")
+    code, err, _ = tailwise(f"build {data} --output {target} --num-max 9 --num-min 2 --keep-split test --seed 3")
     assert code == 0, err
     advice = re.search(r"train with (.*)", err)
     assert advice is not None
@@ -146,10 +146,10 @@ def test_digits_go_where_files_go(tailwise: Callable[[str], Outcome], tmp_path: 
     assert metrics(tmp_path / "again") == metrics(tmp_path / "run")
     assert tailwise(f"evaluate {tmp_path}/run --data digits --output {tmp_path}/all")[0] == 0
     assert metrics(tmp_path / "all")["num_images"] == 1642
-    for line in ("inspect digits --check_images true", f"build digits --output {tmp_path}/built.csv"):
+    for line in ("inspect digits --check-images", f"build digits --output {tmp_path}/built.csv"):
         code, err, _ = tailwise(line)
         assert (code, err) == (2, "error: digits holds pixels in memory, and this needs image files\n")
-    code, err, _ = tailwise(f"train --data digits --train_split trian --output {tmp_path}/no {TINY}")
+    code, err, _ = tailwise(f"train --data digits --train-split trian --output {tmp_path}/no {TINY}")
     assert code == 2
     assert "digits has no split 'trian' (did you mean 'train'?); its splits are train (642 rows), test" in err
 
@@ -186,15 +186,15 @@ def test_real_photographs_in_every_format(
     """What a user does: inspect, build, train on features of the backbone, evaluate."""
     rows = single_label(some_photos) if name == "class-folders" else some_photos
     data = WRITERS[name](tmp_path, rows)
-    code, _, out = tailwise(f"inspect {data} --check_images true")
+    code, _, out = tailwise(f"inspect {data} --check-images")
     assert (code, "200 images" in " ".join(out.split())) == (0, True)
     built = tmp_path / "long-tail.csv"
-    code, err, _ = tailwise(f"build {data} --output {built} --num_max 40 --num_min 2 --keep_split test")
+    code, err, _ = tailwise(f"build {data} --output {built} --num-max 40 --num-min 2 --keep-split test")
     assert code == 0, err
     advice = re.search(r"train with (.*)", err)
     assert advice is not None
-    model = f"--model.backbone mobilenetv2_100 --model.options.pad_type same --model.weights {backbone_weights}"
-    options = "--mode probe --loss db --image_size 64 --accelerator cpu --quiet true --optim.epochs 1 --recipe voc-mlt"
+    model = f"--backbone mobilenetv2_100 --model.options.pad_type same --weights {backbone_weights}"
+    options = "--mode probe --loss db --image-size 64 --accelerator cpu --quiet --epochs 1 --recipe voc-mlt"
     code, err, _ = tailwise(f"train {advice.group(1)} --output {tmp_path}/run {options} {model}")
     assert code == 0, err
     code, err, _ = tailwise(f"evaluate {tmp_path}/run --data {data} --split test --output {tmp_path}/again")
@@ -262,7 +262,7 @@ def test_bad_input_stops_a_run_or_is_left_out_and_listed(
     assert re.search(message, err)
     assert "on_error" in err
     assert not (tmp_path / "run").exists()
-    code, err, _ = tailwise(f"{line} --on_error skip")
+    code, err, _ = tailwise(f"{line} --on-error skip")
     assert code == 0, err
     (listed,) = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
     assert re.search(message, listed)

@@ -16,7 +16,7 @@ from tailwise.errors import InputError, MissingExtraError, require_extra
     [
         ("sklearn", "demo", "train --data digits --output OUT", "the data set digits"),
         ("sklearn", "demo", "compare digits --output OUT", "the data set digits"),
-        ("tensorboard", "tensorboard", "train --data labels.csv --output OUT --tensorboard true", "--tensorboard"),
+        ("tensorboard", "tensorboard", "train --data labels.csv --output OUT --tensorboard", "--tensorboard"),
         ("matplotlib", "figures", "reproduce voc-mlt --root OUT --figure pg-2", "--figure"),
         (
             *("matplotlib", "figures", "reproduce photos --output OUT"),

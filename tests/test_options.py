@@ -11,8 +11,8 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from tailwise.cli import main
+from tailwise.command_line import add_options, canonical, from_namespace
 from tailwise.commands import train
-from tailwise.options import add_options, from_namespace, plain_arguments
 from tailwise.training.config import TrainConfig
 
 COMMANDS = ("demo", "inspect", "build", "compare", "train", "guide", "evaluate", "report", "reproduce")
@@ -22,7 +22,7 @@ def parsed(*arguments: str) -> TrainConfig:
     """A training run as its command reads it."""
     parser = ArgumentParser(exit_on_error=False)
     add_options(parser, train.Options)
-    given = plain_arguments(["--data", "a-b.csv", "--output", "x", *arguments], train.Options)
+    given = canonical(["--data", "a-b.csv", "--output", "x", *arguments], train.Options)
     return from_namespace(train.Options, parser.parse_args(given))
 
 
@@ -34,8 +34,8 @@ def test_every_option_of_every_command_may_have_dashes(command: str) -> None:
             continue
         with_dashes = entry.name.replace("_", "-")
         for value in (["2-3_4"], []):
-            assert plain_arguments([f"--{with_dashes}", *value], options) == [f"--{entry.name}", *value]
-        assert plain_arguments([f"--{with_dashes}=2-3_4"], options) == [f"--{entry.name}=2-3_4"]
+            assert canonical([f"--{with_dashes}", *value], options) == [f"--{entry.name}", *value]
+        assert canonical([f"--{with_dashes}=2-3_4"], options) == [f"--{entry.name}=2-3_4"]
 
 
 def test_options_within_options_may_have_dashes_and_values_keep_theirs() -> None:
@@ -90,15 +90,15 @@ def test_what_follows_an_option_without_a_value_is_not_swallowed(
 
 def test_nothing_is_read_as_an_option_after_two_dashes() -> None:
     options = import_module("tailwise.commands.inspect").Options
-    assert plain_arguments(["--quiet", "--", "--check-images"], options) == ["--quiet=true", "--", "--check-images"]
+    assert canonical(["--quiet", "--", "--check-images"], options) == ["--quiet=true", "--", "--check-images"]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("inspect {} --check-imags", "did you mean 'check_images'?"),
-        ("train --data {} --output x --optm.warmup-steps 3", "did you mean 'optim.warmup_steps'?"),
-        ("train --data {} --output x --imagesize 3", "did you mean 'image_size'?"),
+        ("inspect {} --check-imags", "did you mean '--check-images'?"),
+        ("train --data {} --output x --optm.warmup-steps 3", "did you mean '--warmup-steps'?"),
+        ("train --data {} --output x --imagesize 3", "did you mean '--image-size'?"),
         ("train --data {} --output x --resume 1", "--resume: expected bool, got 1"),
         ("inspect {} --check-images maybe", "unrecognized arguments: maybe"),
     ],

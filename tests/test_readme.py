@@ -19,11 +19,11 @@ COMMANDS = re.findall(r"^    (tailwise \w+ .*)$", README, re.MULTILINE)
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
 
 # A network that is small and on every machine, and short trainings.
-NETWORK = "--model.backbone test_resnet --model.pretrained false --image-size 32"
-SHORT = f"{NETWORK} --optim.epochs 1 --optim.warmup-steps 1"
+NETWORK = "--backbone test_resnet --no-pretrained --image-size 32"
+SHORT = f"{NETWORK} --epochs 1 --optim.warmup-steps 1"
 SMALLER = {
     "compare": f"{SHORT} --methods bce,db --seeds 1 --folds 2 --replicates 20 --workers 1 --accelerator cpu",
-    "train": f"{NETWORK} --optim.epochs 3 --optim.warmup-steps 1 --accelerator cpu --quiet",
+    "train": f"{NETWORK} --epochs 3 --optim.warmup-steps 1 --accelerator cpu --quiet",
     "reproduce": f"{NETWORK} --epochs 1 --seeds 1 --quiet",
 }
 PUBLISHED = re.compile(r"\b(voc|coco)-mlt\b")

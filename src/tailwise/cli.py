@@ -1,7 +1,6 @@
-"""The command line: ``tailwise demo | inspect | build | compare | train | guide | evaluate | report |
-reproduce | cache``.
+"""The command ``tailwise``: its subcommands, their help, and messages for people.
 
-Only what a command needs is imported, when it runs, so that help and errors come quickly.
+Only what a subcommand needs is imported, when it runs, so that help and errors come quickly.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
 from tailwise import __version__
+from tailwise.command_line import add_options, canonical, from_namespace, help_text, spelled
 from tailwise.errors import InputError, RunsFailedError
 from tailwise.loss_file import is_loss_file
-from tailwise.options import add_options, from_namespace, plain_arguments
+from tailwise.options import entries
 from tailwise.spelling import near
 
 _EXIT_RUNS_FAILED = 1
@@ -30,7 +30,6 @@ _EXIT_INPUT_ERROR = 2
 _EXIT_INTERRUPTED = 130
 # The parser's messages name Python types; people give options.
 _PLAINER = (
-    (r'Parser key "([\w.]+)"', r"--\1"),
     (r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: (.*)", r"expected \1, got \2"),
     (r"Expected an? (.*)\. Got value: ", r"expected \1, got "),
     (r"<class '(\w+)'>", r"\1"),
@@ -75,33 +74,36 @@ class _Command:
     Args:
         summary: what it does, in a line.
         positional: whether its required options are given without a name.
-        going_on: how to go on after an interrupt, if anything was kept.
+        going_on: how to continue after an interrupt, if anything was kept.
+        is_first: whether it is among the commands that people need first.
     """
 
     summary: str
     positional: bool = True
     going_on: str = ""
+    is_first: bool = True
 
 
-_SPELLING = "Options may be written with dashes too, and those that are true or false without a value: --check-images."
-_SAME_COMMAND = "what is done is kept, and the same command goes on from there"
+_SAME_COMMAND = "what is done is kept, and the same command continues from there"
 _COMMANDS = {
     "demo": _Command("Compare BCE, DB-Focal and PG on embedded data, in about two minutes.", going_on=_SAME_COMMAND),
-    "inspect": _Command("Show what labelled images look like before training: counts, groups, problems."),
-    "build": _Command("Choose a long-tailed training set from labelled images, or get a published one."),
+    "inspect": _Command("Show your labels before training: counts, groups, problems."),
     "compare": _Command("Compare losses and samplers on your data, and recommend one.", going_on=_SAME_COMMAND),
     "train": _Command(
         "Train a classifier, test it, and leave a folder with the model.",
         positional=False,
-        going_on="the same command with --resume true goes on from the last checkpoint",
+        going_on="the same command with --resume continues from the last checkpoint",
     ),
-    "guide": _Command("Say from the probabilities of a training which factors of PG to move."),
     "evaluate": _Command("Test the model of a finished run, on its own test split or on other data."),
-    "report": _Command("Show the results of a run or a comparison as a page: tables, curves, mistakes."),
+    "report": _Command("Write a page of a run or a comparison: tables, curves, mistakes."),
+    "guide": _Command("Advise, from the probabilities of a training, which factors of PG to change.", is_first=False),
+    "build": _Command("Choose a long-tailed training set from your data, or get a published one.", is_first=False),
     "reproduce": _Command(
-        "Run the papers' tables and figures again, and set the numbers beside those published.", going_on=_SAME_COMMAND
+        "Run the papers' tables and figures again, next to the published numbers.",
+        going_on=_SAME_COMMAND,
+        is_first=False,
     ),
-    "cache": _Command("Show or clear what is kept of earlier commands: decoded images and features."),
+    "cache": _Command("Show or clear cached images and features of earlier commands.", is_first=False),
 }
 
 
@@ -111,23 +113,33 @@ def _run(arguments: Sequence[str]) -> None:
         _overview(name)
         return
     module = import_module(f"tailwise.commands.{name}")
-    parser = ArgumentParser(
-        prog=f"tailwise {name}", description=_COMMANDS[name].summary, epilog=_SPELLING, exit_on_error=False
-    )
-    add_options(
-        parser,
-        module.Options,
-        positional=_COMMANDS[name].positional,
-        without=getattr(module, "NO_OPTIONS", ()),
-    )
+    without = getattr(module, "NO_OPTIONS", ())
+    parser = ArgumentParser(prog=f"tailwise {name}", exit_on_error=False)
+    add_options(parser, module.Options, positional=_COMMANDS[name].positional, without=without)
+    given = canonical(arguments[1:], module.Options)
+    if asked := {"-h", "--help", "--help_all"} & set(given[: given.index("--")] if "--" in given else given):
+        print(_help(name, parser, module.Options, without, everything="--help_all" in asked))  # noqa: T201
+        return
     try:
-        options = parser.parse_args(plain_arguments(arguments[1:], module.Options))
+        options = parser.parse_args(given)
     except ArgumentError as error:
-        raise InputError(_explain(str(error), list(parser.get_defaults().keys()))) from error
+        raise InputError(_explain(str(error), module.Options)) from error
     chosen = from_namespace(module.Options, options)
     if options.get("config"):
-        _refuse_from_file(chosen, arguments)
+        _refuse_from_file(chosen, given)
     module.run(chosen)
+
+
+def _help(name: str, parser: ArgumentParser, options: type[Any], without: Sequence[str], *, everything: bool) -> str:
+    return help_text(
+        f"tailwise {name}",
+        _COMMANDS[name].summary,
+        options,
+        {action.dest: action.help or "" for action in parser._actions},
+        positional=_COMMANDS[name].positional,
+        everything=everything,
+        without=without,
+    )
 
 
 def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
@@ -143,7 +155,7 @@ def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
     if model is not None:
         from tailwise.models.backbone_checks import refuse_sources
 
-        # What the command line says itself is of no account here, and vouches for nothing else.
+        # What the command line gives itself is trusted, and says nothing about the rest.
         said = {"backbone": "", "options": {}}
         model = replace(model, **{name: none for name, none in said.items() if f"--model.{name}" in given})
         refuse_sources(model, "the file of --config", "if you mean it, give that option on the command line as well")
@@ -155,36 +167,39 @@ def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
                     f"the file of --config runs the code {value!r} as a loss; if you mean it, give --{name} itself"
                 )
     if getattr(options, "trust", False) and "--trust" not in given:
-        raise InputError("the file of --config sets trust; give --trust true itself if you mean it")
+        raise InputError("the file of --config sets trust; give --trust itself if you mean it")
 
 
 def _overview(given: str) -> None:
     """Answer ``--help`` and ``--version``, or say that there is no such command."""
-    parser = ArgumentParser(
-        prog="tailwise",
-        description="Train multi-label classifiers when most labels are rare.",
-        version=__version__,
-        exit_on_error=False,
-    )
-    commands = parser.add_subcommands(dest="command")
-    for name, command in _COMMANDS.items():
-        commands.add_subcommand(name, ArgumentParser(exit_on_error=False), help=command.summary)
-    if given.startswith("-"):
-        parser.parse_args([given])
-    raise InputError(f"no command {given!r}{near(given, _COMMANDS)}; there are {', '.join(_COMMANDS)}")
+    if given == "--version":
+        print(f"tailwise {__version__}")  # noqa: T201
+        return
+    if given not in ("-h", "--help", "--help-all"):
+        raise InputError(f"no command {given!r}{near(given, _COMMANDS)}; there are {', '.join(_COMMANDS)}")
+    lines = ["usage: tailwise COMMAND [options]", "", "Train multi-label classifiers when most labels are rare."]
+    for heading, is_first in (("Commands", True), ("More commands", False)):
+        lines += ["", f"{heading}:"]
+        lines += [f"  {name:<10}  {it.summary}" for name, it in _COMMANDS.items() if it.is_first is is_first]
+    lines += ["", "tailwise COMMAND --help shows the options of a command; tailwise --version the version."]
+    print("\n".join(lines))  # noqa: T201
 
 
-def _explain(message: str, options: Sequence[str]) -> str:
-    """Put a parser's message on one line, and offer the options near an unknown one."""
-    unknown = re.search(r"unrecognized arguments: --([\w.-]+)", message) or re.search(r"[Oo]ption '([\w.]+)'", message)
+def _explain(message: str, options: type[Any]) -> str:
+    """Put a parser's message on one line, name options as users do, and offer the nearest to an unknown one."""
+    unknown = re.search(r"unrecognized arguments: (--[\w.-]+)", message)
+    unknown_key = re.search(r"[Oo]ption '([\w.]+)'", message)
     group = re.search(r"Group '([\w.]+)'", message)
-    name = unknown.group(1).replace("-", "_") if unknown else ""
-    if group and unknown:
-        name = f"{group.group(1)}.{name}"
-    plain = " ".join(message.split())
+    plain = re.sub(r'Parser key "([\w.]+)"', lambda found: spelled(found[1], options), " ".join(message.split()))
     for pattern, replacement in _PLAINER:
         plain = re.sub(pattern, replacement, plain)
-    return plain + (near(name, options) if name else "")
+    if unknown:
+        flags = {name: entry.flag for entry in entries(options) for name in (entry.flag, f"--{entry.path}")}
+        return plain.replace(unknown[1], typed := unknown[1].replace("_", "-")) + near(typed, flags, flags)
+    if unknown_key:
+        key = f"{group[1]}.{unknown_key[1]}" if group else unknown_key[1]
+        return plain + near(key, [entry.path for entry in entries(options)])
+    return plain
 
 
 @contextmanager

@@ -1,102 +1,363 @@
-"""Dataclasses of options to command-line parsers and back."""
+"""Options as fields of frozen dataclasses: each declared once, with its role, type and range."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+from tailwise.errors import InputError
+from tailwise.spelling import near
 
-Options = TypeVar("Options")
-
-# What is the value of an option that is true or false, rather than the argument after it: what YAML takes for one, null
-# for options that may be left open, and what the parser is to refuse.
-_TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off", "null", "0", "1", "y", "n")
+T = TypeVar("T")
 
 
-def add_options(
-    parser: ArgumentParser, options: type[Any], *, positional: bool = False, without: Iterable[str] = ()
-) -> None:
-    """Add every option of a dataclass to a parser, and ``--config`` for YAML files of them.
+class Role(Enum):
+    """What an option decides. The value is the heading of its group in the help."""
+
+    PLACE = "Where the data are"
+    DATA = "Data"
+    DOWNLOAD = "Published data sets"
+    METHOD = "Method"
+    PROTOCOL = "Protocol"
+    DEVICE = "Devices"
+    MACHINE = "Speed and storage"
+    DISPLAY = "Output"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a field says of its option besides type, default and help text.
+
+    Attributes:
+        role: what the option decides.
+        is_first: whether the short help shows it.
+        is_of_one_run: whether it differs between the runs of a comparison, which then sets it itself.
+        is_prefixed: whether the command line takes it only with the name of its group, as in ``--model.mean``.
+        limits: (relation, bound) pairs that a number must satisfy.
+    """
+
+    role: Role = Role.METHOD
+    is_first: bool = False
+    is_of_one_run: bool = False
+    is_prefixed: bool = False
+    limits: tuple[tuple[str, float], ...] = ()
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is within the limits; what is not a number is."""
+        if not isinstance(value, Real) or isinstance(value, bool):
+            return True
+        return all(_RELATIONS[relation](value, bound) for relation, bound in self.limits)
+
+
+_KEY = "tailwise"
+_RELATIONS = {
+    "above": lambda value, bound: value > bound,
+    "at least": lambda value, bound: value >= bound,
+    "below": lambda value, bound: value < bound,
+    "at most": lambda value, bound: value <= bound,
+}
+
+
+def option(
+    role: Role = Role.METHOD,
+    default: Any = MISSING,
+    *,
+    factory: Any = MISSING,
+    first: bool = False,
+    of_one_run: bool = False,
+    prefixed: bool = False,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """Declare an option as a field of a dataclass; the text under the field is its help.
 
     Args:
-        parser: the parser.
-        options: the dataclass; the text under a field is its help.
-        positional: whether required options are given without a name.
-        without: fields that are no options: they keep their defaults.
+        role: what it decides.
+        default: its default; the option is required without one.
+        factory: makes the default instead.
+        first: whether the short help shows it.
+        of_one_run: whether a comparison sets it for each of its runs.
+        prefixed: whether its name is ambiguous without that of its group.
+        above: a number must be greater than this; ``at_least``, ``below`` and ``at_most`` likewise.
+
+    >>> @dataclass(frozen=True)
+    ... class Options:
+    ...     rate: float = option(Role.METHOD, 0.1, above=0)
+    ...     def __post_init__(self):
+    ...         check_fields(self)
+    >>> Options(rate=-1.0)
+    Traceback (most recent call last):
+    tailwise.errors.InputError: --rate must be above 0, got -1.0
     """
-    from jsonargparse import set_parsing_settings
+    given = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    limits = tuple((relation, bound) for relation, bound in given.items() if bound is not None)
+    metadata = {_KEY: Declaration(role, first, of_one_run, prefixed, limits)}
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser.add_argument("--config", action="config", help="YAML file of options, such as the config.yaml of a run.")
-    parser.add_class_arguments(options, as_positional=positional, skip=set(without))
+
+def declaration(entry: Field[Any]) -> Declaration:
+    """What was declared of a field."""
+    declared: Declaration = entry.metadata.get(_KEY, Declaration())
+    return declared
 
 
-def from_namespace(options: type[Options], parsed: Namespace) -> Options:
-    """The options that a parser with :func:`add_options` has parsed.
+def names_of(options: Any, *roles: Role, of_one_run: bool | None = None) -> tuple[str, ...]:
+    """Names of the options of a dataclass, in its order.
+
+    Args:
+        options: the dataclass, or one of its objects.
+        roles: those with one of these roles only; all without.
+        of_one_run: those that differ between the runs of a comparison, or those that do not; both when None.
+    """
+    found = ((entry.name, declaration(entry)) for entry in fields(options))
+    return tuple(
+        name
+        for name, declared in found
+        if (not roles or declared.role in roles) and of_one_run in (None, declared.is_of_one_run)
+    )
+
+
+def groups_of(options: Any) -> dict[str, type[Any]]:
+    """The options of a dataclass that are dataclasses of options themselves, by name."""
+    kind: Any = options if isinstance(options, type) else type(options)
+    hints = _hints(kind)
+    return {entry.name: hints[entry.name] for entry in fields(options) if is_dataclass(hints[entry.name])}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An option of a dataclass or of one of its groups.
+
+    Attributes:
+        path: its name, after that of its group and a dot if it is in one: its key in YAML files.
+        name: its name as a user gives it: without the group where it needs none.
+        hint: its type.
+        declared: what its field says of it.
+        default: its default; ``MISSING`` where it is required.
+    """
+
+    path: str
+    name: str
+    hint: Any
+    declared: Declaration
+    default: Any
+
+    @property
+    def flag(self) -> str:
+        """Its spelling on the command line."""
+        return flag(self.name)
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is true or false, and needs no value."""
+        return bool in (self.hint, *get_args(self.hint))
+
+
+def flag(name: str) -> str:
+    """The spelling of an option on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def entries(options: type[Any]) -> Iterator[Entry]:
+    """All options of a dataclass, those of its groups in place of the groups."""
+    kind: Any = options
+    hints, groups = _hints(kind), groups_of(options)
+    own = {entry.name for entry in fields(options)}
+    for entry in fields(options):
+        if entry.name not in groups:
+            yield Entry(entry.name, entry.name, hints[entry.name], declaration(entry), _default(entry))
+            continue
+        for inner in entries(groups[entry.name]):
+            path = f"{entry.name}.{inner.path}"
+            name = path if inner.declared.is_prefixed or inner.name in own else inner.name
+            yield Entry(path, name, inner.hint, inner.declared, inner.default)
+
+
+def from_names(options: type[T], given: Mapping[str, Any], base: T | None = None) -> T:
+    """Make a dataclass of options from names as a user gives them: ``lr`` for ``optim.lr``.
+
+    Args:
+        options: the dataclass.
+        given: values by name. A group such as ``optim`` may be given as a mapping or as its dataclass; names of its
+            options win over it.
+        base: what the values are changes of; the defaults when None.
 
     Raises:
-        InputError: an option is out of its range.
+        InputError: there is no such option (the nearest is suggested), or a value is out of its range.
     """
-    values = parsed.as_dict()
-    values.pop("config", None)
-    for entry in fields(options):  # type: ignore[arg-type]
-        if isinstance(entry.default_factory, type) and is_dataclass(entry.default_factory):
-            values[entry.name] = entry.default_factory(**values[entry.name])
-    return options(**values)
+    kind: Any = options
+    groups = groups_of(kind)
+    paths = {entry.name: entry.path for entry in entries(kind)} | {entry.path: entry.path for entry in entries(kind)}
+    own = {} if base is None else {entry.name: getattr(base, entry.name) for entry in fields(kind)}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in given.items():
+        if name in groups and isinstance(value, Mapping):
+            inner[name] = {**value, **inner.get(name, {})}
+        elif name in groups:
+            own[name] = value
+        elif name in paths:
+            group, dot, last = paths[name].rpartition(".")
+            if dot:
+                inner.setdefault(group, {})[last] = value
+            else:
+                own[name] = value
+        else:
+            raise InputError(f"there is no option {name!r}{near(name, [*paths, *groups])}")
+    for group, values in inner.items():
+        own[group] = from_names(groups[group], values, own.get(group))
+    missing = [entry.name for entry in fields(kind) if entry.name not in own and _default(entry) is MISSING]
+    if missing:
+        raise InputError(f"{flag(missing[0])} is required")
+    return options(**own)
 
 
-def plain_arguments(arguments: Sequence[str], options: type[Any]) -> list[str]:
-    """Arguments as a parser with :func:`add_options` takes them.
-
-    Names of options may be written with dashes, and an option that is true or false without its value, which is then
-    true. Values, positional arguments, names within an option (``--split_ratios.my-split``) and whatever follows ``--``
-    stay as they are.
+def refuse(options: Any, names: Sequence[str], subject: str, reason: str) -> None:
+    """Refuse options that would have no effect.
 
     Args:
-        arguments: what was given.
-        options: the dataclass of the options.
+        options: what was given.
+        names: the options.
+        subject: what they have no effect on.
+        reason: why.
+
+    Raises:
+        InputError: one of them is not at its default.
     """
-    known = option_types(options)
-    result: list[str] = []
-    remaining = list(arguments)
-    while remaining:
-        argument = remaining.pop(0)
-        if argument == "--":
-            return [*result, argument, *remaining]
-        if not argument.startswith("--"):
-            result.append(argument)
-            continue
-        given, equals, value = argument.removeprefix("--").partition("=")
-        name = _underscored(given, known)
-        if not equals and bool in known.get(name, ()):
-            is_given = bool(remaining) and remaining[0].lower() in _TRUTH_VALUES
-            equals, value = "=", remaining.pop(0) if is_given else "true"
-        result.append(f"--{name}{equals}{value}")
-    return result
-
-
-def _underscored(given: str, known: Iterable[str]) -> str:
-    """The name of an option with underscores, up to where the option ends and names within it begin."""
-    parts = given.split(".")
-    for length in range(len(parts), 0, -1):
-        name = ".".join(parts[:length]).replace("-", "_")
-        if name in known:
-            return ".".join([name, *parts[length:]])
-    return given.replace("-", "_")
-
-
-def option_types(options: type[Any], prefix: str = "") -> dict[str, tuple[Any, ...]]:
-    """The types that each option of a dataclass may have, by its name with dots; none of a group of options."""
-    hints = get_type_hints(options)
-    found: dict[str, tuple[Any, ...]] = {}
     for entry in fields(options):
-        name, hint = f"{prefix}{entry.name}", hints[entry.name]
-        if is_dataclass(hint):
-            assert isinstance(hint, type)
-            found |= {name: (), **option_types(hint, f"{name}.")}
-        else:
-            found[name] = (hint, *get_args(hint))
-    return found
+        if entry.name in names and getattr(options, entry.name) != _default(entry):
+            raise InputError(f"{flag(entry.name)} does not apply to {subject}: {reason}")
+
+
+def check_fields(options: Any, group: str = "") -> None:
+    """Hold each field of a frozen dataclass to its type and range, from its ``__post_init__``.
+
+    A list becomes the tuple that is asked for, and a string the path. Numbers must be finite.
+
+    Args:
+        options: the dataclass.
+        group: the name of its group, for options that are always given with it.
+
+    Raises:
+        InputError: a value is not of the type, is none of the words that are allowed (the nearest is suggested), or is
+            out of its range.
+    """
+    kind: Any = type(options)
+    hints = _hints(kind)
+    for entry in fields(options):
+        given, hint, declared = getattr(options, entry.name), hints[entry.name], declaration(entry)
+        name = flag(f"{group}.{entry.name}" if group and declared.is_prefixed else entry.name)
+        try:
+            fitting = _fit(given, hint)
+        except _MisfitError:
+            words = [word for word in _words(hint) if isinstance(word, str)]
+            suggestion = near(given, words) if isinstance(given, str) else ""
+            raise InputError(f"{name} must be {describe(hint)}, got {given!r:.80}{suggestion}") from None
+        if not declared.allows(fitting):
+            expected = " and ".join(f"{relation} {bound}" for relation, bound in declared.limits)
+            raise InputError(f"{name} must be {expected}, got {fitting}")
+        if fitting is not given:
+            object.__setattr__(options, entry.name, fitting)
+
+
+def describe(hint: Any) -> str:
+    """A type in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(describe(part) for part in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(word) for word in arguments)
+    if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
+        return f"a list of items, each {describe(arguments[0])}"
+    if origin is tuple:
+        return f"{len(arguments)} values, each {describe(arguments[0])}"
+    if origin is dict:
+        return f"a mapping of {describe(arguments[0])} to {describe(arguments[1])}"
+    plain = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
+    return plain.get(hint, "a path" if hint is Path else getattr(hint, "__name__", "a value"))
+
+
+class _MisfitError(Exception):
+    """A value is not of a type."""
+
+
+@cache
+def _hints(options: Hashable) -> dict[str, Any]:
+    return get_type_hints(options)
+
+
+def _default(entry: Field[Any]) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """The value as its type asks for it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        for part in arguments:
+            try:
+                return _fit(value, part)
+            except _MisfitError:
+                continue
+        raise _MisfitError
+    if origin is tuple:
+        return _fit_tuple(value, arguments)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not _is(value, hint, origin, arguments):
+        raise _MisfitError
+    return value
+
+
+def _is(value: Any, hint: Any, origin: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether a value is of a type as it is."""
+    if origin is Literal:
+        return any(value == word and type(value) is type(word) for word in arguments)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if origin is dict:
+        key, item = arguments
+        return isinstance(value, Mapping) and all(_fits(k, key) and _fits(v, item) for k, v in value.items())
+    if hint in (int, float):
+        is_number = isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
+        # A whole number that no float holds is as useless as infinity.
+        return is_number and (hint is int or abs(value) < 2**1000) and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _fit_tuple(value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, tuple | list):
+        raise _MisfitError
+    items = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
+    if len(items) != len(value):
+        raise _MisfitError
+    fitting = tuple(_fit(entry, item) for entry, item in zip(value, items, strict=True))
+    unchanged = isinstance(value, tuple) and all(a is b for a, b in zip(value, fitting, strict=True))
+    return value if unchanged else fitting  # type: ignore[return-value]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    try:
+        _fit(value, hint)
+    except _MisfitError:
+        return False
+    return True
+
+
+def _words(hint: Any) -> tuple[Any, ...]:
+    """The words that a type allows."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(word for part in get_args(hint) for word in _words(part))

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """A question after a name, with the known one that is most like it; empty where none is."""
+def near(name: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+    """A question after a name, with the known one that is most like it; empty where none is.
+
+    Args:
+        name: what was given.
+        known: the names that there are.
+        shown: how the question names them, where that differs.
+    """
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=1)
-    return f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
+    if not close:
+        return ""
+    found = by_folded[close[0]]
+    return f" (did you mean {shown[found] if shown else found!r}?)"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -272,7 +272,7 @@ def test_the_command_lists_and_clears(
     assert [line.split("in ")[1].split()[0] for line in out.splitlines() if "images of" in line] == [*map(str, three)]
     assert f"{folder}: 3 entries, 0.00 GB of at most 50 GB" in out
     hours = 1.5 / 24
-    assert main(["cache", "clear", "--older_than", str(hours)]) == 0
+    assert main(["cache", "clear", "--older-than", str(hours)]) == 0
     assert "removed 2 of 3 entries" in capsys.readouterr().err
     assert listed(folder) == ["third"]
     assert not leftover.exists()
@@ -290,11 +290,11 @@ def test_the_command_lists_and_clears(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("clear", "give --older_than DAYS, or --all true"),
-        ("clear --all true --older_than 3", "give --older_than DAYS, or --all true"),
-        ("clear --older_than -1", "must be a number of days, 0 or more, got -1"),
-        ("clear --older_than .nan", "must be a number of days"),
-        ("list --all true", "are for tailwise cache clear"),
+        ("clear", "give --older-than DAYS, or --all"),
+        ("clear --all --older-than 3", "give --older-than DAYS, or --all"),
+        ("clear --older-than -1", "must be a number of days, 0 or more, got -1"),
+        ("clear --older-than .nan", "must be a number of days"),
+        ("list --all", "are for tailwise cache clear"),
         ("list --cache /nowhere", "there is no such folder"),
         ("prune", "list"),
     ],

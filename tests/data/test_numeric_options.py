@@ -17,11 +17,11 @@ HUGE = str(10**30)
 INTEGERS = ("-1", "0", HUGE, "1e308")
 FLOATS = ("-1", "0", HUGE, "1e308", ".nan", ".inf", "1e-9", "1e-320")
 NUMBERS = {
-    "inspect {labels}": {"split_seed": INTEGERS, "workers": INTEGERS},
+    "inspect {labels}": {"split-seed": INTEGERS, "workers": INTEGERS},
     "build {labels} --output {folder}/x.csv": {
-        "num_max": INTEGERS,
-        "num_min": INTEGERS,
-        "pareto_b": FLOATS,
+        "num-max": INTEGERS,
+        "num-min": INTEGERS,
+        "pareto-b": FLOATS,
         "seed": INTEGERS,
     },
 }
@@ -37,7 +37,7 @@ REFUSED = {
         "seeds": ("-1", HUGE),
         "workers": ("-1", HUGE),
         "epochs": ("-1", HUGE),
-        "num_max": ("-1", "0"),
+        "num-max": ("-1", "0"),
     },
     "demo --output {folder}/d": {"seeds": ("-1", HUGE), "workers": ("-1", HUGE)},
 }
@@ -82,10 +82,10 @@ def cases(table: dict[str, dict[str, tuple[str, ...]]]) -> list[str]:
 
 @pytest.mark.parametrize("line", cases(NUMBERS))
 def test_any_number_gives_a_result_or_one_line(line: str, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, errors = run(f'{line} --split_ratios \'{{{{"train": 0.5, "test": 0.5}}}}\'', labels, capsys)
+    code, errors = run(f'{line} --split-ratios \'{{{{"train": 0.5, "test": 0.5}}}}\'', labels, capsys)
     assert (code, len(errors)) in ((0, 0), (2, 1))
     if code == 2:
-        assert re.search(r"--(\w+)=", line)[1] in errors[0]  # type: ignore[index]
+        assert re.search(r"--([\w-]+)=", line)[1] in errors[0]  # type: ignore[index]
     elif line.startswith("build"):
         subset = read_manifest(labels.with_name("x.json")).subset
         assert subset.reference.min() >= 1
@@ -98,7 +98,7 @@ def test_numbers_of_runs_that_nobody_means_are_refused(
 ) -> None:
     code, errors = run(line, labels, capsys)
     assert (code, len(errors)) == (2, 1)
-    assert re.search(r"--(\w+)=", line)[1] in errors[0]  # type: ignore[index]
+    assert re.search(r"--([\w-]+)=", line)[1] in errors[0]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("command", COMMANDS_WITH_THRESHOLDS)

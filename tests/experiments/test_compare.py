@@ -256,7 +256,7 @@ class TestInterruption:
 class TestGoingOn:
     def test_an_interrupt_ends_the_workers_and_says_how_to_go_on(self, folder):
         """Control-C in a terminal reaches the whole process group."""
-        line = [sys.executable, "-m", "tailwise", *arguments(folder, "interrupted", "--optim.epochs=100000")]
+        line = [sys.executable, "-m", "tailwise", *arguments(folder, "interrupted", "--epochs=100000")]
         process = subprocess.Popen(
             line, env={**os.environ, "PYTHONPATH": str(SOURCES)}, start_new_session=True, stderr=subprocess.PIPE
         )
@@ -276,7 +276,7 @@ class TestGoingOn:
 
     def test_other_options_are_refused_and_nothing_is_touched(self, folder, finished, capsys):
         before = (finished / "results.json").read_bytes()
-        assert main(arguments(folder, "whole", "--optim.epochs=3")) == 2
+        assert main(arguments(folder, "whole", "--epochs=3")) == 2
         assert "done with other options (optim.epochs: 2, now 3" in capsys.readouterr().err
         assert main(arguments(folder, "whole", "--folds=3")) == 2
         assert "val_folds: 2, now 3" in capsys.readouterr().err
@@ -381,9 +381,9 @@ class TestSearch:
         ("--replicates=0", "replicates must be from 1 to 100000"),
         ("--level=95", "level must be between 0 and 1"),
         ("--loss=pg", "--loss"),
-        ("--model.backbone=test_resnt", "no model 'test_resnt'"),
-        ("--model.backbone=vit_tiny_patch16_224", "cannot be made for images of 32 x 32 pixels"),
-        ("--train_split=pool", "no split 'pool'"),
+        ("--backbone=test_resnt", "no model 'test_resnt'"),
+        ("--backbone=vit_tiny_patch16_224", "cannot be made for images of 32 x 32 pixels"),
+        ("--train-split=pool", "no split 'pool'"),
     ],
 )
 def test_input_that_cannot_be_used_is_one_line(folder, capsys, added, message):

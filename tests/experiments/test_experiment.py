@@ -55,6 +55,24 @@ def test_three_seeds_are_enough() -> None:
     assert experiment(seeds=(4,)).departures() == ["1 of the 3 seeds that a deviation needs"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("split_file", "splits.csv"),
+        ("split_ratios", {"train": 0.8, "test": 0.2}),
+        ("negative", "-1"),
+        ("blank", "unknown"),
+        ("root", "images"),
+        ("on_error", "skip"),
+        ("accelerator", "cpu"),
+    ],
+)
+def test_the_data_and_the_machine_are_no_departure(option: str, value: Any) -> None:
+    shared = experiment().shared
+    assert experiment(shared=replace(shared, **{option: value})).departures() == []
+    assert experiment(shared=replace(shared, image_size=64)).departures() == ["image_size 64 (recipe: 224)"]
+
+
 def test_notes_say_what_the_numbers_are() -> None:
     said = "Final epoch, mean ± standard deviation over 3 runs; mAP in percent on the raw logits."
     assert experiment().notes() == [said]

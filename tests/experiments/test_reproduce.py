@@ -36,8 +36,8 @@ from tests.experiments.given import result_of
 Outcome = tuple[int, str, str]
 LABELS = {"db": "DB", "pr-neg_slope": "λ₁⁻+", "pr-pos_divisor": "λ₂⁺+", "pr": "λ₁⁻+ λ₂⁺+"}
 FAST = (
-    "--mode probe --image_size 32 --batch_size 8 --epochs 2 --thresholds [10,20] --model.backbone test_resnet "
-    "--model.pretrained false --accelerator cpu --quiet true"
+    "--mode probe --image-size 32 --batch-size 8 --epochs 2 --thresholds [10,20] --backbone test_resnet "
+    "--no-pretrained --accelerator cpu --quiet"
 )
 
 
@@ -132,9 +132,9 @@ def test_all_methods_of_table_2_run_and_have_a_panel(
     short = (
         line.replace(f"--output {output}", f"--output {output}-2")
         .replace("--epochs 2 ", "--epochs 1 ")
-        .replace("--batch_size 8", "--batch_size 16")
+        .replace("--batch-size 8", "--batch-size 16")
     )
-    code, out, err = cli(f"{short} --seeds 1 --table 2 --figure pg-1 --figure_formats [png]")
+    code, out, err = cli(f"{short} --seeds 1 --table 2 --figure pg-1 --figure-formats [png]")
     assert code == 0, err
     labels = ["ERM", "RW", "Focal", "RS", "ML-GCN", "LDAM", "CB Focal", "ASL", "DB Focal", "PG"]
     assert re.findall(r"^│ (\S.*?)  *│", out, re.MULTILINE) == labels
@@ -165,7 +165,7 @@ def test_tables_share_their_runs(cli: Callable[[str], Outcome], line: str, outpu
 def test_curves_are_those_of_the_recorded_runs(
     cli: Callable[[str], Outcome], line: str, output: Path, drawn: list[Figure]
 ) -> None:
-    code, _, err = cli(f"{line} --figure pg-3 --figure_formats [png,svg]")
+    code, _, err = cli(f"{line} --figure pg-3 --figure-formats [png,svg]")
     assert code == 0, err
     (figure,) = drawn
     assert [axes.get_title() for axes in figure.axes] == list(LABELS.values())
@@ -188,7 +188,7 @@ def test_sweeps_show_the_runs_of_each_value(
     cli: Callable[[str], Outcome], line: str, output: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FIGURES, "db-3a", sweep_figure(replace(MU, values=(0.1,))))
-    code, _, err = cli(f"{line} --figure db-3a --figure_formats [png]")
+    code, _, err = cli(f"{line} --figure db-3a --figure-formats [png]")
     assert code == 0, err
     panel = drawn[0].axes[0]
     expected = {
@@ -205,7 +205,7 @@ def test_figures_of_labels_show_the_labels(
     cli: Callable[[str], Outcome], line: str, tiny_labels: Path, drawn: list[Figure]
 ) -> None:
     for name in ("db-1a", "db-1b", "db-2"):
-        code, _, err = cli(f"{line} --figure {name} --num_max 25 --figure_formats [png]")
+        code, _, err = cli(f"{line} --figure {name} --num-max 25 --figure-formats [png]")
         assert code == 0, err
     reference, construction, counts = drawn
     assert len(reference.axes[0].lines) == 6
@@ -222,7 +222,7 @@ def test_figures_of_labels_show_the_labels(
 def test_gradients_are_drawn_for_the_losses_that_are_named(
     cli: Callable[[str], Outcome], line: str, drawn: list[Figure]
 ) -> None:
-    assert cli(f"{line} --figure pg-2 --losses [bce,db-focal] --figure_formats [png]")[0] == 0
+    assert cli(f"{line} --figure pg-2 --losses [bce,db-focal] --figure-formats [png]")[0] == 0
     assert [curve.get_label() for curve in drawn[0].axes[0].lines] == ["BCE", "DB-Focal"]
     code, _, err = cli(f"{line} --figure pg-2 --losses [bcee]")
     assert (code, "--losses: unknown loss 'bcee' (did you mean 'bce'" in err) == (2, True)
@@ -337,29 +337,29 @@ def test_the_command_names_the_figures_and_tables_there_are() -> None:
     [
         ("photos --table 7", r"--table: expected one of 2, 3, 4, 5, 'all', null, got 7"),
         ("photos --figure pg-9", r"--figure: expected one of .*'pg-5', 'all', null, got pg-9"),
-        ("photos --seeds 0", "seeds must be at least 1, got 0"),
-        ("photos --workers -1", "workers must be at least 1, got -1"),
-        ("photos --workers 0", "workers must be at least 1, got 0"),
-        ("photos --seeds 1000000000000000000000000000000", "seeds must be at most 1000"),
-        ("photos --epochs 1000000000000000000000000000000", "epochs must be at most 1000"),
+        ("photos --seeds 0", "--seeds must be at least 1 and at most 1000, got 0"),
+        ("photos --workers -1", "--workers must be at least 1 and at most 1000, got -1"),
+        ("photos --workers 0", "--workers must be at least 1 and at most 1000, got 0"),
+        ("photos --seeds 1000000000000000000000000000000", "--seeds must be at least 1 and at most 1000, got"),
+        ("photos --epochs 1000000000000000000000000000000", "--epochs must be at least 1 and at most 1000, got"),
         ("photos --losses []", "--losses names no loss"),
-        ("photos --num_max 0", "num_max must be at least 1, got 0"),
-        ("photos --epochs 0", "epochs must be at least 1, got 0"),
+        ("photos --num-max 0", "--num-max must be at least 1, got 0"),
+        ("photos --epochs 0", "--epochs must be at least 1 and at most 1000, got 0"),
         ("photos --data {folder}/none.csv --table 3", "cannot read .*none.csv"),
-        ("photos --download false", "--download does not apply to photos: only voc-mlt and coco-mlt take it"),
+        ("photos --no-download", "--download does not apply to photos: only voc-mlt and coco-mlt take it"),
         ("photos --lists x", "--lists does not apply to photos"),
         ("voc-mlt --table 3", "--root is needed: the folder where the images of voc-mlt are, or are to be put"),
         ("coco-mlt", "--root is needed"),
         ("voc-mlt --root x --data y.csv", "--data does not apply to voc-mlt: the data .* are published"),
         ("voc-mlt --root x --separator ;", "--separator does not apply to voc-mlt"),
-        ("voc-mlt --root {folder}/x --download false", "is missing, and nothing may be downloaded"),
+        ("voc-mlt --root {folder}/x --no-download", "is missing, and nothing may be downloaded"),
         ("imagenet", "expected one of 'voc-mlt', 'coco-mlt', 'photos'"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line(
     cli: Callable[[str], Outcome], tmp_path: Path, options: str, message: str
 ) -> None:
-    code, _, err = cli(f"reproduce {options.format(folder=tmp_path)} --output {tmp_path / 'out'} --quiet true")
+    code, _, err = cli(f"reproduce {options.format(folder=tmp_path)} --output {tmp_path / 'out'} --quiet")
     assert code == 2
     assert re.search(message, " ".join(err.split())), err
 

@@ -47,9 +47,9 @@ def test_stages_that_do_not_exist_are_refused() -> None:
     backbone = create_backbone(RANDOM)
     freeze_stages(backbone, 4)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
-    with pytest.raises(InputError, match="frozen_stages 5: ResNet has 4 stages after its stem"):
+    with pytest.raises(InputError, match="--frozen-stages 5: ResNet has 4 stages after its stem"):
         freeze_stages(backbone, 5)
-    with pytest.raises(InputError, match="frozen_stages -1"):
+    with pytest.raises(InputError, match="--frozen-stages -1"):
         freeze_stages(nn.Linear(2, 2), 0)
 
 
@@ -93,7 +93,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "resnet34.safetensors"
     save_file(create_weights("resnet34", 1000), path)
     with pytest.raises(
-        InputError, match=r"does not fit --model.backbone resnet18: .* unexpected \(layer1.2.bn1.bias"
+        InputError, match=r"does not fit --backbone resnet18: .* unexpected \(layer1.2.bn1.bias"
     ) as error:
         create_backbone(replace(RANDOM, backbone="resnet18", weights=path))
     assert "missing" not in str(error.value)
@@ -134,9 +134,9 @@ def test_unknown_names_and_options_are_refused() -> None:
 def test_downloads_that_fail_say_what_else_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     empty_cache = {"cache_dir": str(tmp_path)}
-    with pytest.raises(InputError, match=r"could not be downloaded .*--model.weights FILE.*--model.pretrained false"):
+    with pytest.raises(InputError, match=r"could not be downloaded .*--weights FILE.*--no-pretrained"):
         create_backbone(ModelConfig(backbone="resnet50.tv_in1k", options=empty_cache))
-    with pytest.raises(InputError, match=r"has no weights for this model.*--model.pretrained false"):
+    with pytest.raises(InputError, match=r"has no weights for this model.*--no-pretrained"):
         create_backbone(ModelConfig(backbone="coatnet_0_224"))
 
 
@@ -147,7 +147,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(timm, "create_model", None)
     empty_cache = {"cache_dir": str(tmp_path)}
-    with pytest.raises(InputError, match=rf"{endpoint} cannot be reached: .*{reason}.*--model.pretrained false"):
+    with pytest.raises(InputError, match=rf"{endpoint} cannot be reached: .*{reason}.*--no-pretrained"):
         create_backbone(ModelConfig(backbone="resnet50.tv_in1k", options=empty_cache))
 
 

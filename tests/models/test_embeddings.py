@@ -106,7 +106,7 @@ def test_other_words_can_be_named_for_a_class(tmp_path: Path, vectors: dict[str,
         config(path, label_words={"tshirt": "T_shirt", "streetlight": "light"}), ("streetlight", "tshirt")
     )
     np.testing.assert_allclose(found, [unit(vectors["light"]), unit(vectors["t-shirt"])], rtol=1e-5)
-    with pytest.raises(InputError, match=r"--model.label_words: no class is called 'catt' \(did you mean 'cat'\?\)"):
+    with pytest.raises(InputError, match=r"--label-words: no class is called 'catt' \(did you mean 'cat'\?\)"):
         label_embeddings(config(path, label_words={"catt": "cat"}), ("cat",))
 
 
@@ -126,7 +126,7 @@ BAD = {
     "short.txt": ("the 1 2 3 4\ncat 1 2 3\n", r"short.txt:2: a vector of 3 values, expected 4"),
     "long.txt": (
         "the 1 2 3 4 5\ncat 1 2 3 4 5\n",
-        r"long.txt:1: a vector of 5 values, expected 4; --model.label_width",
+        r"long.txt:1: a vector of 5 values, expected 4; --label-width",
     ),
     "header.txt": ("2 50\ncat 1 2 3 4\n", r"header.txt:1: a vector of 50 values, expected 4"),
     "word.txt": ("the 1 2 3 4\ncat 1 2 x 4\n", r"word.txt:2: a value is no number: .*'x'"),
@@ -136,7 +136,7 @@ BAD = {
     "prose.txt": ("Once upon a time\n", r"prose.txt is no file of word vectors"),
     "other.txt": (
         "the 1 2 3 4\n",
-        r"other.txt: no vector for 'cat'; .*--model.label_words, as in '\{\"cat\": \"its words\"\}'",
+        r"other.txt: no vector for 'cat'; .*--label-words, as in '\{\"cat\": \"its words\"\}'",
     ),
     "broken.json": ('{"cat": [1, 2\n', r"broken.json:2: not JSON"),
     "list.json": ("[1, 2, 3, 4]", r"list.json: expected an object of vectors by name"),

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser
 
+from tailwise.command_line import add_options, canonical, from_namespace
 from tailwise.errors import InputError
 from tailwise.experiments.methods import METHODS, find_methods
 from tailwise.experiments.plan import candidates
 from tailwise.models.model_config import ModelConfig
-from tailwise.options import add_options, from_namespace, plain_arguments
 from tailwise.report.folders import read_results
 from tailwise.report.rerun import commands, train_command
 from tailwise.report.results_tables import method_table
@@ -135,7 +135,7 @@ def test_command_lines_repeat_the_runs(comparison: tuple[Path, dict[str, Any]], 
     expected = {
         **{"--methods": "bce,db-focal,pg,apaf", "--baseline": "bce", "--seeds": "2", "--folds": "3"},
         **{"--level": "0.95", "--replicates": "50", "--mode": "probe", "--recipe": "voc-mlt"},
-        **{"--thresholds": "[8, 30]", "--batch_size": "16", "--optim.lr": "0.1"},
+        **{"--thresholds": "[8, 30]", "--batch-size": "16", "--lr": "0.1"},
         **{"--model.options.a": "b", "--classes": str(tmp_path / "classes.json")},
     }
     assert given == expected
@@ -144,7 +144,7 @@ def test_command_lines_repeat_the_runs(comparison: tuple[Path, dict[str, Any]], 
     add_options(parser, TrainConfig)
     own = ("--methods", "--baseline", "--seeds", "--folds", "--level", "--replicates")
     shared = [word for name, value in given.items() if name not in own for word in (name, value)]
-    parsed = parser.parse_args(["--data", "x", "--output", "y", *shared])
+    parsed = parser.parse_args(canonical(["--data", "x", "--output", "y", *shared], TrainConfig))
     assert (parsed.thresholds, parsed.batch_size, parsed.optim.lr) == ((8, 30), 16, 0.1)
     assert parsed.model.options == {"a": "b"}
     assert parsed.recipe == "voc-mlt"
@@ -156,7 +156,7 @@ def configured(line: str) -> TrainConfig:
     assert words[:2] == ["tailwise", "train"]
     parser = ArgumentParser(exit_on_error=False)
     add_options(parser, TrainConfig)
-    return resolve(from_namespace(TrainConfig, parser.parse_args(plain_arguments(words[2:], TrainConfig))))
+    return resolve(from_namespace(TrainConfig, parser.parse_args(canonical(words[2:], TrainConfig))))
 
 
 @pytest.mark.parametrize("name", [*METHODS, "pg@repeat-factor", "ml-gcn@uniform"])

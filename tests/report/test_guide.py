@@ -159,12 +159,12 @@ def parsed(options: str) -> TrainConfig:
     """The options as the command line takes them."""
     from jsonargparse import ArgumentParser
 
-    from tailwise.options import add_options, from_namespace
+    from tailwise.command_line import add_options, canonical, from_namespace
 
     parser = ArgumentParser(exit_on_error=False)
     add_options(parser, TrainConfig)
     line = f"--data digits --output x --recipe voc-mlt {options}"
-    return from_namespace(TrainConfig, parser.parse_args(shlex.split(line)))
+    return from_namespace(TrainConfig, parser.parse_args(canonical(shlex.split(line), TrainConfig)))
 
 
 ADVICE = [
@@ -204,7 +204,7 @@ def test_pasted_options_multiply_the_factors_and_change_nothing_else(
 def test_equal_values_become_one_number() -> None:
     config = TrainConfig(data="digits", output="x", loss="db")
     advice = [Advice(group, "", "neg_slope", "raise", "") for group in GROUPS]
-    assert options_to_paste(config, STATS, advice) == "--recipe null --loss pr --loss_options '{\"neg_slope\": 3.0}'"
+    assert options_to_paste(config, STATS, advice) == "--recipe null --loss pr --loss-options '{\"neg_slope\": 3.0}'"
     assert options_to_paste(replace(config, loss="asl"), STATS, advice) is None
 
 

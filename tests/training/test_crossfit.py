@@ -169,7 +169,7 @@ def test_none_is_no_name_of_a_split_then(tiny: Tiny, labels: Path, tmp_path: Pat
     table.loc[60:, "split"] = "none"
     data = labels.parent / "called-none.csv"
     table.to_csv(data, index=False)
-    with pytest.raises(InputError, match=r"--test_split none means to test on nothing, and .*called-none.csv has a"):
+    with pytest.raises(InputError, match=r"--test-split none means to test on nothing, and .*called-none.csv has a"):
         train(tiny(data=str(data), test_split="none"))
     assert not (tmp_path / "run").exists()
     # As what it is called, it serves.
@@ -181,9 +181,12 @@ def test_none_is_no_name_of_a_split_then(tiny: Tiny, labels: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fold": "all"}, "val_fold all holds out every part in turn: say how many there are with val_folds"),
-        ({"val_fold": "all", "val_folds": 3, "devices": 2}, "val_fold all trains one model after the other on one dev"),
-        ({"val_fold": "all", "val_folds": 3, "val_split": "val"}, "val_split and val_folds are both given"),
+        ({"val_fold": "all"}, "--val-fold all holds out every part in turn: give their number, such as --val-folds 5"),
+        (
+            {"val_fold": "all", "val_folds": 3, "devices": 2},
+            "--val-fold all trains one model after the other on one dev",
+        ),
+        ({"val_fold": "all", "val_folds": 3, "val_split": "val"}, "--val-split and --val-folds are both given"),
         ({"val_fold": "all", "val_folds": 60}, "too few images, 46, for 60 folds"),
     ],
 )

@@ -141,7 +141,7 @@ def test_classes_without_a_threshold_are_told_of(tiny: Tiny, labels: Path, caplo
     ],
 )
 def test_targets_must_belong_to_the_objective(tiny: Tiny, options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"threshold_target must be in \(0, 1\], or null for f1, got"):
+    with pytest.raises(InputError, match=r"--threshold-target must be above 0 and at most 1, or null for f1, got"):
         resolve(tiny(**options))
 
 

@@ -158,8 +158,8 @@ def test_head_loss_and_sampler_combine_on_the_command_line_and_in_files(
         "  backbone: test_resnet\n  pretrained: false\n"
     )
     line = f"train --config {tmp_path / 'model.yaml'} --data {labels} --output {tmp_path / 'run'} --mode probe "
-    line += f"--cache {tmp_path / 'cache'} --image_size 32 --batch_size 8 --accelerator cpu --optim.epochs 1 "
-    line += f"--loss {loss} --sampler {sampler} --thresholds [10,20] --model.graph_threshold 0.3"
+    line += f"--cache {tmp_path / 'cache'} --image-size 32 --batch-size 8 --accelerator cpu --epochs 1 "
+    line += f"--loss {loss} --sampler {sampler} --thresholds [10,20] --graph-threshold 0.3"
     assert main(line.split()) == 0
     recorded = load(tmp_path / "run" / "config.yaml")
     assert (recorded.loss, recorded.sampler) == (loss, sampler)
@@ -185,13 +185,13 @@ def test_embeddings_that_cannot_be_used_stop_before_anything_is_written(tiny: Ti
 
 def test_two_processes_train_the_model_of_one(labels: Path, tmp_path: Path) -> None:
     # With a loss that is a mean over samples, two processes with half the batch take the steps of one.
-    line = f"train --data {labels} --cache {tmp_path / 'cache'} --mode probe --image_size 32 --accelerator cpu "
-    line += "--model.backbone test_resnet --model.pretrained false --model.head gcn --loss_options.reduction batchmean "
-    line += "--optim.epochs 1 --optim.lr 0.01 --thresholds [10,20] "
-    assert main(f"{line}--output {tmp_path / 'one'} --batch_size 8".split()) == 0
+    line = f"train --data {labels} --cache {tmp_path / 'cache'} --mode probe --image-size 32 --accelerator cpu "
+    line += "--backbone test_resnet --no-pretrained --head gcn --loss-options.reduction batchmean "
+    line += "--epochs 1 --lr 0.01 --thresholds [10,20] "
+    assert main(f"{line}--output {tmp_path / 'one'} --batch-size 8".split()) == 0
     source = str(Path(sys.modules["tailwise"].__file__ or "").parents[1])
     finished = subprocess.run(
-        [sys.executable, "-m", "tailwise", *f"{line}--output {tmp_path / 'two'} --batch_size 4 --devices 2".split()],
+        [sys.executable, "-m", "tailwise", *f"{line}--output {tmp_path / 'two'} --batch-size 4 --devices 2".split()],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": source},
         capture_output=True,
         text=True,

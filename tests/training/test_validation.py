@@ -191,14 +191,14 @@ def test_interrupted_run_resumes_with_its_fold_and_refuses_another(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_split": "val", "val_folds": 2}, "val_split and val_folds are both given"),
-        ({"val_folds": 1}, "val_folds must be 0, or 2 or more, got 1"),
-        ({"val_folds": -2}, "val_folds must be 0, or 2 or more"),
-        ({"val_folds": 3, "val_fold": 3}, "val_fold must be 0 or more, and below val_folds, got 3"),
-        ({"val_fold": 1}, "val_fold must be 0 or more, and below val_folds, got 1"),
-        ({"val_split": "train"}, "train_split and val_split both have 'train'"),
-        ({"val_split": "test"}, "test_split and val_split both have 'test'"),
-        ({"train_split": "train+val", "val_split": "val"}, "train_split and val_split both have 'val'"),
+        ({"val_split": "val", "val_folds": 2}, "--val-split and --val-folds are both given"),
+        ({"val_folds": 1}, "--val-folds must be 0, or 2 or more, got 1"),
+        ({"val_folds": -2}, "--val-folds must be at least 0, got -2"),
+        ({"val_folds": 3, "val_fold": 3}, "--val-fold must be 0 or more, and below --val-folds, got 3"),
+        ({"val_fold": 1}, "--val-fold must be 0 or more, and below --val-folds, got 1"),
+        ({"val_split": "train"}, "--train-split and --val-split both have 'train'"),
+        ({"val_split": "test"}, "--test-split and --val-split both have 'test'"),
+        ({"train_split": "train+val", "val_split": "val"}, "--train-split and --val-split both have 'val'"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(tiny: Tiny, options: dict[str, Any], message: str) -> None:

@@ -4,48 +4,42 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from tailwise.commands.output import require_new, writing
+from tailwise.commands.output import DownloadOptions, require_new, writing
 from tailwise.data.dataset import Dataset
 from tailwise.data.reading import ReadOptions, read
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
+from tailwise.options import Role, names_of, option, refuse
 
-_OF_CHOICE = ("num_max", "num_min", "pareto_b", "seed", "split", "keep_split")
-_OF_BENCHMARKS = ("lists", "download")
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Options(ReadOptions):
+class Options(ReadOptions, DownloadOptions):
     """Options of the builder."""
 
-    data: str
-    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, or hf:owner/name, of which the images need
-    not be there; or voc-mlt or coco-mlt for the published training set, of which they are downloaded into --root."""
-    output: str | None = None
-    """CSV file to write, by default long-tail.csv, voc-mlt.csv or coco-mlt.csv. Class names and counts, and how they
-    came about, are written beside it with the ending .json."""
-    num_max: int = 800
+    data: str = option(Role.PLACE)
+    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, or hf:owner/name; the images need not be
+    there. Or voc-mlt or coco-mlt for the published training set, whose images are downloaded into --root."""
+    output: str | None = option(Role.DISPLAY, None, first=True)
+    """CSV file to write. By default long-tail.csv, voc-mlt.csv or coco-mlt.csv. A .json file of the same name gets
+    class names, counts, and how they were chosen."""
+    num_max: int = option(Role.METHOD, 800, first=True, at_least=1, at_most=10**12)
     """Positives of the most frequent class."""
-    num_min: int = 1
+    num_min: int = option(Role.METHOD, 1, first=True, at_least=1, at_most=10**12)
     """Fewest positives of a class."""
-    pareto_b: float = 6.0
+    pareto_b: float = option(Role.METHOD, 6.0, first=True, at_least=0.01, at_most=1e6)
     """Shape of the Pareto distribution that class counts follow."""
-    seed: int = 0
+    seed: int = option(Role.METHOD, 0, first=True)
     """Seed of the random choices."""
-    split: str | None = None
-    """Choose from the rows of this split only; by default from all but those of keep_split."""
-    keep_split: str | None = None
+    split: str | None = option(Role.METHOD, None, first=True)
+    """Choose from the rows of this split only. By default from all but those of --keep-split."""
+    keep_split: str | None = option(Role.METHOD, None, first=True)
     """Copy the rows of this split, such as a test set, to the output."""
-    lists: str | None = None
-    """For voc-mlt and coco-mlt: the authors' list of images, its folder, or a copy of their repository; by default
-    downloaded."""
-    download: bool = True
-    """For voc-mlt and coco-mlt: whether missing images may be downloaded."""
-    quiet: bool = False
+    quiet: bool = option(Role.DISPLAY, False, first=True)
     """Plain lines instead of progress bars."""
 
 
@@ -67,10 +61,10 @@ def run(options: Options) -> None:
 def _choose(options: Options, target: Path) -> None:
     from tailwise.data.long_tail import build_long_tail, write_csv, write_manifest
 
-    _refuse(options, _OF_BENCHMARKS, "only voc-mlt and coco-mlt take it")
+    refuse(options, names_of(Options, Role.DOWNLOAD), options.data, "only voc-mlt and coco-mlt take it")
     split, keep = options.split, options.keep_split
     if split is not None and split == keep:
-        raise InputError(f"split and keep_split are both {split!r}; training and kept rows must differ")
+        raise InputError(f"--split and --keep-split are both {split!r}; training and kept rows must differ")
     data = read(options.data, options)
     kept = {} if keep is None else {keep: data.select(keep)}
     name = "train" if keep != "train" else "train_lt"
@@ -96,7 +90,7 @@ def _get_published(options: Options, target: Path) -> None:
     from tailwise.data.benchmarks import BENCHMARKS, build_benchmark
     from tailwise.data.long_tail import write_csv
 
-    _refuse(options, _OF_CHOICE, f"{options.data} is a published choice of images")
+    refuse(options, names_of(Options, Role.METHOD), options.data, f"{options.data} is a published choice of images")
     if options.root is None:
         raise InputError(f"--root is needed: the folder where the images of {options.data} are, or are to be put")
     built = build_benchmark(
@@ -111,13 +105,6 @@ def _get_published(options: Options, target: Path) -> None:
         write_csv(target, splits, separator=options.separator)
         built.stats.save(target.with_suffix(".json"))
     _report(target, splits, built.stats)
-
-
-def _refuse(options: Options, names: tuple[str, ...], reason: str) -> None:
-    defaults = {entry.name: entry.default for entry in fields(Options)}
-    for name in names:
-        if getattr(options, name) != defaults[name]:
-            raise InputError(f"--{name} does not apply to {options.data}: {reason}")
 
 
 def _report(target: Path, splits: Mapping[str, Dataset], stats: LabelStats) -> None:

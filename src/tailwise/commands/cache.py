@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tailwise.errors import InputError
+from tailwise.options import Role, check_fields, option
 
 if TYPE_CHECKING:
     from tailwise.data.cache_folder import Entry
@@ -22,13 +23,17 @@ class Options:
     """Options of looking at the cache, and of clearing it."""
 
     action: Literal["list", "clear"]
-    """Show what is kept of earlier commands (list), or remove it (clear): it is made again when it is needed."""
-    cache: str | None = None
+    """Show cached images and features of earlier commands (list), or remove them (clear). They are made again when
+    needed."""
+    cache: str | None = option(Role.MACHINE, None)
     """Folder of decoded images and features; by default $TAILWISE_CACHE, or the user's cache folder."""
-    older_than: float | None = None
-    """For clear: remove what was not used for so many days."""
-    all: bool = False
+    older_than: float | None = option(Role.MACHINE, None, at_least=0)
+    """For clear: remove what was not used for this many days."""
+    all: bool = option(Role.MACHINE, False)
     """For clear: remove everything that no process is using."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def run(options: Options) -> None:
@@ -37,11 +42,9 @@ def run(options: Options) -> None:
 
     days = options.older_than
     if options.action == "list" and (options.all or days is not None):
-        raise InputError("--all and --older_than are for tailwise cache clear")
+        raise InputError("--all and --older-than are for tailwise cache clear")
     if options.action == "clear" and options.all == (days is not None):
-        raise InputError("what to clear? give --older_than DAYS, or --all true")
-    if days is not None and not 0 <= days < float("inf"):
-        raise InputError(f"--older_than must be a number of days, 0 or more, got {days}")
+        raise InputError("what to clear? give --older-than DAYS, or --all")
     folder = cache_folder(options.cache)
     if options.cache is not None and not folder.is_dir():
         raise InputError(f"--cache {folder}: there is no such folder")

@@ -7,14 +7,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from tailwise.commands.output import require_counts
+from tailwise.commands.output import MOST_RUNS
 from tailwise.data.reading import read
+from tailwise.options import Role, names_of, option
 from tailwise.training.config import Mode, TrainConfig
 
-NO_OPTIONS = (
-    *("loss", "loss_options", "sampler", "seed", "val_split", "val_folds", "val_fold", "resume", "devices"),
-    *("num_nodes", "keep_backbone"),
-)
+NO_OPTIONS = names_of(TrainConfig, of_one_run=True)
 """Fields of a run that the methods set, or the comparison itself."""
 
 _SEEDS = {"probe": 5, "finetune": 3}
@@ -28,33 +26,34 @@ _logger = logging.getLogger(__name__)
 class Options(TrainConfig):
     """Options of a comparison: what its runs share, and how methods are compared."""
 
-    data: str
+    data: str = option(Role.PLACE)
     """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, hf:owner/name, or "digits"."""
-    output: str = "comparison"
-    """Folder of the comparison; the same command goes on with one that is there."""
-    methods: list[str] | str | None = None
-    """What to compare, separated by commas: names, each with @SAMPLER for another sampler, YAML files of a method or a
-    loss, and losses package.module:Loss; "all" for every loss of the library, their parts and ML-GCN; by default
-    bce@uniform,bce,focal,rw,asl,db-focal,pg,pg-auto."""
-    mode: Mode = "probe"
-    """Train neck and classifier on features of the frozen backbone (probe), or the network (finetune)."""
-    recipe: Literal["voc-mlt", "coco-mlt"] | None = "coco-mlt"
-    """Take the loss options published for this data set, the milder ones by default; null for the losses' own."""
-    seeds: int | None = None
-    """Runs of each method that are tested; by default 5 in probe mode and 3 in finetune mode."""
-    folds: int | None = None
-    """Parts of the training split that are held out in turn, for choosing among methods; 0 chooses on the test split.
-    By default 5 in probe mode and 0 in finetune mode."""
-    baseline: str | None = None
-    """Method that the others are also compared with, or "none"; by default bce@uniform if it is among them."""
-    search: bool = False
+    output: str = option(Role.DISPLAY, "comparison", first=True)
+    """Folder of the comparison. The same command continues one that is there."""
+    methods: list[str] | str | None = option(Role.METHOD, None, first=True)
+    """Methods to compare, separated by commas. They are names, each with @SAMPLER for another sampler, YAML files of a
+    method or a loss, and losses package.module:Loss. "all" compares every loss of the library, their parts and ML-GCN.
+    By default bce@uniform,bce,focal,rw,asl,db-focal,pg,pg-auto."""
+    mode: Mode = option(Role.PROTOCOL, "probe", first=True)
+    """Train a head on frozen features (probe), or the whole network (finetune)."""
+    recipe: Literal["voc-mlt", "coco-mlt"] | None = option(Role.METHOD, "coco-mlt")
+    """Take the loss options published for this data set. The default has the milder ones; null is for those of the
+    losses themselves."""
+    seeds: int | None = option(Role.PROTOCOL, None, first=True, at_least=1, at_most=MOST_RUNS)
+    """Runs of each method that are tested. By default 5 in probe mode and 3 in finetune mode."""
+    folds: int | None = option(Role.PROTOCOL, None, first=True)
+    """Parts of the training split that are held out in turn. The held-out scores choose among methods. With 0, the
+    test split chooses. By default 5 in probe mode and 0 in finetune mode."""
+    baseline: str | None = option(Role.METHOD, None)
+    """Method that the others are also compared with, or "none". By default bce@uniform if it is among them."""
+    search: bool = option(Role.METHOD, False, first=True)
     """First try a few values of each method's own options on the folds."""
-    replicates: int = 1000
+    replicates: int = option(Role.PROTOCOL, 1000)
     """Bootstrap replicates."""
-    level: float = 0.95
-    """Probability that intervals are made for."""
-    workers: int | None = None
-    """Runs at a time; by default one for each core, or one for the GPU in finetune mode."""
+    level: float = option(Role.PROTOCOL, 0.95)
+    """Confidence level of the intervals."""
+    workers: int | None = option(Role.MACHINE, None, first=True, at_least=1, at_most=MOST_RUNS)
+    """Runs at a time. By default one for each core, or one for the GPU in finetune mode."""
 
 
 def run(options: Options) -> None:
@@ -66,7 +65,6 @@ def run(options: Options) -> None:
     from tailwise.experiments.plan import Plan
     from tailwise.report.summary import publish
 
-    require_counts(seeds=options.seeds, workers=options.workers)
     given = options.methods if options.methods is not None else list(DEFAULT_METHODS)
     methods = find_methods(given.split(",") if isinstance(given, str) else given)
     baseline = options.baseline

@@ -40,7 +40,7 @@ def run(options: Options) -> None:
     if not (folder / CURVES_FILE).is_file():
         raise InputError(
             f"{folder} has no {CURVES_FILE}: the run is not finished, or older than the recording of curves; finish it "
-            "with --resume true, or train again"
+            "with --resume, or train again"
         )
     try:
         groups = courses(ProbabilityCurves.load(folder / CURVES_FILE))

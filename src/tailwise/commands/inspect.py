@@ -9,6 +9,7 @@ from pathlib import Path
 from tailwise.commands.output import require_new, writing
 from tailwise.data.dataset import Dataset
 from tailwise.data.reading import ReadOptions, read
+from tailwise.options import Role, option
 
 _logger = logging.getLogger(__name__)
 
@@ -17,21 +18,22 @@ _logger = logging.getLogger(__name__)
 class Options(ReadOptions):
     """Options of an inspection."""
 
-    data: str
+    data: str = option(Role.PLACE)
     """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, or hf:owner/name."""
-    train_split: str | None = None
-    """Split to train on, which makes head, medium and tail; by default "train", or all rows where there is none."""
-    test_split: str | None = None
-    """Split to test on; by default "test", where there is one."""
-    thresholds: tuple[int, int] = (20, 100)
+    train_split: str | None = option(Role.DATA, None, first=True)
+    """Split to train on, whose counts make head, medium and tail. By default "train", or all rows where there is
+    none."""
+    test_split: str | None = option(Role.DATA, None, first=True)
+    """Split to test on. By default "test", where there is one."""
+    thresholds: tuple[int, int] = option(Role.PROTOCOL, (20, 100), first=True)
     """Training counts that separate tail from medium and medium from head classes."""
-    page: str | None = None
-    """HTML page to write: one file with sortable tables and plots that needs no network."""
-    check_images: bool = False
-    """Open every image: find those that are missing, damaged or in two places."""
-    workers: int | None = None
-    """Threads that open images; one per CPU core by default."""
-    quiet: bool = False
+    page: str | None = option(Role.DISPLAY, None, first=True)
+    """HTML page to write. It has sortable tables and plots, and needs no network."""
+    check_images: bool = option(Role.PROTOCOL, False, first=True)
+    """Open every image, and list those that are missing, damaged or duplicated."""
+    workers: int | None = option(Role.MACHINE, None, first=True)
+    """Threads that open images. By default one per CPU core."""
+    quiet: bool = option(Role.DISPLAY, False, first=True)
     """Plain lines instead of progress bars."""
 
 

@@ -1,10 +1,11 @@
-"""What several commands print, and where they may write."""
+"""Shared parts of commands: options, printed metrics, and checks of files to write."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,22 @@ from rich.table import Table
 from rich.text import Text
 
 from tailwise.errors import InputError
+from tailwise.options import Role, option
 
 _MOST_CLASSES = 40
-_MOST_RUNS = 1000
+MOST_RUNS = 1000
+"""Most seeds, processes or epochs that anybody means: a number with a digit too many is refused at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions:
+    """Options of commands that get a published data set."""
+
+    lists: str | None = option(Role.DOWNLOAD, None)
+    """For voc-mlt and coco-mlt: the authors' list of images, its folder, or a copy of their repository. By default
+    downloaded."""
+    download: bool = option(Role.DOWNLOAD, True)
+    """For voc-mlt and coco-mlt: download missing images."""
 
 
 def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
@@ -104,16 +118,3 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}); make room, or give another output"
         ) from error
-
-
-def require_counts(**counts: int | None) -> None:
-    """Refuse numbers of runs, of processes or of epochs that are none, or that nobody means; None is left alone.
-
-    Raises:
-        InputError: one is below 1 or above 1,000.
-    """
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise InputError(f"{name} must be at least 1, got {count}")
-        if count is not None and count > _MOST_RUNS:
-            raise InputError(f"{name} must be at most {_MOST_RUNS}, got {count}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tailwise.commands.output import require_new
 from tailwise.errors import InputError
+from tailwise.options import Role, option
 
 _logger = logging.getLogger(__name__)
 
@@ -17,10 +18,10 @@ _logger = logging.getLogger(__name__)
 class Options:
     """Options of a report."""
 
-    folder: str
+    folder: str = option(Role.PLACE)
     """Folder of a finished run, of an evaluation, or of a comparison."""
-    output: str | None = None
-    """HTML page to write; by default report.html in the folder, which is replaced."""
+    output: str | None = option(Role.DISPLAY, None)
+    """HTML page to write. By default report.html in the folder, which is replaced."""
 
 
 def run(options: Options) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from tailwise.commands.output import require_counts
+from tailwise.commands.output import MOST_RUNS, DownloadOptions
 from tailwise.data.dataset import Dataset
 from tailwise.data.reading import ReadOptions, read
 from tailwise.errors import InputError, require_extra
 from tailwise.models.model_config import ModelConfig
+from tailwise.options import Role, names_of, option, refuse
 from tailwise.training.config import Accelerator, Mode, Precision, TrainConfig
 
 if TYPE_CHECKING:
@@ -25,78 +25,73 @@ FigureName: TypeAlias = Literal[
 ]
 
 _OTHER_DATA = "photos"
-_OF_OTHER_DATA = ("data", "train_split", "test_split", "pool_split", "num_max", "recipe")
-_OF_BENCHMARKS = ("lists", "download")
-_READING_OF_BENCHMARKS = ("root", "cache")
 # What a build of the published sets starts from: the largest reference count.
 _NUM_MAX = {"voc-mlt": 800, "coco-mlt": 1200}
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Options(ReadOptions):
-    """Options of a reproduction."""
+class Options(ReadOptions, DownloadOptions):
+    """Options of a reproduction. Those of the roles data and place are for data of one's own."""
 
-    benchmark: Literal["voc-mlt", "coco-mlt", "photos"]
-    """Published data set, whose images are downloaded into --root where they are missing; or photos, to run the same
-    on data of your own."""
-    table: Literal[2, 3, 4, 5, "all"] | None = None
-    """Table to run, by its number in the paper of PG; with neither table nor figure, everything."""
-    figure: FigureName | None = None
+    benchmark: Literal["voc-mlt", "coco-mlt", "photos"] = option(Role.METHOD)
+    """Published data set, whose missing images are downloaded into --root. Or photos, to run the same on your data."""
+    _: KW_ONLY
+    root: str | None = option(Role.MACHINE, None, first=True)
+    """Folder of the images. Published ones are downloaded into it where they are missing."""
+    table: Literal[2, 3, 4, 5, "all"] | None = option(Role.METHOD, None, first=True)
+    """Table to run, by its number in the paper of PG. With neither table nor figure, everything is run."""
+    figure: FigureName | None = option(Role.METHOD, None, first=True)
     """Figure to draw: db-... of the supplement of DB, pg-... of the paper of PG."""
-    output: str | None = None
-    """Folder of runs, tables and figures, by default reproduce-voc-mlt and so on. Finished runs in it are not done
-    again."""
-    data: str = "labels.csv"
+    output: str | None = option(Role.DISPLAY, None, first=True)
+    """Folder of runs, tables and figures. By default reproduce-voc-mlt and so on. Finished runs in it are not
+    repeated."""
+    data: str = option(Role.DATA, "labels.csv", first=True)
     """For photos: labels, in any of the formats."""
-    train_split: str = "train"
+    train_split: str = option(Role.DATA, "train")
     """For photos: the training split."""
-    test_split: str = "test"
+    test_split: str = option(Role.DATA, "test")
     """For photos: the test split."""
-    pool_split: str | None = None
-    """For photos: split that db-1b chooses a long-tailed subset from; by default all but the test split."""
-    num_max: int = 800
+    pool_split: str | None = option(Role.DATA, None)
+    """For photos: split that db-1b chooses a long-tailed subset from. By default all but the test split."""
+    num_max: int = option(Role.DATA, 800, at_least=1)
     """For photos: positives of the most frequent class in db-1a and db-1b."""
-    recipe: Literal["voc-mlt", "coco-mlt"] = "voc-mlt"
+    recipe: Literal["voc-mlt", "coco-mlt"] = option(Role.DATA, "voc-mlt", first=True)
     """For photos: the data set whose tables and loss options are taken."""
-    seeds: int = 3
+    seeds: int = option(Role.PROTOCOL, 3, first=True, at_least=1, at_most=MOST_RUNS)
     """Runs of each method."""
-    workers: int = 1
+    workers: int = option(Role.MACHINE, 1, first=True, at_least=1, at_most=MOST_RUNS)
     """Runs at a time."""
-    mode: Mode = "finetune"
+    mode: Mode = option(Role.PROTOCOL, "finetune", first=True)
     """Train the network as published (finetune), or neck and classifier on features of the frozen backbone (probe)."""
-    epochs: int | None = None
-    """Epochs with class-aware sampling instead of the recipe's 8; methods without re-sampling have ten times as many,
+    epochs: int | None = option(Role.PROTOCOL, None, first=True, at_least=1, at_most=MOST_RUNS)
+    """Epochs with class-aware sampling instead of the recipe's 8. Methods without re-sampling have ten times as many,
     and the warm-up is shorter in proportion."""
-    thresholds: tuple[int, int] = (20, 100)
+    thresholds: tuple[int, int] = option(Role.PROTOCOL, (20, 100))
     """Training counts that separate tail from medium and medium from head classes."""
-    image_size: int = 224
+    image_size: int = option(Role.PROTOCOL, 224)
     """Side of the square images that the network sees, in pixels."""
-    batch_size: int = 32
+    batch_size: int = option(Role.PROTOCOL, 32)
     """Images per step."""
-    precision: Precision = "fp32"
-    """Arithmetic of the network."""
-    model: ModelConfig = field(default_factory=ModelConfig)
+    precision: Precision = option(Role.PROTOCOL, "fp32")
+    """Floating-point type of the network."""
+    model: ModelConfig = option(Role.METHOD, factory=ModelConfig)
     """The network."""
-    losses: tuple[str, ...] = ("bce", "ntr", "focal")
+    losses: tuple[str, ...] = option(Role.METHOD, ("bce", "ntr", "focal"))
     """Losses whose gradients pg-2 shows."""
-    figure_formats: tuple[Literal["png", "svg", "pdf"], ...] = ("png", "svg", "pdf")
+    figure_formats: tuple[Literal["png", "svg", "pdf"], ...] = option(Role.DISPLAY, ("png", "svg", "pdf"))
     """File formats of the figures."""
-    lists: str | None = None
-    """For voc-mlt and coco-mlt: the authors' list of images, its folder, or a copy of their repository; by default
-    downloaded."""
-    download: bool = True
-    """For voc-mlt and coco-mlt: whether missing images may be downloaded."""
-    accelerator: Accelerator = "auto"
-    """What to compute on; by default whatever there is."""
-    num_workers: int = 0
-    """Processes that load images ahead of training; with 0, a thread does on a GPU, and a CPU loads them in between."""
-    quiet: bool = False
+    accelerator: Accelerator = option(Role.DEVICE, "auto")
+    """What to compute on. By default the accelerator that there is."""
+    num_workers: int = option(Role.MACHINE, 0)
+    """Processes that load images ahead of training. With 0, a thread loads them ahead on a GPU, and a CPU loads them
+    between steps."""
+    quiet: bool = option(Role.DISPLAY, False)
     """Plain lines instead of progress bars."""
 
 
 def run(options: Options) -> None:
-    """Run the papers' tables and figures again, and set the numbers beside those published."""
+    """Run the papers' tables and figures again, next to the published numbers."""
     from rich.console import Console
 
     _check(options)
@@ -147,25 +142,16 @@ def _check(options: Options) -> None:
     Raises:
         InputError: one is given.
     """
-    require_counts(seeds=options.seeds, workers=options.workers, epochs=options.epochs)
     if not options.losses:
         raise InputError("--losses names no loss; give at least one, such as bce")
-    if options.num_max < 1:
-        raise InputError(f"num_max must be at least 1, got {options.num_max}")
     if options.benchmark == _OTHER_DATA:
-        _refuse(options, _OF_BENCHMARKS, "only voc-mlt and coco-mlt take it")
+        of_benchmarks = names_of(Options, Role.DOWNLOAD)
+        refuse(options, of_benchmarks, options.benchmark, "only voc-mlt and coco-mlt take it")
         return
-    reading = [entry.name for entry in fields(ReadOptions) if entry.name not in _READING_OF_BENCHMARKS]
-    _refuse(options, [*_OF_OTHER_DATA, *reading], "the data and how they are read are published")
+    of_other_data = names_of(Options, Role.DATA, Role.PLACE)
+    refuse(options, of_other_data, options.benchmark, "the data and how they are read are published")
     if options.root is None:
         raise InputError(f"--root is needed: the folder where the images of {options.benchmark} are, or are to be put")
-
-
-def _refuse(options: Options, names: Sequence[str], reason: str) -> None:
-    defaults = {entry.name: entry.default for entry in fields(Options)}
-    for name in names:
-        if getattr(options, name) != defaults[name]:
-            raise InputError(f"--{name} does not apply to {options.benchmark}: {reason}")
 
 
 def _output(options: Options) -> Path:

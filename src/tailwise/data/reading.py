@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tailwise.checked import check_fields
 from tailwise.data.cache_folder import cache_folder
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats import FORMATS
@@ -17,6 +16,7 @@ from tailwise.data.formats.rows import Blank, Negative
 from tailwise.data.formats.voc import Difficult
 from tailwise.data.splits import read_split_file, split_by_ratio
 from tailwise.errors import InputError, OnError
+from tailwise.options import Role, check_fields, option
 from tailwise.spelling import near
 
 if TYPE_CHECKING:
@@ -31,41 +31,39 @@ _logger = logging.getLogger(__name__)
 class ReadOptions:
     """How labelled images are read."""
 
-    format: FormatName = "auto"
-    """Format of the data; by default found from the file or folder."""
-    classes: str | None = None
-    """JSON file with the list of class names, in the order wanted; by default what the format defines, or the labels
+    format: FormatName = option(Role.DATA, "auto")
+    """Format of the data. By default found from the file or folder."""
+    classes: str | None = option(Role.PLACE, None)
+    """JSON file with the list of class names, in the order wanted. By default what the format defines, or the labels
     found, sorted."""
-    root: str | None = None
-    """Folder that image references start from; by default where the format has its images."""
-    features: str | None = None
-    """File of feature vectors to train on instead of images: .npy, row by row as the labels, or .npz with the arrays
-    names and features, matched by name."""
-    separator: str = "|"
-    """What stands between two labels in a cell of a CSV or Parquet file."""
-    negative: Negative | None = None
-    """What says that a class is absent in columns of classes (and in JSON lines with a number for each class): 0, so
-    that -1 is unknown, or -1. To be given for files that hold 1 and -1 and never 0."""
-    blank: Blank | None = None
-    """What a cell of such columns says that holds nothing, or null: that nobody has judged (unknown), or that the class
-    is absent (negative). To be given for files that hold 1 and blanks only."""
-    difficult: Difficult = "positive"
-    """What an object marked difficult in a VOC tree says of its class."""
-    split_ratios: dict[str, float] | None = None
+    root: str | None = option(Role.PLACE, None)
+    """Folder that image references start from. By default where the format has its images."""
+    features: str | None = option(Role.PLACE, None)
+    """File of feature vectors to train on instead of images. An .npy file has them row by row as the labels, an .npz
+    file in the arrays names and features, matched by name."""
+    separator: str = option(Role.DATA, "|")
+    """Separator of labels in a cell of a CSV or Parquet file."""
+    negative: Negative | None = option(Role.DATA, None)
+    """Value that says that a class is absent, in columns of classes and in JSON lines with a number for each class: 0,
+    so that -1 is unknown, or -1. Needed for files that hold 1 and -1 and never 0."""
+    blank: Blank | None = option(Role.DATA, None)
+    """Meaning of an empty cell in such columns, and of null: not judged (unknown), or absent (negative). Needed for
+    files that hold 1 and blanks only."""
+    difficult: Difficult = option(Role.DATA, "positive")
+    """Label of objects that a VOC data set marks as difficult."""
+    split_ratios: dict[str, float] | None = option(Role.DATA, None)
     """Divide all rows anew into splits of these shares, such as {"train": 0.8, "test": 0.2}, evenly in every class."""
-    split_seed: int = 0
-    """Seed of the division by split_ratios."""
-    split_file: str | None = None
+    split_seed: int = option(Role.DATA, 0, at_least=0)
+    """Seed of the division by --split-ratios."""
+    split_file: str | None = option(Role.PLACE, None)
     """Take the splits from this CSV file (columns image, split) or JSON file ({"train": [images], ...})."""
-    on_error: OnError = "raise"
-    """Stop at a row or image that is bad or missing, or leave it out and list it."""
-    cache: str | None = None
-    """Folder of decoded images and features; by default $TAILWISE_CACHE, or the user's cache folder."""
+    on_error: OnError = option(Role.DATA, "raise")
+    """Stop at a row or image that is bad or missing (raise), or leave it out and list it (skip)."""
+    cache: str | None = option(Role.MACHINE, None)
+    """Folder of decoded images and features. By default $TAILWISE_CACHE, or the user's cache folder."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.split_seed < 0:
-            raise InputError(f"split_seed must be 0 or more, got {self.split_seed}")
 
     @property
     def cache_folder(self) -> Path:
@@ -103,7 +101,7 @@ def read(
         raise InputError(f"there is no option {unknown[0]!r} of reading{near(unknown[0], names)}")
     options = replace(options or ReadOptions(), **given)
     if options.split_ratios is not None and options.split_file is not None:
-        raise InputError("split_ratios and split_file are both given; choose one")
+        raise InputError("--split-ratios and --split-file are both given; choose one")
     name = detect_format(data) if options.format == "auto" else options.format
     found = FORMATS[name].read(data, options, options.classes if classes is None else classes)
     if found.skipped:
@@ -117,7 +115,7 @@ def read(
         empty = [name for name in options.split_ratios if name not in splits]
         if empty:
             raise InputError(
-                f"split_ratios gives {empty[0]!r}, with a share of {options.split_ratios[empty[0]]:g}, none of the "
+                f"--split-ratios gives {empty[0]!r}, with a share of {options.split_ratios[empty[0]]:g}, none of the "
                 f"{len(found)} rows of {found.source}; give it more, or leave it out"
             )
     else:

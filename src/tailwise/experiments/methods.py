@@ -10,15 +10,16 @@ from typing import Any, cast, get_args
 
 import yaml  # type: ignore[import-untyped]
 
+from tailwise.command_line import add_options, from_namespace
 from tailwise.data.formats.rows import read_text
 from tailwise.errors import InputError
 from tailwise.losses import available, is_dotted_path
-from tailwise.options import add_options, from_namespace
+from tailwise.options import Role, groups_of, names_of
 from tailwise.spelling import near
 from tailwise.training.config import NO_SPLIT, SamplerName, TrainConfig
 
-NESTED = ("optim", "model", "augment")
-"""Options of a run that are configurations themselves."""
+NESTED = tuple(groups_of(TrainConfig))
+"""Options of a run that are groups of options."""
 
 _logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def require_test(shared: TrainConfig) -> None:
     """
     if shared.test_split == NO_SPLIT:
         raise InputError(
-            f"--test_split {NO_SPLIT}: methods are compared by what they score on a test split; give its name "
+            f"--test-split {NO_SPLIT}: methods are compared by what they score on a test split; give its name "
             "(tailwise train alone can do without)"
         )
 
@@ -95,10 +96,7 @@ def _require_options(owner: str, options: Any, names: Iterable[str]) -> None:
 
 
 # A method may change how a run trains: not which images it trains and is tested on, nor how classes are grouped.
-_METHOD_OPTIONS = (
-    *("loss", "loss_options", "recipe", "sampler", "samples_per_class", "epoch_reduce", "repeat_threshold"),
-    *("background_weight", "image_size", "cache_size", "batch_size", "standardize_features", *NESTED),
-)
+_METHOD_OPTIONS = names_of(TrainConfig, Role.METHOD)
 _METHOD_KEYS = ("name", "title", "options", "search")
 _YAML_SUFFIXES = (".yaml", ".yml")
 

@@ -13,6 +13,7 @@ from tailwise.experiments.plan import Plan
 from tailwise.experiments.published import PublishedRow, PublishedTable, published_table
 from tailwise.experiments.results import RUNS, MethodResult
 from tailwise.losses import RecipeName
+from tailwise.options import Role, names_of
 from tailwise.training.config import OptimConfig, TrainConfig, changes
 
 RECIPE_SEEDS = 3
@@ -20,11 +21,8 @@ RECIPE_SEEDS = 3
 
 _RECIPE_EPOCHS = 8
 _UNIFORM_PER_CLASS_AWARE = 10
-# Options for reading data and for output, which do not change how a run is trained.
-_NOT_OF_THE_RECIPE = frozenset(
-    {"data", "output", "recipe", "train_split", "test_split", "format", "classes", "root", "separator", "difficult"}
-    | {"split_ratios", "split_seed", "split_file", "on_error", "accelerator"}
-)
+# The data and where they are trained on are no part of the recipe.
+_NOT_OF_THE_RECIPE = names_of(TrainConfig, Role.PLACE, Role.DATA, Role.DEVICE)
 _LABEL_EMBEDDINGS = ("model.label_embeddings", "model.label_words")
 
 
@@ -115,7 +113,7 @@ class Experiment:
     def departures(self) -> list[str]:
         """Options in which the runs differ from the recipe, as "option value (recipe: value)"."""
         shared = self.shared
-        recipe = TrainConfig(data=shared.data, output=shared.output)
+        recipe = TrainConfig(data=shared.data, output=shared.output, recipe=shared.recipe)
         found = [
             f"{name} {_short(now)} (recipe: {_short(before)})"
             for name, before, now in changes(recipe, shared)

@@ -36,19 +36,15 @@ from tailwise.matrix import count_positives, to_dense
 from tailwise.metrics import Decisions, average_precision, fit_decisions, group_means
 from tailwise.metrics.bootstrap import Replicates, Resamples, interval, replicate
 from tailwise.metrics.groups import TOTAL
+from tailwise.options import Role, names_of
 from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
 from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits
 from tailwise.training.testing import score_decisions
 
 _DECIMALS = 6
-# Options that say where data lie, what a single run is, or how it shows itself.
-_NOT_SHARED = frozenset(
-    (
-        *("data", "output", "classes", "root", "split_file", "cache", "seed", "loss", "loss_options", "val_split"),
-        *("val_folds", "val_fold", "accelerator", "devices", "num_nodes", "num_workers", "checkpoint_minutes"),
-        *("compile", "keep_backbone", "quiet", "resume", "tensorboard"),
-    )
-)
+# The options that all runs of a comparison share, but for where data are and how runs show themselves. The sampler is
+# that of methods which name none.
+_SHARED = {*names_of(TrainConfig, Role.DATA, Role.METHOD, Role.PROTOCOL, of_one_run=False), "sampler"}
 _FILES = ("weights", "label_embeddings")
 
 
@@ -228,7 +224,7 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Datase
 def shared_options(config: TrainConfig) -> dict[str, Any]:
     """The options of a configuration that the methods of a comparison share, as JSON."""
     shared: dict[str, Any] = portable(to_mapping(replace(config, sampler=config.sampler or DEFAULT_SAMPLER)))
-    return {name: value for name, value in shared.items() if name not in _NOT_SHARED}
+    return {name: value for name, value in shared.items() if name in _SHARED}
 
 
 def portable(value: Any) -> Any:

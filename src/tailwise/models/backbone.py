@@ -94,12 +94,12 @@ def freeze_stages(backbone: nn.Module, stages: int) -> None:
     group_matcher: Any = getattr(backbone, "group_matcher", None)
     if group_matcher is None:
         raise InputError(
-            f"{type(backbone).__name__} does not define its stages; train all of it with --model.frozen_stages -1"
+            f"{type(backbone).__name__} does not define its stages; train all of it with --frozen-stages -1"
         )
     groups = group_parameters(backbone, group_matcher(coarse=True))
     if stages >= len(groups):
         raise InputError(
-            f"--model.frozen_stages {stages}: {type(backbone).__name__} has {len(groups) - 1} stages after its stem"
+            f"--frozen-stages {stages}: {type(backbone).__name__} has {len(groups) - 1} stages after its stem"
         )
     for stage in range(stages + 1):
         for name in groups[stage]:
@@ -152,7 +152,7 @@ def _create(name: str, options: Mapping[str, Any], **arguments: Any) -> nn.Modul
         model: nn.Module = timm.create_model(name, **arguments, **options)
         return model
     except TypeError as error:
-        raise InputError(f"--model.backbone {name} does not take --model.options {dict(options)}: {error}") from error
+        raise InputError(f"--backbone {name} does not take --model.options {dict(options)}: {error}") from error
 
 
 def _from_download(name: str, options: Mapping[str, Any]) -> nn.Module:
@@ -161,15 +161,15 @@ def _from_download(name: str, options: Mapping[str, Any]) -> nn.Module:
         return _create(name, options, num_classes=0, pretrained=True)
     except OSError as error:
         raise InputError(
-            f"--model.backbone {name}: its weights could not be downloaded ({_first_line(error)}). Give a file "
-            "with --model.weights FILE, or start from random weights with --model.pretrained false"
+            f"--backbone {name}: its weights could not be downloaded ({_first_line(error)}). Give a file "
+            "with --weights FILE, or start from random weights with --no-pretrained"
         ) from error
     except RuntimeError as error:
         if "No pretrained weights exist" not in str(error):
             raise
         raise InputError(
-            f"--model.backbone {name}: timm has no weights for this model. Give a file with --model.weights FILE, or "
-            "start from random weights with --model.pretrained false"
+            f"--backbone {name}: timm has no weights for this model. Give a file with --weights FILE, or "
+            "start from random weights with --no-pretrained"
         ) from error
 
 
@@ -215,16 +215,16 @@ def _from_file(name: str, path: Path, options: Mapping[str, Any]) -> nn.Module:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise InputError(f"--model.weights {path}: there is no such file")
+        raise InputError(f"--weights {path}: there is no such file")
     try:
         tensors = read_state_dict(str(path), weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
         raise InputError(
-            f"--model.weights {path} cannot be read as weights: {_first_line(error)}. Expected a .safetensors "
+            f"--weights {path} cannot be read as weights: {_first_line(error)}. Expected a .safetensors "
             "file, or a .pth file of a state dict that torch.load(weights_only=True) accepts"
         ) from error
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise InputError(f"--model.weights {path} does not hold a state dict: expected tensors by parameter name")
+        raise InputError(f"--weights {path} does not hold a state dict: expected tensors by parameter name")
     return tensors
 
 
@@ -247,7 +247,7 @@ def _misfit(name: str, path: Path, given: Mapping[str, Tensor], expected: Mappin
         if keys
     ]
     return (
-        f"--model.weights {path} does not fit --model.backbone {name}: {len(found)} tensors for {len(needed)} places, "
+        f"--weights {path} does not fit --backbone {name}: {len(found)} tensors for {len(needed)} places, "
         f"{'; '.join(differences) or 'none can be converted'}. Check the name of the backbone, and --model.options"
     )
 

@@ -81,7 +81,7 @@ def try_backbone(config: ModelConfig, image_size: int) -> int | None:
     """
     check_backbone(config)
     if config.weights is not None and not Path(config.weights).is_file():
-        raise InputError(f"--model.weights {config.weights} cannot be read: there is no such file")
+        raise InputError(f"--weights {config.weights} cannot be read: there is no such file")
     if ":" in config.backbone:
         return None
     return _tried(config.backbone, json.dumps(config.options, sort_keys=True), image_size)
@@ -94,11 +94,11 @@ def _check_name(name: str) -> None:
         return
     if not timm.is_model(base):
         hint = near(base, timm.list_models())
-        raise InputError(f"--model.backbone {name}: timm {timm.__version__} has no model {base!r}{hint}")
+        raise InputError(f"--backbone {name}: timm {timm.__version__} has no model {base!r}{hint}")
     tagged = timm.list_models(f"{base}.*", pretrained=True)
     if tag and name not in tagged:
         known = ", ".join(tagged) or "none"
-        raise InputError(f"--model.backbone {name}: timm {timm.__version__} has no such weights; it has: {known}")
+        raise InputError(f"--backbone {name}: timm {timm.__version__} has no such weights; it has: {known}")
 
 
 @cache
@@ -108,7 +108,7 @@ def _tried(name: str, options: str, size: int) -> int:
         return _features(name, given, size)
     except Exception as error:  # each of timm's models raises its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        text = f"--model.backbone {name}" + (f" with --model.options {given}" if given else "")
+        text = f"--backbone {name}" + (f" with --model.options {given}" if given else "")
         raise InputError(
             f"{text} cannot be made for images of {size} x {size} pixels: {reason}{_way_out(name, given, size)}"
         ) from error
@@ -130,7 +130,7 @@ def _way_out(name: str, options: dict[str, Any], size: int) -> str:
     native = usual.input_size[-1] if usual is not None else size
     candidates = (
         ({**options, "img_size": size}, size, f"; give --model.options '{json.dumps({**options, 'img_size': size})}'"),
-        (options, native, f"; give --image_size {native}"),
+        (options, native, f"; give --image-size {native}"),
     )
     for changed, side, advice in candidates:
         try:
@@ -138,4 +138,4 @@ def _way_out(name: str, options: dict[str, Any], size: int) -> str:
         except Exception:  # as above
             continue
         return advice
-    return "; check --model.options and --image_size" if options else ""
+    return "; check --model.options and --image-size" if options else ""

@@ -55,7 +55,7 @@ def label_embeddings(config: ModelConfig, class_names: Sequence[str], *, seed: i
         else:
             rows = _look_up(path, _texts(class_names, config.label_words), width)
     except OSError as error:
-        raise InputError(f"--model.label_embeddings {path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"--label-embeddings {path} cannot be read: {error.strerror or error}") from error
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not lengths.all():
         name = class_names[int(np.flatnonzero(lengths[:, 0] == 0)[0])]
@@ -81,7 +81,7 @@ def _texts(class_names: Sequence[str], words: Mapping[str, str]) -> dict[str, st
     """The text to look up for each class."""
     for name in words:
         if name not in class_names:
-            raise InputError(f"--model.label_words: no class is called {name!r}{near(name, class_names)}")
+            raise InputError(f"--label-words: no class is called {name!r}{near(name, class_names)}")
     return {name: _plain(words.get(name, name)) for name in class_names}
 
 
@@ -104,8 +104,8 @@ def _look_up(path: Path, texts: Mapping[str, str], width: int) -> Vector:
     without = [name for name, parts in known.items() if not parts]
     if without:
         raise InputError(
-            f"--model.label_embeddings {path}: no vector for {_some(without)}; add one to the file, or name other "
-            f"words with --model.label_words, as in '{json.dumps({without[0]: 'its words'}, ensure_ascii=False)}'"
+            f"--label-embeddings {path}: no vector for {_some(without)}; add one to the file, or name other "
+            f"words with --label-words, as in '{json.dumps({without[0]: 'its words'}, ensure_ascii=False)}'"
         )
     left_out = {word for text in texts.values() if text not in found for word in text.split() if word not in found}
     if left_out:
@@ -150,7 +150,7 @@ def _check_first(line: bytes, path: Path, width: int) -> None:
     given = int(fields[1]) if is_header else len(fields) - 1
     if given < 1 or not _is_number(fields[-1]):
         raise InputError(
-            f"--model.label_embeddings {path} is no file of word vectors: expected lines of a word and its values, as "
+            f"--label-embeddings {path} is no file of word vectors: expected lines of a word and its values, as "
             "GloVe's, or a .json, .npz or .npy file"
         )
     if given != width:
@@ -210,7 +210,7 @@ def _vector(values: Any, width: int, place: str) -> Vector:
 
 
 def _misfit(given: int, width: int) -> str:
-    return f"a vector of {given} values, expected {width}; --model.label_width says how many there are"
+    return f"a vector of {given} values, expected {width}; --label-width says how many there are"
 
 
 def _is_number(field: bytes) -> bool:

@@ -6,28 +6,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tailwise.checked import check_fields
 from tailwise.errors import InputError
+from tailwise.options import check_fields, option
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The classifier. The defaults are the recipe of the distribution-balanced loss (Wu et al., ECCV 2020)."""
 
-    backbone: str = "resnet50.tv_in1k"
-    """Name of a timm model, with or without the tag of its weights: ``tv_in1k`` are torchvision's V1 weights."""
+    backbone: str = option(default="resnet50.tv_in1k", first=True)
+    """Name of a timm model. It may have the tag of its weights: ``tv_in1k`` are torchvision's V1 weights."""
 
     pretrained: bool = True
-    """Start from timm's weights for this name, downloaded once; else, and without a weights file, from random ones."""
+    """Start from timm's weights for this backbone, which are downloaded once. Else, and without --weights, from random
+    ones."""
 
-    weights: Path | None = None
-    """File of backbone weights to start from instead: safetensors, or a state dict saved by torch. It must fit exactly;
+    weights: Path | None = option(default=None, first=True)
+    """File of backbone weights to start from instead. Safetensors, or a state dict saved by torch. It must fit exactly;
     a classifier in it is left out."""
 
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = option(factory=dict, prefixed=True)
     """Further arguments of the timm model, such as ``{"pad_type": "same"}``."""
 
-    frozen_stages: int = 1
+    frozen_stages: int = option(default=1, at_least=-1)
     """What keeps its weights: -1 nothing, 0 the stem, n the stem and the first n stages (blocks in a transformer)."""
 
     running_stats: bool = True
@@ -37,10 +38,10 @@ class ModelConfig:
     """Between pooled features and classifier: ``recipe`` is linear, batch norm, dropout; ``none`` is nothing. By
     default ``recipe`` for the linear head and ``none`` for the graph head, as each was published."""
 
-    neck_width: int = 256
+    neck_width: int = option(default=256, at_least=1)
     """Features after the neck."""
 
-    dropout: float = 0.5
+    dropout: float = option(default=0.5, at_least=0, below=1)
     """Probability with which the neck drops a feature in training."""
 
     head: Literal["linear", "gcn"] = "linear"
@@ -54,42 +55,28 @@ class ModelConfig:
     label_words: dict[str, str] = field(default_factory=dict)
     """Words to look up instead of a class's name, such as ``{"diningtable": "dining table"}``."""
 
-    label_width: int = 300
+    label_width: int = option(default=300, at_least=1)
     """Dimensions of the label embeddings."""
 
-    graph_hidden: int = 256
+    graph_hidden: int = option(default=256, at_least=1)
     """Features of a class between the two graph convolutions."""
 
-    graph_threshold: float = 0.4
+    graph_threshold: float = option(default=0.4, above=0, at_most=1)
     """A class is linked to the others that at least this share of its training images have too."""
 
-    graph_reweight: float = 0.25
+    graph_reweight: float = option(default=0.25, at_least=0)
     """Weight of all classes that a class is linked to, together; its own is 1."""
 
-    mean: tuple[float, ...] | None = None
+    mean: tuple[float, ...] | None = option(default=None, prefixed=True)
     """Channel means that input images in [0, 1] are normalised with; those of the timm model when absent."""
 
-    std: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = option(default=None, prefixed=True)
     """Channel standard deviations that input images are normalised with; those of the timm model when absent."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "model.")
-        if self.frozen_stages < -1:
-            raise InputError(f"frozen_stages must be -1 (nothing), 0 (the stem) or more, got {self.frozen_stages}")
-        if self.neck_width < 1:
-            raise InputError(f"neck_width must be at least 1, got {self.neck_width}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.label_width < 1:
-            raise InputError(f"label_width must be at least 1, got {self.label_width}")
-        if self.graph_hidden < 1:
-            raise InputError(f"graph_hidden must be at least 1, got {self.graph_hidden}")
-        if not 0 < self.graph_threshold <= 1:
-            raise InputError(f"graph_threshold must be in (0, 1], got {self.graph_threshold}")
-        if self.graph_reweight < 0:
-            raise InputError(f"graph_reweight must be 0 or more, got {self.graph_reweight}")
+        check_fields(self, "model")
         if self.std is not None and min(self.std, default=0) <= 0:
-            raise InputError(f"std must be positive in every channel, got {self.std}")
+            raise InputError(f"--model.std must be above 0 in every channel, got {self.std}")
 
     @property
     def has_neck(self) -> bool:

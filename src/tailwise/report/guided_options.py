@@ -57,7 +57,7 @@ def options_to_paste(config: TrainConfig, stats: LabelStats, advice: Sequence[Ad
         advice: what to move.
 
     Returns:
-        ``--recipe null --loss ... --loss_options ...``, or None where the loss of the run has no factors.
+        ``--recipe null --loss ... --loss-options ...``, or None where the loss of the run has no factors.
     """
     if (found := with_factors(config)) is None:
         return None
@@ -72,7 +72,7 @@ def options_to_paste(config: TrainConfig, stats: LabelStats, advice: Sequence[Ad
         options[factor] = _shortest(values, base, stats)
     text = json.dumps(options, default=list)
     # The recipe's own options are among these already.
-    return f"--recipe null --loss {name} --loss_options {shlex.quote(text)}"
+    return f"--recipe null --loss {name} --loss-options {shlex.quote(text)}"
 
 
 def _values(loss: Loss, factor: str, stats: LabelStats) -> np.ndarray:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import getitem
 from typing import Any
 
+from tailwise.command_line import path_of, to_arguments
 from tailwise.data.reading import ReadOptions
 from tailwise.experiments.results import Comparison, MethodResult
-from tailwise.options import option_types
 from tailwise.report.page import Fact
 from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, changes, flatten, resolve, to_mapping
 from tailwise.training.folder import CONFIG_FILE
@@ -54,7 +53,7 @@ def _compare(results: Comparison, config: TrainConfig) -> list[str]:
         "level": results.bootstrap.level if results.bootstrap else None,
         "replicates": results.bootstrap.replicates if results.bootstrap else None,
     }
-    given |= {"search": True} if any(method.chosen is not None for method in results.methods) else {}
+    search = ["--search"] if any(method.chosen is not None for method in results.methods) else []
     # What differs between "train" and "compare" by default is said in any case.
     given |= {"mode": results.mode, "recipe": results.shared.get("recipe")}
     usual = flatten(to_mapping(TrainConfig(data="", output="", sampler=DEFAULT_SAMPLER)))
@@ -64,10 +63,7 @@ def _compare(results: Comparison, config: TrainConfig) -> list[str]:
         if name != "cache" and name not in given and value != usual.get(name):
             # Results name files without their folders.
             given[name] = here.get(name) if name.endswith("weights") else value
-    words = ["tailwise", "compare", config.data, "--output", _NEW_FOLDER]
-    for name, value in given.items():
-        words += [f"--{name}", _word(value)]
-    return words
+    return ["tailwise", "compare", config.data, "--output", _NEW_FOLDER, *to_arguments(given, TrainConfig), *search]
 
 
 def train_command(config: TrainConfig, output: str) -> str:
@@ -81,21 +77,8 @@ def train_command(config: TrainConfig, output: str) -> str:
     loss = config.loss if config.sampler == DEFAULT_SAMPLER else f"{config.loss}@{config.sampler}"
     words = ["tailwise", "train", "--data", config.data, "--output", output, "--loss", loss]
     usual = resolve(TrainConfig(data=config.data, output=output, loss=loss))
-    given, known = to_mapping(config), option_types(TrainConfig)
-    # What lies within an option, such as one of the loss, is given with all of it.
-    for option in dict.fromkeys(_option_of(name, known) for name, _, _ in changes(usual, config)):
-        words += [f"--{option}", _word(reduce(getitem, option.split("."), given))]
-    return shlex.join(words)
-
-
-def _option_of(name: str, known: Container[str]) -> str:
-    """The option that a name with dots is, or lies within."""
-    while name not in known:
-        name = name.rpartition(".")[0]
-    return name
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    given = to_mapping(config)
+    # An option of another option, such as one of the loss, is given with all of it.
+    changed = dict.fromkeys(path_of(name, TrainConfig) for name, _, _ in changes(usual, config))
+    values = {path: reduce(getitem, path.split("."), given) for path in changed}
+    return shlex.join([*words, *to_arguments(values, TrainConfig)])

@@ -85,8 +85,8 @@ class LossLog(pl.Callback):
             if not math.isfinite(value):
                 raise InputError(
                     f"the {self.loss_name} loss became {value} at step {first_step + offset + 1} (epoch "
-                    f"{trainer.current_epoch + 1}): lower optim.lr (now {self.base_rate:g}), lengthen "
-                    "optim.warmup_steps, or train with precision fp32"
+                    f"{trainer.current_epoch + 1}): lower --lr (now {self.base_rate:g}), raise "
+                    "--warmup-steps, or train with --precision fp32"
                 )
         self._epoch_sum += sum(losses)
         self.last_mean = sum(losses) / len(losses)

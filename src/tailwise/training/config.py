@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
 import yaml  # type: ignore[import-untyped]
 
+from tailwise.command_line import add_options, from_namespace
 from tailwise.data.dataset import SPLIT_JOINER
 from tailwise.data.pixels.augment import Augmentation
 from tailwise.data.reading import ReadOptions, is_named
@@ -21,7 +22,7 @@ from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file
 from tailwise.models.model_config import ModelConfig
-from tailwise.options import add_options, from_namespace
+from tailwise.options import Role, flag, from_names, names_of, option
 from tailwise.spelling import near
 from tailwise.training.schedule import OptimConfig as OptimConfig
 from tailwise.training.schedule import SamplerName as SamplerName
@@ -42,113 +43,125 @@ NO_SPLIT: Final = "none"
 ALL_FOLDS: Final = "all"
 """The value of ``val_fold`` with which every part is held out in turn."""
 
-# Options that say where and how a run shows itself, not what it computes, but for rounding: a resumed run may change
-# them.
-_OPTIONS_WITHOUT_EFFECT = (
-    *("output", "resume", "quiet", "cache", "num_workers", "checkpoint_minutes", "compile", "keep_backbone"),
-    "tensorboard",
-)
-
-# Beyond what anybody means: a number with a digit too many is said at once, not by a machine that is overrun.
-_MOST_PIXELS = 16_384
-_MOST_WORKERS = 1024
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(ReadOptions):
     """A training run. The same configuration, data and seed give the same model."""
 
-    data: str
-    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, hf:owner/name, or "digits"."""
-    output: str
-    """Folder of the run; made if absent."""
-    loss: str = "db-focal"
-    """Name of a loss, YAML file of its parameters, or package.module:Name of your own; each may end with a sampler, as
-    in bce@uniform."""
-    loss_options: dict[str, Any] = field(default_factory=dict)
+    data: str = option(Role.PLACE, first=True)
+    """Labels: a file (CSV, Parquet, JSON lines, COCO), the folder of a data set, hf:owner/name, or "digits"."""
+    output: str = option(Role.DISPLAY, first=True)
+    """Folder of the run. It is made if there is none."""
+    loss: str = option(Role.METHOD, "db-focal", first=True, of_one_run=True)
+    """Name of a loss. Or a YAML file of its parameters, or package.module:Name of your own. Each may end with a
+    sampler, as in bce@uniform."""
+    loss_options: dict[str, Any] = option(Role.METHOD, factory=dict, of_one_run=True)
     """Options of the loss, by name."""
-    recipe: Literal["voc-mlt", "coco-mlt"] | None = None
-    """Take the loss options published for this data set; loss_options win over them."""
-    mode: Mode = "finetune"
-    """Train the network (finetune), or neck and classifier on features of the frozen backbone (probe)."""
-    train_split: str = "train"
-    """Name of the training split; several are joined by a plus, such as train+val."""
-    test_split: str = "test"
-    """Name of the split that the final model is tested on, or "none" to test it on nothing."""
-    val_split: str | None = None
-    """Name of a split that the final model is validated on: thresholds and calibration are fitted there."""
-    val_folds: int = 0
-    """Number of parts that the training split is divided into, each with its share of every class, to hold one out for
-    validation and train on the others; 0 to train on all of it. The parts are the same for every seed."""
-    val_fold: int | Literal["all"] = 0
-    """The part that is held out, from 0 to val_folds - 1. With "all", each is held out in turn from a model of its own,
-    and their scores together give thresholds and calibration; the final model is trained on the whole split."""
-    threshold_objective: ThresholdObjective = "f1"
-    """What the threshold of a class is chosen for on the validation images: the best F1 (f1), or threshold_target as
-    the precision, with the most recall (precision), or as the recall, with the most precision (recall)."""
-    threshold_target: float | None = None
+    recipe: Literal["voc-mlt", "coco-mlt"] | None = option(Role.METHOD, None)
+    """Take the loss options published for this data set. Those of --loss-options win over them."""
+    mode: Mode = option(Role.PROTOCOL, "finetune", first=True)
+    """Train the whole network (finetune), or a head on frozen features (probe). In probe mode, neck and classifier are
+    trained on features of the frozen backbone, which are computed once."""
+    train_split: str = option(Role.DATA, "train", first=True)
+    """Training split. Several are joined by a plus, as in train+val."""
+    test_split: str = option(Role.DATA, "test", first=True)
+    """Split to test the final model on, or "none" for no test."""
+    val_split: str | None = option(Role.DATA, None, of_one_run=True)
+    """Name of a validation split. Thresholds and calibration are fitted there."""
+    val_folds: int = option(Role.DATA, 0, first=True, of_one_run=True, at_least=0)
+    """Parts of the training split, one of which is held out for validation. Each part has its share of every
+    class, and the parts are the same for every seed. With 0, the whole split is trained on."""
+    val_fold: int | Literal["all"] = option(Role.DATA, 0, of_one_run=True)
+    """The part that is held out, from 0 to val_folds - 1. With "all", each part is held out in turn from a model of its
+    own, and thresholds and calibration are fitted to all these scores together. The final model is trained on the
+    whole split."""
+    threshold_objective: ThresholdObjective = option(Role.PROTOCOL, "f1")
+    """What the threshold of a class is chosen for on the validation images. "f1" takes the best F1; "precision" takes
+    the most recall with --threshold-target as the precision, "recall" the most precision with it as the recall."""
+    threshold_target: float | None = option(Role.PROTOCOL, None)
     """The precision or recall wanted, above 0 and up to 1."""
-    calibration: CalibrationMethod = "platt"
-    """How probabilities are brought to frequencies on the validation images: with a slope and an intercept per class
-    (platt), or a slope alone (temperature)."""
-    thresholds: tuple[int, int] = (20, 100)
+    calibration: CalibrationMethod = option(Role.PROTOCOL, "platt")
+    """How probabilities are calibrated on the validation images. "platt" fits a slope and an intercept for each class,
+    "temperature" a slope alone."""
+    thresholds: tuple[int, int] = option(Role.PROTOCOL, (20, 100))
     """Training counts that separate tail from medium and medium from head classes."""
-    sampler: SamplerName | None = None
-    """Draw every class equally often (class-aware); every image once per epoch (uniform); every image once, and those
-    of rare classes again (repeat-factor); or images at random, each class with the same chance (inverse-frequency). By
-    default the one that loss names, or class-aware."""
-    samples_per_class: int = 3
+    sampler: SamplerName | None = option(Role.METHOD, None, of_one_run=True)
+    """How training images are drawn. "class-aware" draws every class equally often; "uniform" every image once per
+    epoch; "repeat-factor" every image once, and those of rare classes again; "inverse-frequency" images at random, each
+    class with the same chance. By default the sampler that the loss names, or class-aware."""
+    samples_per_class: int = option(Role.METHOD, 3, at_least=1)
     """Images that the class-aware sampler draws from a class in a row."""
-    epoch_reduce: float = 4.0
+    epoch_reduce: float = option(Role.METHOD, 4.0, above=0)
     """Divisor of an epoch of the class-aware sampler: it draws (images of the largest class) x (classes) / this."""
-    repeat_threshold: float | None = None
-    """Share of the training images below which the repeat-factor sampler repeats the images of a class; by default the
-    share of the smallest head class, which is (second of thresholds) / (training images)."""
-    background_weight: float = 1.0
+    repeat_threshold: float | None = option(Role.METHOD, None, above=0, at_most=1)
+    """Share of the training images below which the repeat-factor sampler repeats the images of a class. By default the
+    share of the smallest head class: (second of --thresholds) / (training images)."""
+    background_weight: float = option(Role.METHOD, 1.0, at_least=0)
     """How often the inverse-frequency sampler draws images without any label, all together: 1 is as often as one class,
     0 never."""
-    image_size: int = 224
-    """Side of the square images that the network sees, in pixels."""
-    cache_size: int | None = None
-    """Side of the decoded training images on disk, for finetune; by default large enough for the smallest crop."""
-    batch_size: int = 32
-    """Images per step, on each device."""
-    precision: Precision = "fp32"
-    """Arithmetic of the network, for probe of the backbone; losses and metrics are computed in fp32 whatever it is."""
-    compile: bool = False
-    """Compile the backbone with torch.compile, for finetune: faster steps, after some minutes of compiling at the first
-    one and at the first smaller batch. Needs a C++ compiler."""
-    seed: int = 0
-    """Seed of everything random: initial weights, sampling, augmentation, dropout."""
-    model: ModelConfig = field(default_factory=ModelConfig)
+    image_size: int = option(Role.METHOD, 224, first=True, at_least=1, at_most=16_384)
+    """Side of the square network inputs, in pixels."""
+    cache_size: int | None = option(Role.METHOD, None, at_least=1)
+    """Side of the decoded training images on disk, in finetune mode. By default large enough for the smallest crop."""
+    batch_size: int = option(Role.METHOD, 32, first=True, at_least=2)
+    """Images per step, on each device. At least 2, because batch norm trains on them."""
+    precision: Precision = option(Role.PROTOCOL, "fp32")
+    """Floating-point type of the network, in probe mode of its backbone. Losses and metrics are always in fp32."""
+    compile: bool = option(Role.MACHINE, False)
+    """Compile the backbone with torch.compile, in finetune mode. Steps are faster, after some minutes of compiling at
+    the first step and at the first smaller batch. Needs a C++ compiler."""
+    seed: int = option(Role.PROTOCOL, 0, first=True, of_one_run=True, at_least=0, below=2**63)
+    """Seed of everything random. That is initial weights, sampling, augmentation and dropout."""
+    model: ModelConfig = option(Role.METHOD, factory=ModelConfig)
     """The network."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = option(Role.METHOD, factory=OptimConfig)
     """Optimizer and schedule."""
-    augment: Augmentation = field(default_factory=Augmentation)
-    """Augmentation of training images, for finetune."""
-    standardize_features: bool | None = None
-    """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, for probe; by
+    augment: Augmentation = option(Role.METHOD, factory=Augmentation)
+    """Augmentation of training images, in finetune mode."""
+    standardize_features: bool | None = option(Role.METHOD, None)
+    """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, in probe mode. By
     default where the model has a neck."""
-    keep_backbone: bool = True
-    """Keep the weights of the frozen backbone in the run folder, for probe, so that the model can be tested when the
-    file or download that they came from is gone; else the folder only says what and where they were."""
-    accelerator: Accelerator = "auto"
-    """What to compute on; by default whatever there is."""
-    devices: int = 1
+    keep_backbone: bool = option(Role.MACHINE, True, of_one_run=True)
+    """Keep the weights of the frozen backbone in the run folder, in probe mode, so that the model can be used when the
+    file or download that they came from is gone. Else the folder only says what and where they were."""
+    accelerator: Accelerator = option(Role.DEVICE, "auto", first=True)
+    """What to compute on. By default the accelerator that there is."""
+    devices: int = option(Role.DEVICE, 1, of_one_run=True, at_least=1)
     """Number of devices on each machine."""
-    num_nodes: int = 1
+    num_nodes: int = option(Role.DEVICE, 1, of_one_run=True, at_least=1)
     """Number of machines."""
-    num_workers: int = 0
-    """Processes that load images ahead of training, per device; with 0, a thread does on a GPU, and a CPU loads them in
-    between."""
-    tensorboard: bool = False
-    """Write the losses for TensorBoard too, into the folder tensorboard of the run; the extra tensorboard brings it."""
-    checkpoint_minutes: float = 10.0
-    """Minutes after which the state of the run is saved inside an epoch; at the end of an epoch it is saved anyway."""
-    quiet: bool = False
+    num_workers: int = option(Role.MACHINE, 0, at_least=0, at_most=1024)
+    """Processes that load images ahead of training, for each device. With 0, a thread loads them ahead on a GPU, and a
+    CPU loads them between steps."""
+    tensorboard: bool = option(Role.MACHINE, False)
+    """Write the losses for TensorBoard too, into the folder tensorboard of the run. Needs the extra tensorboard."""
+    checkpoint_minutes: float = option(Role.MACHINE, 10.0, above=0)
+    """Minutes after which the state of the run is saved inside an epoch. It is always saved at the end of an epoch."""
+    quiet: bool = option(Role.DISPLAY, False, first=True)
     """Plain lines instead of progress bars."""
-    resume: bool = False
-    """Continue the run in the output folder from its last checkpoint."""
+    resume: bool = option(Role.DISPLAY, False, first=True, of_one_run=True)
+    """Continue the run in the output folder."""
+
+
+# A resumed run may change these: they change nothing of what it computes, but for rounding.
+_WITHOUT_EFFECT = names_of(TrainConfig, Role.MACHINE, Role.DISPLAY)
+
+
+def from_keywords(**options: Any) -> TrainConfig:
+    """The configuration of a run from options by the names of the command line, with underscores.
+
+    Args:
+        **options: such as ``data="labels.csv", output="run", lr=0.01, backbone="resnet18"``. Groups may also be given
+            whole, as in ``optim={"lr": 0.01}``.
+
+    Raises:
+        InputError: there is no such option (the nearest is suggested), or a value is out of its range.
+
+    >>> config = from_keywords(data="digits", output="run", lr=0.01, epochs=3)
+    >>> config.optim.lr, config.optim.epochs
+    (0.01, 3)
+    """
+    return from_names(TrainConfig, options)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -240,7 +253,7 @@ def changes(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
     return [
         (name, before.get(name), after.get(name))
         for name in sorted(before.keys() | after.keys())
-        if name not in _OPTIONS_WITHOUT_EFFECT and before.get(name) != after.get(name)
+        if name not in _WITHOUT_EFFECT and before.get(name) != after.get(name)
     ]
 
 
@@ -256,33 +269,29 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _check(config: TrainConfig) -> None:
-    size = config.cache_size
-    repeat, background = config.repeat_threshold, config.background_weight
-    folds, fold, target = config.val_folds, config.val_fold, config.threshold_target
+    """Check what depends on several options, or on more than a range."""
+    size, folds, fold = config.cache_size, config.val_folds, config.val_fold
+    target = config.threshold_target
     rules = (
         ("output", repr(config.output), bool(config.output.strip()), "the name of a folder (. is this one)"),
-        ("image_size", config.image_size, 1 <= config.image_size <= _MOST_PIXELS, f"1 to {_MOST_PIXELS}"),
-        ("batch_size", config.batch_size, config.batch_size >= 2, "at least 2, because batch norm trains on it"),
-        ("samples_per_class", config.samples_per_class, config.samples_per_class >= 1, "at least 1"),
-        ("epoch_reduce", config.epoch_reduce, config.epoch_reduce > 0, "positive"),
-        ("repeat_threshold", repeat, repeat is None or 0 < repeat <= 1, "in (0, 1]"),
-        ("background_weight", background, background >= 0, "0 or more"),
-        ("checkpoint_minutes", config.checkpoint_minutes, config.checkpoint_minutes > 0, "positive"),
-        ("seed", config.seed, 0 <= config.seed < 2**63, "0 or more, and below 2**63"),
-        ("devices", config.devices, config.devices >= 1, "at least 1"),
-        ("num_nodes", config.num_nodes, config.num_nodes >= 1, "at least 1"),
-        ("num_workers", config.num_workers, 0 <= config.num_workers <= _MOST_WORKERS, f"0 to {_MOST_WORKERS}"),
-        ("cache_size", size, size is None or 1 <= size <= 2 * config.image_size, "at most twice image_size"),
-        ("val_folds", folds, folds == 0 or folds >= 2, "0, or 2 or more"),
-        ("val_fold", fold, fold == ALL_FOLDS or 0 <= fold < max(1, folds), "0 or more, and below val_folds"),
-        ("threshold_target", target, _fits(target, config.threshold_objective), "in (0, 1], or null for f1"),
+        ("cache_size", size, size is None or size <= 2 * config.image_size, "at most twice --image-size"),
+        ("val_folds", folds, folds != 1, "0, or 2 or more"),
+        ("val_fold", fold, fold == ALL_FOLDS or 0 <= fold < max(1, folds), "0 or more, and below --val-folds"),
+        (
+            "threshold_target",
+            target,
+            _fits(target, config.threshold_objective),
+            "above 0 and at most 1, or null for f1",
+        ),
         ("thresholds", config.thresholds, 0 <= config.thresholds[0] <= config.thresholds[1], "two rising counts"),
     )
     for name, value, allowed, expected in rules:
         if not allowed:
-            raise InputError(f"{name} must be {expected}, got {value}")
+            raise InputError(f"{flag(name)} must be {expected}, got {value}")
     if config.compile and config.mode == "probe":
-        raise InputError("compile is for mode finetune: a probe runs its backbone once over the images; leave it out")
+        raise InputError(
+            "--compile is for --mode finetune: a probe runs its backbone once over the images; leave it out"
+        )
     _check_splits(config)
     _check_cross_fitting(config)
 
@@ -293,7 +302,7 @@ def _fits(target: float | None, objective: ThresholdObjective) -> bool:
 
 def _check_splits(config: TrainConfig) -> None:
     if config.val_split is not None and config.val_folds:
-        raise InputError("val_split and val_folds are both given; choose one")
+        raise InputError("--val-split and --val-folds are both given; choose one")
     splits = {"train_split": config.train_split, "test_split": config.test_split, "val_split": config.val_split}
     if config.test_split == NO_SPLIT:
         del splits["test_split"]
@@ -301,7 +310,8 @@ def _check_splits(config: TrainConfig) -> None:
     for (first, parts), (second, others) in combinations(given.items(), 2):
         if parts & others:
             raise InputError(
-                f"{first} and {second} both have {min(parts & others)!r}; train, test and validate on different images"
+                f"{flag(first)} and {flag(second)} both have {min(parts & others)!r}; train, test and validate on "
+                "different images"
             )
 
 
@@ -309,11 +319,12 @@ def _check_cross_fitting(config: TrainConfig) -> None:
     if config.val_fold != ALL_FOLDS:
         return
     if not config.val_folds:
-        raise InputError("val_fold all holds out every part in turn: say how many there are with val_folds, such as 5")
+        raise InputError("--val-fold all holds out every part in turn: give their number, such as --val-folds 5")
     if config.devices * config.num_nodes > 1:
         raise InputError(
-            f"val_fold all trains one model after the other on one device, got devices {config.devices} and num_nodes "
-            f"{config.num_nodes}: train with one device, or each part as a run of its own (val_fold 0, 1, ...)"
+            f"--val-fold all trains one model after the other on one device, got --devices {config.devices} and "
+            f"--num-nodes {config.num_nodes}: train on one device, or each part as a run of its own (--val-fold 0, "
+            "1, ...)"
         )
 
 

@@ -140,7 +140,7 @@ def require_compiler(device: torch.device) -> None:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--compile true: nothing can be compiled on this machine ({reason}); install a C++ compiler such as g++ "
+            f"--compile: nothing can be compiled on this machine ({reason}); install a C++ compiler such as g++ "
             "(a GPU needs Triton too), or train without --compile"
         ) from error
 

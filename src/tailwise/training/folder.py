@@ -67,17 +67,17 @@ def claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
     finished = (folder / METRICS_FILE).is_file()
     if not config.resume:
         state = "a finished run" if finished else "an unfinished run"
-        raise InputError(f"--output {folder} holds {state}: go on with --resume true, or give another output")
+        raise InputError(f"--output {folder} holds {state}: go on with --resume, or give another output")
     try:
         changed = differences(resolve(load(folder / CONFIG_FILE)), config)
     except (InputError, ValueError, TypeError, OSError) as error:
         raise InputError(
-            f"--resume true: {folder / CONFIG_FILE} is damaged ({' '.join(str(error).split())}); give another output, "
+            f"--resume: {folder / CONFIG_FILE} is damaged ({' '.join(str(error).split())}); give another output, "
             "or remove the folder to start anew"
         ) from error
     if changed:
         raise InputError(
-            f"--resume true: the run in {folder} was started with other options ({'; '.join(changed)}); resume it with "
+            f"--resume: the run in {folder} was started with other options ({'; '.join(changed)}); resume it with "
             "its own, or give another output"
         )
     if not finished:
@@ -103,9 +103,9 @@ def require_same_labels(folder: Path, stats: LabelStats) -> None:
     try:
         before = LabelStats.load(recorded)
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"--resume true: {recorded} is damaged ({error}); remove it to go on") from error
+        raise InputError(f"--resume: {recorded} is damaged ({error}); remove it to go on") from error
     if before != stats:
-        raise InputError(f"--resume true: the training labels have changed since the run in {folder} was started")
+        raise InputError(f"--resume: the training labels have changed since the run in {folder} was started")
 
 
 def write_skipped(skipped: tuple[str, ...], folder: Path) -> None:
@@ -233,7 +233,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, pickle.UnpicklingError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path} is damaged ({reason}); remove it and give --resume true to train from the start"
+            f"{path} is damaged ({reason}); remove it and give --resume to train from the start"
         ) from error
     return state
 

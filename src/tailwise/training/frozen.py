@@ -226,7 +226,7 @@ def configured_weights(config: TrainConfig) -> str:
         with Path(weights).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"--model.weights {weights} cannot be read: {error.strerror}") from error
+        raise InputError(f"--weights {weights} cannot be read: {error.strerror}") from error
 
 
 def _weights_key(config: TrainConfig) -> str:

@@ -165,7 +165,7 @@ def read_run(config: TrainConfig) -> RunSplits:
     found = read(config.data, config)
     if config.test_split == NO_SPLIT and NO_SPLIT in found.splits:
         raise InputError(
-            f"--test_split {NO_SPLIT} means to test on nothing, and {found.source} has a split of this name: give that "
+            f"--test-split {NO_SPLIT} means to test on nothing, and {found.source} has a split of this name: give that "
             "split another name"
         )
     config, found = with_division(config, found)
@@ -200,8 +200,8 @@ def with_division(config: TrainConfig, labeled: Dataset) -> tuple[TrainConfig, D
     shares |= {} if config.val_split is None else {config.val_split: 0.1}
     ratios = {config.train_split: round(1 - sum(shares.values()), 1), **shares}
     _logger.info(
-        "%s gives no splits, and is divided, evenly in every class: %s (change it by --split_ratios, --split_seed or "
-        "--split_file)",
+        "%s gives no splits, and is divided, evenly in every class: %s (change it by --split-ratios, --split-seed or "
+        "--split-file)",
         labeled.source,
         ", ".join(f"{share:.0%} {name}" for name, share in ratios.items()),
     )
@@ -241,7 +241,7 @@ def each_fold(splits: RunSplits, folds: int) -> list[RunSplits]:
     names = [f"{train.name}, fold {fold} of {folds}" for fold in range(folds)]
     for fold, name in enumerate(names):
         if not (parts == fold).any():
-            raise InputError(f"{name}, has no image; give fewer val_folds")
+            raise InputError(f"{name}, has no image; give fewer --val-folds")
     return [
         replace(splits, held_out=parts == fold, validation=train.subset(np.flatnonzero(parts == fold), name))
         for fold, name in enumerate(names)

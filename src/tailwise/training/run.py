@@ -194,7 +194,7 @@ def evaluate(
         raise InputError(f"{output} has results already; give another output")
     config = load(run / CONFIG_FILE)
     if not trust:
-        refuse_sources(config.model, str(run / CONFIG_FILE), "give --trust true if you trust whoever made the run")
+        refuse_sources(config.model, str(run / CONFIG_FILE), "give --trust if you trust whoever made the run")
     stats = LabelStats.load(run / STATS_FILE)
     decisions = load_thresholds(run)
     if decisions is not None and decisions.class_names != stats.class_names:

@@ -9,8 +9,8 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, MultiStepLR
 
-from tailwise.checked import check_fields
 from tailwise.errors import InputError
+from tailwise.options import check_fields, option
 
 SamplerName = Literal["class-aware", "uniform", "repeat-factor", "inverse-frequency"]
 
@@ -33,41 +33,28 @@ _RECIPE_MILESTONES: dict[SamplerName, tuple[int, ...]] = {
 class OptimConfig:
     """Optimizer and schedule: SGD with a linear warm-up, and a decay in steps."""
 
-    lr: float = 0.02
+    lr: float = option(default=0.02, first=True, above=0)
     """Learning rate after the warm-up."""
-    momentum: float = 0.9
+    momentum: float = option(default=0.9, at_least=0, below=1)
     """Momentum of SGD."""
-    weight_decay: float = 1e-4
+    weight_decay: float = option(default=1e-4, at_least=0)
     """Weight decay, of all parameters."""
-    clip_norm: float | None = 35.0
+    clip_norm: float | None = option(default=35.0, above=0)
     """Largest norm of the gradient of all parameters together; null for no clipping."""
-    warmup_steps: int = 500
-    """Steps over which the learning rate rises linearly to lr; 0 for no warm-up."""
-    warmup_ratio: float = 1 / 3
-    """Learning rate of the first step, as a share of lr."""
-    epochs: int | None = None
-    """Number of epochs; by default 8 with the class-aware sampler and 80 with the others."""
+    warmup_steps: int = option(default=500, at_least=0)
+    """Steps over which the learning rate rises linearly to --lr; 0 for no warm-up."""
+    warmup_ratio: float = option(default=1 / 3, above=0, at_most=1)
+    """Learning rate of the first step, as a share of --lr."""
+    epochs: int | None = option(default=None, first=True, at_least=1)
+    """Number of epochs. By default 8 with the class-aware sampler and 80 with the others."""
     milestones: tuple[int, ...] | None = None
-    """Epochs after which the learning rate is multiplied by decay; by default 5 and 7 of 8 epochs, 55 and 75 of 80, and
-    in proportion for other numbers, but never in the first half."""
-    decay: float = 0.1
+    """Epochs after which the learning rate is multiplied by --optim.decay. By default 5 and 7 of 8 epochs, 55 and 75 of
+    80, and in proportion for other numbers, but never in the first half."""
+    decay: float = option(default=0.1, prefixed=True, above=0)
     """Factor of the learning rate at each milestone."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "optim.")
-        rules = (
-            ("lr", self.lr, self.lr > 0, "positive"),
-            ("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
-            ("clip_norm", self.clip_norm, self.clip_norm is None or self.clip_norm > 0, "positive, or null"),
-            ("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more"),
-            ("warmup_ratio", self.warmup_ratio, 0 < self.warmup_ratio <= 1, "in (0, 1]"),
-            ("epochs", self.epochs, self.epochs is None or self.epochs >= 1, "at least 1"),
-            ("decay", self.decay, self.decay > 0, "positive"),
-        )
-        for name, value, allowed, expected in rules:
-            if not allowed:
-                raise InputError(f"optim.{name} must be {expected}, got {value}")
+        check_fields(self, "optim")
 
 
 def scheduled(optim: OptimConfig, sampler: SamplerName) -> OptimConfig:
@@ -86,7 +73,7 @@ def scheduled(optim: OptimConfig, sampler: SamplerName) -> OptimConfig:
         milestones = tuple(sorted({place for place in places if place < epochs}))
     elif not all(low < high for low, high in pairwise((0, *milestones, epochs))):
         raise InputError(
-            f"optim.milestones must rise, above 0 and below the {epochs} epochs, got {list(milestones)}; leave them "
+            f"--milestones must rise, above 0 and below the {epochs} epochs, got {list(milestones)}; leave them "
             "out (null) for those of the recipe in proportion"
         )
     return replace(optim, epochs=epochs, milestones=milestones)

@@ -198,7 +198,7 @@ def score(
         InputError: a logit is not a finite number.
     """
     if not bool(torch.isfinite(logits).all()):
-        raise InputError("the model's logits are not finite numbers: lower optim.lr, or train with precision fp32")
+        raise InputError("the model's logits are not finite numbers: lower --lr, or train with --precision fp32")
     precision = average_precision(logits, targets)
     return {
         "mAP": {name: _percent(value) for name, value in group_means(precision, stats.groups).items()},

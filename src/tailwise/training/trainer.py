@@ -67,8 +67,8 @@ _WITHOUT_CONSEQUENCE = (
 
 
 _ONLY_WARM_UP = (
-    "the training has fewer steps than its warm-up, optim.warmup_steps %d, so that the learning rate never reaches "
-    "optim.lr: lower optim.warmup_steps, or train for more epochs"
+    "the training has fewer steps than its warm-up, --warmup-steps %d, so that the learning rate never reaches "
+    "--lr: lower --warmup-steps, or train for more epochs"
 )
 
 
@@ -135,8 +135,8 @@ def fit(
             trainer.fit(module, datamodule=data, ckpt_path=resume_from)
         except torch.OutOfMemoryError as error:
             raise InputError(
-                f"the device has too little memory for batch_size {config.batch_size} at image_size "
-                f"{config.image_size}: lower one of them, or train with precision bf16"
+                f"the device has too little memory for --batch-size {config.batch_size} at --image-size "
+                f"{config.image_size}: lower one of them, or train with --precision bf16"
             ) from error
     return epochs * steps_per_epoch
 

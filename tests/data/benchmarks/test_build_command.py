@@ -56,9 +56,9 @@ def test_what_is_built_can_be_trained_on(
     advice = re.search(r"train with (.*)", err)
     assert advice is not None
     code, err = tailwise(
-        f"train {advice.group(1)} --output run --mode probe --loss bce --image_size 32 --batch_size 2 "
-        "--sampler uniform --model.backbone test_resnet --model.pretrained false --optim.epochs 1 --accelerator cpu "
-        "--cache cache --quiet true"
+        f"train {advice.group(1)} --output run --mode probe --loss bce --image-size 32 --batch-size 2 "
+        "--sampler uniform --backbone test_resnet --no-pretrained --epochs 1 --accelerator cpu "
+        "--cache cache --quiet"
     )
     assert code == 0, err
     assert np.isfinite(json.loads(Path("run/metrics.json").read_text())["mAP"]["total"])
@@ -69,9 +69,9 @@ def test_what_is_built_can_be_trained_on(
     ("options", "message"),
     [
         ("", "--root is needed"),
-        ("--root images --num_max 5", "--num_max does not apply to .*: .* is a published choice of images"),
-        ("--root images --keep_split test", "--keep_split does not apply"),
-        ("--root images --download false", "is missing.*nothing may be downloaded"),
+        ("--root images --num-max 5", "--num-max does not apply to .*: .* is a published choice of images"),
+        ("--root images --keep-split test", "--keep-split does not apply"),
+        ("--root images --no-download", "is missing.*nothing may be downloaded"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

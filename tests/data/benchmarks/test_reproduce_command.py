@@ -28,8 +28,8 @@ POOLS = {
     "coco-mlt": [[1, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0]],
 }
 FAST = (
-    "--seeds 1 --epochs 1 --image_size 32 --batch_size 2 --model.backbone test_resnet --model.pretrained false "
-    "--accelerator cpu --cache cache --quiet true --figure_formats [png]"
+    "--seeds 1 --epochs 1 --image-size 32 --batch-size 2 --backbone test_resnet --no-pretrained "
+    "--accelerator cpu --cache cache --quiet --figure-formats [png]"
 )
 
 
@@ -81,7 +81,7 @@ def test_published_numbers_stand_beside_ours(name: str, tailwise: Callable[[str]
     assert (config.mode, config.recipe, config.loss, config.optim.warmup_ratio) == ("finetune", name, "pr", 0.5)
     assert config.optim.lr == {"voc-mlt": 8e-3, "coco-mlt": 1e-2}[name]
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/metrics.json")}
-    again, _, err = tailwise(f"reproduce {name} --root images --figure pg-3 {FAST} --download false")
+    again, _, err = tailwise(f"reproduce {name} --root images --figure pg-3 {FAST} --no-download")
     assert again == 0, err
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/metrics.json")} == finished
     assert len(finished) == 4

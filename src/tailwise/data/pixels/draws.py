@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tailwise.checked import check_fields
 from tailwise.errors import InputError
+from tailwise.options import check_fields, option
 from tailwise.shapes import Bool, Float, Int
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -44,27 +44,19 @@ class Augmentation:
     """
 
     photometric: bool = True
-    brightness: float = 32.0
+    brightness: float = option(default=32.0, at_least=0, at_most=255)
     contrast: tuple[float, float] = (0.5, 1.5)
     saturation: tuple[float, float] = (0.5, 1.5)
-    hue: float = 18.0
+    hue: float = option(default=18.0, at_least=0, at_most=180)
     swap_channels: bool = True
-    min_crop: float = 0.8
-    flip: float = 0.5
+    min_crop: float = option(default=0.8, above=0, at_most=1)
+    flip: float = option(default=0.5, at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
-        check_fields(self, "augment.")
-        if not 0 <= self.brightness <= 255:
-            raise InputError(f"brightness must be between 0 and 255, got {self.brightness}")
+        check_fields(self)
         for name, (low, high) in (("contrast", self.contrast), ("saturation", self.saturation)):
             if not 0 <= low <= high < float("inf"):
-                raise InputError(f"{name} must be (low, high) with 0 <= low <= high, got {(low, high)}")
-        if not 0 <= self.hue <= 180:
-            raise InputError(f"hue must be between 0 and 180 degrees, got {self.hue}")
-        if not 0 < self.min_crop <= 1:
-            raise InputError(f"min_crop must be above 0 and at most 1, got {self.min_crop}")
-        if not 0 <= self.flip <= 1:
-            raise InputError(f"flip is a probability between 0 and 1, got {self.flip}")
+                raise InputError(f"--{name} must be (low, high) with 0 <= low <= high, got {(low, high)}")
 
 
 @dataclass(frozen=True)
