@@ -1,4 +1,4 @@
-"""YAML files of loss parameters: what ``loss`` may name instead of a loss."""
+"""YAML files of loss parameters, which the option ``loss`` may name instead of a loss."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
@@ -67,7 +67,7 @@ def _refuse_text_for_numbers(value: Any, path: str, key: str = "") -> None:
         for item in value:
             _refuse_text_for_numbers(item, path, key)
     elif isinstance(value, str) and _is_number(value):
-        raise InputError(f"--loss {path}: {key} is the text {value!r}; YAML wants a point and a sign, as in 1.0e-3")
+        raise InputError(f"--loss {path}: {key} is the text {value!r}; YAML needs a point and a sign, as in 1.0e-3")
 
 
 def _is_number(text: str) -> bool:

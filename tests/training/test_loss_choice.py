@@ -81,7 +81,7 @@ def test_options_win_over_the_file(tiny: Tiny, file: str) -> None:
         ("- 1", "mine.yaml must be a mapping"),
         ("", "mine.yaml must be a mapping"),
         ("neg_slope: [1", "mine.yaml is not YAML"),
-        ("neg_slope: 1\nneg_slope: 2", "mine.yaml is not YAML: the key 'neg_slope' stands twice"),
+        ("neg_slope: 1\nneg_slope: 2", "mine.yaml is not YAML: the key 'neg_slope' is given twice"),
         ("pos_shift: {rule: prior, strength: 1e-2}", "mine.yaml: pos_shift.strength is the text '1e-2'"),
         ("neg_slope: [1, 1e2, 1, 1]", "mine.yaml: neg_slope is the text '1e2'"),
         ("neg_slope: {rare: 2}", "--loss mine.yaml: neg_slope names the group 'rare'; there are head, medium, tail"),

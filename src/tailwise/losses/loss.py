@@ -173,6 +173,8 @@ class FormulaLoss(Loss):
     def side(self, name: Literal["positive", "negative"]) -> Side:
         """Parameters of a side, before guidance."""
         side = self._fixed[name]
+        if not self._buffers:
+            return side
         names = [f"{name}_{field}" for field in SIDE_FACTORS]
         return side.with_factors(
             getattr(self, f) if f in self._buffers else v for f, v in zip(names, side.factors, strict=True)
