@@ -164,6 +164,7 @@ def help_text(
             name = entry.name.upper() if heading == _REQUIRED and positional else _invocation(entry)
             lines += _described(name, _text(entry, texts.get(entry.path, ""), is_short))
     lines += ["", *_described("--config FILE", "YAML file of options, such as the config.yaml of a run.")]
+    lines += _described("--help", "Show this help.")
     if is_short:
         lines += _described("--help-all", f"Show all {len(known)} options.")
     return "\n".join(lines)

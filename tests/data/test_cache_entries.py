@@ -292,8 +292,8 @@ def test_the_command_lists_and_clears(
     [
         ("clear", "give --older-than DAYS, or --all"),
         ("clear --all --older-than 3", "give --older-than DAYS, or --all"),
-        ("clear --older-than -1", "must be a number of days, 0 or more, got -1"),
-        ("clear --older-than .nan", "must be a number of days"),
+        ("clear --older-than -1", "--older-than must be at least 0, got -1"),
+        ("clear --older-than .nan", "--older-than must be a finite number or null, got nan"),
         ("list --all", "are for tailwise cache clear"),
         ("list --cache /nowhere", "there is no such folder"),
         ("prune", "list"),
