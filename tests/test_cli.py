@@ -121,7 +121,7 @@ def test_a_run_without_a_test_says_so_everywhere(
     assert cli(f"{line} --val-folds 2 --val-fold all --resume")[1] == out
     assert cli(f"report {run}")[0] == 0
     text = (run / "report.html").read_text(encoding="utf-8")
-    assert "The run was tested on nothing" in text
+    assert "The run was not tested" in text
     assert f"<dd>{score}</dd>" in text
     assert "on train, cross-validated in 2 folds" in text
     assert "Probabilities during training" in text

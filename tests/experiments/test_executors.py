@@ -220,7 +220,7 @@ def test_what_is_finished(config):
     ("files", "worthless"),
     [
         ([], True),
-        (["checkpoints", "failed.json", ".lock"], True),
+        (["checkpoints", "failed.json", ".failed.json.writing.json"], True),
         (["notes.txt"], False),
         (["checkpoints", "notes.txt"], False),
         (["config.yaml"], False),
@@ -233,6 +233,8 @@ def test_what_is_worth_going_on_from(config, files, worthless):
     for name in files:
         if name == "config.yaml":
             save(resolve(run.configure()), run.folder / name)
+        elif name == "checkpoints":
+            (run.folder / name).mkdir()
         else:
             (run.folder / name).touch()
     assert _is_worthless(run.folder, run.configure()) == worthless

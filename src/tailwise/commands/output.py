@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tailwise.errors import InputError
 from tailwise.options import Role, option
@@ -58,36 +56,32 @@ def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
 
 
 def _show_means(metrics: Mapping[str, Any], console: Console) -> None:
+    from tailwise.report.tables import Column, Table
     from tailwise.training.testing import describe_left_out
 
-    table = Table(title=f"mAP on {metrics['split']} (%)")
-    for group in metrics["mAP"]:
-        table.add_column(group, justify="right")
-    table.add_row(*_cells(*metrics["mAP"].values()))
-    console.print(table)
+    columns = [Column(group, "decimal") for group in metrics["mAP"]]
+    console.print(Table("means", f"mAP on {metrics['split']} (%)", columns, [list(metrics["mAP"].values())]).to_rich())
     left_out = describe_left_out(metrics["AP"], metrics["split"])
     if left_out is not None:
         console.print(left_out, highlight=False, markup=False)
 
 
 def _show_decisions(metrics: Mapping[str, Any], console: Console) -> None:
-    table = Table(title=f"Thresholds and calibration of the validation images on {metrics['split']} (%)")
-    table.add_column("")
-    for name in ("F1 at 1/2", "F1 tuned", "calibration error", "calibrated"):
-        table.add_column(name, justify="right")
+    from tailwise.report.tables import Column, Table
+
+    columns = [Column("", "text")]
+    columns += [Column(name, "decimal") for name in ("F1 at 1/2", "F1 tuned", "calibration error", "calibrated")]
     error, calibrated = metrics["calibration_error"], metrics["calibration_error_calibrated"]
-    table.add_row("classes (CF1)", *_cells(metrics["CF1"], metrics["CF1_tuned"], error, calibrated))
-    table.add_row("overall (OF1)", *_cells(metrics["OF1"], metrics["OF1_tuned"]), "", "", end_section=True)
-    columns = ("F1", "F1_tuned", "calibration_error_by_class", "calibration_error_calibrated_by_class")
-    for name in list(metrics["F1"])[:_MOST_CLASSES]:
-        table.add_row(Text(name), *_cells(*(metrics[column][name] for column in columns)))
-    console.print(table)
+    by_class = ("F1", "F1_tuned", "calibration_error_by_class", "calibration_error_calibrated_by_class")
+    rows = [
+        ["classes (CF1)", metrics["CF1"], metrics["CF1_tuned"], error, calibrated],
+        ["overall (OF1)", metrics["OF1"], metrics["OF1_tuned"], None, None],
+        *([name, *(metrics[key][name] for key in by_class)] for name in list(metrics["F1"])[:_MOST_CLASSES]),
+    ]
+    title = f"Thresholds and calibration of the validation images on {metrics['split']} (%)"
+    console.print(Table("decisions", title, columns, rows).to_rich())
     if len(metrics["F1"]) > _MOST_CLASSES:
         console.print(f"the first {_MOST_CLASSES} of {len(metrics['F1'])} classes; metrics.json has all")
-
-
-def _cells(*values: float | None) -> list[str]:
-    return ["-" if value is None else f"{value:.2f}" for value in values]
 
 
 def require_new(*paths: Path) -> None:

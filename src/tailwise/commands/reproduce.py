@@ -187,8 +187,8 @@ def _experiment(options: Options, output: Path) -> Experiment:
         quiet=options.quiet,
     )
     if options.benchmark == _OTHER_DATA:
-        shared = with_division(shared, read(options.data, options))[0]
-        is_published, num_max, pool = False, options.num_max, partial(_other_pool, options, shared)
+        shared, labels = with_division(shared, read(options.data, options))
+        is_published, num_max, pool = False, options.num_max, partial(_other_pool, options, labels)
     else:
         is_published, num_max, pool = True, _NUM_MAX[options.benchmark], partial(_published_pool, options)
         shared = _with_published_data(options, shared, output)
@@ -235,8 +235,7 @@ def _published_pool(options: Options) -> Dataset:
     return read_pool(BENCHMARKS[options.benchmark], options.root, download=options.download, progress=not options.quiet)
 
 
-def _other_pool(options: Options, shared: TrainConfig) -> Dataset:
-    labels = read(shared.data, shared)
+def _other_pool(options: Options, labels: Dataset) -> Dataset:
     if options.pool_split is not None:
         return labels.select(options.pool_split)
     return labels.subset([split != options.test_split for split in labels.splits])

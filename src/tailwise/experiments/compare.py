@@ -67,7 +67,7 @@ def compare(plan: Plan, *, workers: int | None = None) -> Comparison:
         )
     require_folds(splits.whole, plan.folds)
     with _claimed(plan, splits):
-        # A run with other options must be found before hours are spent on the rest.
+        # Runs with other options must be found before hours are spent on the rest.
         for method in plan.methods:
             is_searched = plan.search and method.search
             unfinished(chain(*plan.search_runs(method)) if is_searched else plan.runs(method))
@@ -82,18 +82,18 @@ def compare(plan: Plan, *, workers: int | None = None) -> Comparison:
 
 
 class _Runner:
-    """Does runs in worker processes, shows how far they are, and says once what there is to say."""
+    """Executes runs in worker processes, with progress, and logs each message once."""
 
     def __init__(self, plan: Plan, workers: int, train: Dataset) -> None:
         self.show = not plan.shared.quiet
         self.workers = workers
-        # Matrices of a head are too small to share, and sums are then the same for any number of workers.
+        # Matrices of a head are too small for several threads; with one, sums do not depend on the number of workers.
         self.threads = 1 if plan.shared.mode == "probe" else max(1, _num_cores() // workers)
         self._targets = train.targets
         self._said: set[str] = set()
 
     def do(self, methods: Iterable[Sequence[Run]]) -> None:
-        """Do the runs of methods that are not finished: one of each method in turn, the shorter ones first."""
+        """Execute the unfinished runs of methods: one of each method in turn, the shorter ones first."""
         methods = [runs for runs in methods if runs]
         runs = in_rounds(sorted(methods, key=lambda runs: _steps(runs[0], self._targets)))
         missing = unfinished(runs)
@@ -107,7 +107,7 @@ class _Runner:
         ):
             for run, outcome in outcomes:
                 advance(1, run.name)
-                # What a run on a part of the images lacks is of no account: that on all of them says what is.
+                # Messages about runs on a part of the images are dropped: those about runs on all of them matter.
                 for message in outcome.messages if run.name.startswith(f"{RUNS}/") else ():
                     self._say(run, message)
                 if outcome.failure is not None:
@@ -131,7 +131,7 @@ def _num_cores() -> int:
 
 
 def _announce(plan: Plan) -> None:
-    """Say how many runs there will be, and of what."""
+    """Log the number of runs, methods, seeds and folds."""
     parts = [counted(len(plan.seeds), "seed")]
     parts += [counted(plan.folds, "held-out fold")] if plan.folds else []
     tried = [runs for method in plan.methods if plan.search and method.search for runs in plan.search_runs(method)]
@@ -167,7 +167,7 @@ def _prepare(plan: Plan, splits: RunSplits) -> tuple[Dataset, Dataset]:
     wanted = (splits.whole, splits.test)
     found = compute_features(shared, wanted, choose_device(shared.accelerator, shared.precision))
     for config in _other_features(plan):
-        with suppress(InputError):  # the run will say so
+        with suppress(InputError):  # the run itself will fail with it
             try_backbone(config.model, config.image_size)
             compute_features(config, wanted, choose_device(config.accelerator, config.precision))
     train, test = found
@@ -196,10 +196,10 @@ def _other_features(plan: Plan) -> list[TrainConfig]:
 
 @contextmanager
 def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
-    """Hold the folder of a comparison for this process.
+    """Lock the folder of a comparison for this process.
 
     Raises:
-        InputError: it holds something else, a comparison of other data, or one that another process is at.
+        InputError: it holds something else, a comparison of other data, or one that another process is writing.
     """
     assert splits.test is not None
     folder, record = plan.folder, plan.folder / _DATA_FILE
@@ -226,7 +226,7 @@ def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
 
 
 def _key(split: Dataset) -> str:
-    """A name that two splits share only if their images, labels and classes are the same."""
+    """A hash that two splits share only if their images, labels and classes are the same."""
     digest = hashlib.sha256(json.dumps([split.class_names, split.names]).encode())
     for targets in dense_chunks(split.targets):
         digest.update(np.ascontiguousarray(targets).tobytes())

@@ -1,7 +1,7 @@
-"""Many runs in worker processes: kept when finished, taken up when interrupted, and a failure is only its own.
+"""Runs in worker processes: finished ones are kept, interrupted ones resumed, and a failure ends one run only.
 
-A worker that crashes takes down the run it was at and nothing else. When this process goes, however it goes, its
-workers go too; and while one of them may still be writing, nobody else writes into the folder of its run.
+A worker that crashes ends the run it was doing and nothing else. When this process ends, in whatever way, its workers
+end too; and while one of them may still be writing, no other process writes into the folder of its run.
 """
 
 from __future__ import annotations
@@ -31,13 +31,11 @@ from filelock import FileLock, Timeout
 
 from tailwise.errors import InputError
 from tailwise.training.config import TrainConfig, differences, load, resolve, to_mapping
-from tailwise.training.folder import CONFIG_FILE, METRICS_FILE, checkpoint_path, write_json
+from tailwise.training.folder import CONFIG_FILE, METRICS_FILE, is_unstarted, write_json
 from tailwise.training.run import train
 
 FAILED_FILE = "failed.json"
 
-# What a run folder may hold before its configuration is written.
-_BEFORE_CONFIG = (checkpoint_path(Path()).parent.name, FAILED_FILE)
 _SECONDS_TO_STOP = 10.0
 _SECONDS_TO_WAIT_FOR_AN_ORPHAN = 60.0
 _logger = logging.getLogger(__name__)
@@ -48,9 +46,9 @@ class Run:
     """One of many runs.
 
     Attributes:
-        name: what messages call it, such as ``runs/pg/seed3``.
+        name: its name in messages, such as ``runs/pg/seed3``.
         folder: its run folder.
-        configure: makes its configuration, in a worker too; raises :class:`InputError` if there is none.
+        configure: makes its configuration, in this process or a worker; raises :class:`InputError` if it cannot.
     """
 
     name: str
@@ -63,8 +61,8 @@ class Failure:
     """Why a run failed.
 
     Attributes:
-        reason: in words, without anything about time or place.
-        details: where in the code it came from, when nobody has foreseen it.
+        reason: in words, without times and paths.
+        details: the traceback of an unexpected error.
     """
 
     reason: str
@@ -85,7 +83,7 @@ class Outcome:
 
 
 def unfinished(runs: Iterable[Run]) -> list[Run]:
-    """The runs that are still to be done.
+    """The runs that are not finished.
 
     Raises:
         InputError: a folder holds a run with other options.
@@ -100,18 +98,18 @@ def failure_of(run: Run) -> Failure | None:
 
 
 def execute(runs: Iterable[Run], *, workers: int, threads: int) -> Generator[tuple[Run, Outcome], None, None]:
-    """Do runs in worker processes; each ends with its metrics, or with failed.json in its folder.
+    """Execute runs in worker processes; each ends with its metrics, or with failed.json in its folder.
 
-    A run that was interrupted goes on where it was. One that failed is tried again. One whose process was ended goes on
-    once, after all others: it may have had to pay for what another process did.
+    A run that was interrupted is resumed. One that failed is tried again. One whose process was killed is resumed once,
+    after all others: the cause may have been another process, such as one that used up the memory.
 
     Args:
-        runs: what to do; see :func:`unfinished`.
-        workers: processes, each doing one run at a time.
-        threads: threads that each of them computes with.
+        runs: the runs; see :func:`unfinished`.
+        workers: processes, each with one run at a time.
+        threads: threads of each process.
 
     Yields:
-        Each run when it is through, in any order. Close the generator to end the workers before that.
+        Each run when it ends, in any order. Close the generator to end the workers before that.
     """
     waiting = deque(runs)
     context = get_context("spawn")
@@ -147,7 +145,7 @@ def execute(runs: Iterable[Run], *, workers: int, threads: int) -> Generator[tup
 
 
 def do(run: Run) -> Outcome:
-    """Do a run in this process, and keep every error but an interrupt from the caller."""
+    """Execute a run in this process; every error but an interrupt becomes its outcome."""
     messages = _Messages()
     logger = logging.getLogger("tailwise")
     logger.addHandler(messages)
@@ -170,12 +168,12 @@ def do(run: Run) -> Outcome:
 
 def _train(run: Run) -> None:
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    # A worker whose parent was killed may need a moment to notice.
+    # A worker whose parent was killed may run for a moment longer.
     lock = FileLock(run.folder.parent / f".{run.folder.name}.lock", timeout=_SECONDS_TO_WAIT_FOR_AN_ORPHAN)
     try:
         lock.acquire()
     except Timeout as error:
-        raise InputError("another process is at this run; end it first") from error
+        raise InputError("another process is writing this run; end it first") from error
     try:
         config = run.configure()
         failed = run.folder / FAILED_FILE
@@ -188,10 +186,10 @@ def _train(run: Run) -> None:
 
 
 def _is_worthless(folder: Path, config: TrainConfig) -> bool:
-    """Whether there is nothing to go on from: a run killed before it began, or that failed with other options."""
+    """Whether there is nothing to resume: a run killed before it started, or that failed with other options."""
     if (folder / CONFIG_FILE).is_file():
         return (folder / FAILED_FILE).is_file() and bool(_changes(folder, config))
-    return all(path.name in _BEFORE_CONFIG or path.name.startswith(".") for path in folder.iterdir())
+    return is_unstarted(folder, FAILED_FILE)
 
 
 def _is_finished(run: Run) -> bool:
@@ -214,7 +212,7 @@ def _changes(folder: Path, config: TrainConfig) -> list[str]:
     """Options in which a configuration differs from that of the run in a folder."""
     config, path = resolve(config), folder / CONFIG_FILE
     recorded = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    # Reading the types as well takes ten times as long, and there may be hundreds of runs.
+    # Parsing the types takes ten times as long, and there may be hundreds of runs.
     if recorded == to_mapping(config):
         return []
     return differences(resolve(load(path)), config)
@@ -234,7 +232,7 @@ class _Messages(logging.Handler):
 
 
 class _Worker:
-    """A process that does one run after the other."""
+    """A process that executes one run after another."""
 
     def __init__(self, context: SpawnContext, threads: int) -> None:
         self.connection, theirs = context.Pipe()
@@ -246,7 +244,7 @@ class _Worker:
         self.is_alive = True
 
     def start(self, run: Run) -> None:
-        with suppress(BrokenPipeError):  # it has died while idle: reading says so
+        with suppress(BrokenPipeError):  # it died while idle, which reading will show
             self.connection.send(run)
 
     def outcome(self) -> Outcome:
@@ -259,7 +257,7 @@ class _Worker:
         return outcome
 
     def stop(self) -> None:
-        # The run saves its state after the step it is at.
+        # The run saves its state after the current step.
         self._process.terminate()
 
     def wait(self) -> None:
@@ -294,7 +292,7 @@ def _script_hidden() -> Iterator[None]:
 
 
 def _death(code: int | None) -> Failure:
-    # A run that is told to terminate saves its state and exits as a shell reports it.
+    # A run that is terminated saves its state and exits with the code that a shell reports.
     number = -code if code is not None and code < 0 else (code or 0) - 128
     if number not in set(signal.Signals):
         return Failure(f"its process ended with exit code {code}")
@@ -304,12 +302,12 @@ def _death(code: int | None) -> Failure:
 
 
 def _work(requests: connection.Connection, threads: int) -> None:
-    """What a worker process does: runs, until there is nobody to ask for more."""
+    """The loop of a worker process: runs, until the parent closes the pipe."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # An interrupt from the keyboard reaches all processes; the parent ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    # What a run has to say goes to the parent; there is nobody here to read it.
+    # Messages of a run go to the parent, which shows them.
     logging.getLogger("tailwise").propagate = False
     while True:
         try:

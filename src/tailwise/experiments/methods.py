@@ -29,9 +29,9 @@ class Method:
     """A name for options of :class:`~tailwise.training.config.TrainConfig` that differ from those all methods share.
 
     Attributes:
-        name: how tables call it, and its folder.
+        name: its name in tables, and its folder.
         options: values by option; a mapping for a nested configuration such as ``optim`` changes only what it names.
-        title: what it is, for readers; the name when empty.
+        title: a description for readers; the name when empty.
         search: further options to try, each laid over ``options``.
     """
 
@@ -76,10 +76,10 @@ class Method:
 
 
 def require_test(shared: TrainConfig) -> None:
-    """Refuse runs that would be tested on nothing, of which there would be nothing to report.
+    """Refuse runs without a test split, which would leave nothing to report.
 
     Raises:
-        InputError: they would.
+        InputError: there is none.
     """
     if shared.test_split == NO_SPLIT:
         raise InputError(
@@ -95,7 +95,7 @@ def _require_options(owner: str, options: Any, names: Iterable[str]) -> None:
             raise InputError(f"{owner} has no option {name!r}{near(name, known)}")
 
 
-# A method may change how a run trains: not which images it trains and is tested on, nor how classes are grouped.
+# A method may change how a run trains, but not its training and test images, nor how classes are grouped.
 _METHOD_OPTIONS = names_of(TrainConfig, Role.METHOD)
 _METHOD_KEYS = ("name", "title", "options", "search")
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -156,24 +156,24 @@ OTHER_LOSSES = tuple(name for name in available() if name not in METHODS and nam
 """Further losses that are methods by their name, with their defaults, but are not among ``all``."""
 
 DEFAULT_METHODS = ("bce@uniform", "bce", "focal", "rw", "asl", "db-focal", "pg", "pg-auto")
-"""What is compared unless it is chosen otherwise: whole losses rather than their parts, and one of each kind."""
+"""The methods compared by default: whole losses rather than their parts, and one of each kind."""
 
 ALL = "all"
 """Stands for every method of the registry."""
 
 BASELINE = "bce@uniform"
-"""What others are compared with unless it is chosen otherwise."""
+"""The default baseline."""
 
 
 def simplicity(name: str) -> int:
-    """Rank of a method, 0 for the simplest; what the registry does not have comes after what it has."""
+    """Rank of a method, 0 for the simplest; methods outside the registry come last."""
     names = list(METHODS)
     base = name.partition("@")[0]
     return names.index(name if name in METHODS else base) if base in METHODS or name in METHODS else len(names)
 
 
 def find_methods(given: Iterable[str]) -> tuple[Method, ...]:
-    """Methods by what people call them.
+    """Methods by name.
 
     Args:
         given: names of the registry, or ``all`` for every one; further losses by name; files ``*.yaml``, of a method
@@ -248,7 +248,7 @@ def _from_file(path: Path) -> Method:
 
 
 def _checked(options: Any, place: str) -> dict[str, Any]:
-    """Options of a method as a run has them: of the right types, and none that methods must share."""
+    """Options of a method, parsed to the types that a run has; options that all methods share are refused."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     if not isinstance(options, dict):

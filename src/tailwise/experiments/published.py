@@ -1,4 +1,4 @@
-"""The papers' tables as data: what each row is called, which method it is, and the mAP that is published for it.
+"""The papers' tables as data: each row with its label, its method and the published mAP.
 
 All are of ResNet-50 at 224² on VOC-MLT ("VOC-LT") and COCO-MLT ("COCO-LT"). "DB" is Wu et al., "Distribution-Balanced
 Loss for Multi-Label Classification in Long-Tailed Datasets", ECCV 2020; "PG" is Lin, "Probability Guided Loss for
@@ -30,11 +30,11 @@ class PublishedRow:
     """A row of a published table.
 
     Attributes:
-        label: what the paper calls the method.
+        label: the method's name in the paper.
         method: the method.
         scores: published mAP in percent, of all classes and of head, medium and tail; None where it cannot be read.
-        remark: whose numbers they are, where a method has two rows.
-        optim: what its paper trained with on these data where that differs from the recipe of DB.
+        remark: source of the numbers, where a method has two rows.
+        optim: optimizer options of its paper on these data where they differ from the recipe of DB.
     """
 
     label: str
@@ -57,7 +57,7 @@ class PublishedTable:
         number: number of the table in the paper of PG.
         title: what it compares.
         rows: its rows.
-        notes: what else is published and has no place in a row, one sentence each.
+        notes: further published results that fit no row, one sentence each.
     """
 
     benchmark: RecipeName

@@ -184,7 +184,7 @@ class MethodResult:
 class Data:
     """The data of a comparison: splits, classes with their positives, and groups of class indices.
 
-    The test split is None for a run that is tested on nothing, ``test_counts`` where they are not recorded.
+    The test split is None for a run without a test, ``test_counts`` where they are not recorded.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Choosing a method's own options on held-out folds of the training split; the test split takes no part."""
+"""The search for a method's own options, on held-out folds of the training split."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def settle(plan: Plan, train: Dataset, do: Callable[[Sequence[Sequence[Run]]], N
     """Settle the options of every method: those of its search that do best on the folds, if there is a search.
 
     Best is the highest mAP of the predictions for all held-out images together; the first of several, so that a method
-    keeps its own options where no mAP is defined. All scores go into search.json. Runs of what was chosen become the
-    method's fold runs.
+    keeps its own options where no mAP is defined. All scores go into search.json. Runs with the options chosen become
+    the method's fold runs.
 
     Args:
         plan: the comparison.
-        train: the training split: the images that could be read.
-        do: does runs, given by method.
+        train: the images of the training split that could be read.
+        do: executes runs, given by method.
     """
     searched = [method for method in plan.methods if plan.search and method.search]
     do([list(chain(*plan.search_runs(method))) for method in searched])
@@ -63,7 +63,7 @@ def settle(plan: Plan, train: Dataset, do: Callable[[Sequence[Sequence[Run]]], N
 
 
 def _total(score: Mapping[str, Any]) -> float:
-    """What settles a search: mAP over all classes, and less than any where there is none."""
+    """The criterion of a search: mAP over all classes; below every score where there is none."""
     total: float | None = None if score["mAP"] is None else score["mAP"][TOTAL]
     return -1.0 if total is None else total
 

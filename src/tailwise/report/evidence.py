@@ -20,7 +20,7 @@ from tailwise.metrics.bootstrap import Resamples, interval, replicate
 from tailwise.metrics.decisions import f1_of_counts
 from tailwise.report.mistakes import ClassMistakes, Predictions, find_mistakes, read_test_rows
 
-# Together they make a page of a few megabytes.
+# They keep a page below a few megabytes.
 _MOST_POINTS = 300_000
 _MOST_POINTS_OF_A_CURVE = 200
 _FEWEST_POINTS_OF_A_CURVE = 20
@@ -47,7 +47,7 @@ class PrecisionRecall(NamedTuple):
 
 @dataclass(eq=False)
 class Evidence:
-    """What predictions show beyond the scores.
+    """Results computed from predictions, beyond the scores.
 
     Attributes:
         sweeps: (T,) CF1 and OF1 over thresholds by method, means over its runs.
@@ -57,7 +57,7 @@ class Evidence:
         intervals: of a single run, whose results have none: "AP_low" and "AP_high" by method, K percentages each.
         mistakes: the worst mistakes on tail classes.
         mistaken: the method whose first run made them.
-        missing: what could not be read, and why, as sentences.
+        missing: sentences on files that could not be read, and why.
         left_out: names of methods without precision-recall curves because there would be too many.
     """
 
@@ -73,17 +73,17 @@ class Evidence:
 
 
 def gather(results: Comparison, methods: Sequence[MethodResult]) -> Evidence:
-    """Read labels and predictions, and compute what the page shows of them.
+    """Read labels and predictions, and compute curves, intervals and mistakes.
 
     Args:
-        results: whose data to read.
+        results: results whose data are read.
         methods: the methods with scores, the most important first: its mistakes are shown, and curves are kept in this
             order as long as there is room.
     """
     found = Evidence()
     if results.data.test_split is None:
         found.missing.append(
-            "The run was tested on nothing (test_split none), so there are no test scores, curves of classes or "
+            "The run was not tested (test_split none), so there are no test scores, curves of classes or "
             "mistakes. The command below tests it on other data."
         )
         return found
@@ -109,7 +109,7 @@ def _read_again(results: Comparison, methods: Sequence[MethodResult], found: Evi
 
 
 def _judge(found: Evidence, data: Dataset, results: Comparison, methods: Sequence[MethodResult]) -> None:
-    """Add what the predictions of the methods show."""
+    """Add curves, intervals and mistakes of the methods."""
     found.positives = count_positives(data.targets)
     found.known = found.positives + count_negatives(data.targets)
     found.mistaken = methods[0].name

@@ -59,7 +59,7 @@ def claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
     """
     if not is_first_process():
         return None
-    if not folder.exists() or (folder.is_dir() and _is_unstarted(folder)):
+    if not folder.exists() or (folder.is_dir() and is_unstarted(folder)):
         _require_writable(folder)
         return None
     if not (folder / CONFIG_FILE).is_file():
@@ -251,11 +251,17 @@ def forget_logs_after(folder: Path, step: int) -> None:
             writer.writerows(row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
 
 
-def _is_unstarted(folder: Path) -> bool:
-    """Whether nothing is in a folder but what a run leaves that is killed before it has written its configuration."""
+def is_unstarted(folder: Path, *others: str) -> bool:
+    """Whether a folder holds nothing but leftovers of a run that was killed before it wrote its configuration.
+
+    Args:
+        folder: the folder.
+        others: names of further files that may be in it, whole or half written.
+    """
+    partial = tuple(f".{name}." for name in (CONFIG_FILE, *others))
     return all(
         (path.name == checkpoint_path(folder).parent.name and path.is_dir() and not any(path.iterdir()))
-        or (path.name.startswith(f".{CONFIG_FILE}.") and path.is_file())
+        or (path.is_file() and (path.name in others or path.name.startswith(partial)))
         for path in folder.iterdir()
     )
 
