@@ -144,7 +144,7 @@ class Model:
         """
         return evaluate(
             self.folder,
-            data=data,
+            data=os.fspath(data) if isinstance(data, os.PathLike) else data,
             options=ReadOptions(**options) if options else None,
             split=split,
             output=None if output is None else Path(output),

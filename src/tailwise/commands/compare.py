@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tailwise.commands.output import MOST_RUNS
 from tailwise.data.reading import read
 from tailwise.options import Role, names_of, option
 from tailwise.training.config import Mode, TrainConfig
 
+if TYPE_CHECKING:
+    from tailwise.experiments.plan import Plan
 NO_OPTIONS = names_of(TrainConfig, of_one_run=True)
 """Fields of a run that the methods set, or the comparison itself."""
 
@@ -61,9 +63,21 @@ def run(options: Options) -> None:
     from rich.console import Console
 
     from tailwise.experiments.compare import compare
+    from tailwise.report.summary import show, write_files
+
+    comparison = compare(plan_of(options), workers=options.workers)
+    write_files(comparison)
+    show(comparison, Console())
+
+
+def plan_of(options: Options) -> Plan:
+    """The comparison that the options describe.
+
+    Raises:
+        InputError: a method does not exist, or options do not go together.
+    """
     from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, find_methods
     from tailwise.experiments.plan import Plan
-    from tailwise.report.summary import publish
 
     given = options.methods if options.methods is not None else list(DEFAULT_METHODS)
     methods = find_methods(given.split(",") if isinstance(given, str) else given)
@@ -71,7 +85,7 @@ def run(options: Options) -> None:
     if baseline is None and BASELINE in (method.name for method in methods):
         baseline = BASELINE
     shared = _shared(options)
-    plan = Plan(
+    return Plan(
         folder=Path(options.output).absolute(),
         shared=shared,
         methods=methods,
@@ -82,7 +96,6 @@ def run(options: Options) -> None:
         level=options.level,
         search=options.search,
     )
-    publish(compare(plan, workers=options.workers), Console())
 
 
 def _shared(options: Options) -> TrainConfig:

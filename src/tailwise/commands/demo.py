@@ -30,6 +30,8 @@ def run(options: Options) -> None:
 
     from tailwise.experiments.compare import compare
     from tailwise.experiments.demo import plan
-    from tailwise.report.summary import publish
+    from tailwise.report.summary import show, write_files
 
-    publish(compare(plan(Path(options.output), options.seeds), workers=options.workers), Console())
+    comparison = compare(plan(Path(options.output), options.seeds), workers=options.workers)
+    write_files(comparison)
+    show(comparison, Console())

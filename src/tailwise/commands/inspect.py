@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailwise.commands.output import require_new, writing
 from tailwise.data.dataset import Dataset
 from tailwise.data.reading import ReadOptions, read
 from tailwise.options import Role, option
+
+if TYPE_CHECKING:
+    from tailwise.data.inspection import Inspection
+    from tailwise.data.pixels.image_check import ImageReport
 
 _logger = logging.getLogger(__name__)
 
@@ -39,29 +44,34 @@ class Options(ReadOptions):
 
 def run(options: Options) -> None:
     """Show what labelled images look like before training: counts, groups, co-occurrence, problems."""
-    from tailwise.data.inspection import inspect_labels
-    from tailwise.data.pixels.image_check import check_images
     from tailwise.report.inspection.inspection_page import write_inspection_page
     from tailwise.report.inspection.terminal import show_inspection
 
     page = None if options.page is None else Path(options.page)
     if page is not None:
         require_new(page)
-    data = read(options.data, options)
+    inspection, images = inspect(read(options.data, options), options)
+    show_inspection(inspection, images, page=None if page is None else str(page))
+    if page is not None:
+        with writing(page):
+            write_inspection_page(page, inspection, images)
+        _logger.info("page: %s", page)
+
+
+def inspect(data: Dataset, options: Options) -> tuple[Inspection, ImageReport | None]:
+    """Count the labels of data that were read, and open their images where that is asked for."""
+    from tailwise.data.inspection import inspect_labels
+    from tailwise.data.pixels.image_check import check_images
+
     inspection = inspect_labels(
         data,
         train_split=options.train_split or _split_named("train", data),
         test_split=options.test_split or _split_named("test", data),
         thresholds=options.thresholds,
     )
-    images = None
-    if options.check_images:
-        images = check_images(data, workers=options.workers, progress=not options.quiet)
-    show_inspection(inspection, images, page=None if page is None else str(page))
-    if page is not None:
-        with writing(page):
-            write_inspection_page(page, inspection, images)
-        _logger.info("page: %s", page)
+    if not options.check_images:
+        return inspection, None
+    return inspection, check_images(data, workers=options.workers, progress=not options.quiet)
 
 
 def _split_named(name: str, data: Dataset) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from tailwise.data.dataset import Dataset
+from tailwise.data.dataset import Dataset, Features
 from tailwise.data.splits import require_folds
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
@@ -31,13 +31,13 @@ from tailwise.progress import countdown
 from tailwise.spelling import counted
 from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
-from tailwise.training.folder import write_json
+from tailwise.training.folder import DATA_FILE, write_json
 from tailwise.training.frozen import compute_features
 from tailwise.training.inputs import RunSplits, check_labels, open_images, read_run
 from tailwise.training.testing import choose_device
 from tailwise.training.trainer import create_sampler
 
-_DATA_FILE = "data.json"
+_RECORD_FILE = "data.json"
 _LOCK_FILE = ".lock"
 _logger = logging.getLogger(__name__)
 
@@ -54,8 +54,9 @@ def compare(plan: Plan, *, workers: int | None = None) -> Comparison:
     """
     workers = default_workers(plan.shared) if workers is None else workers
     shared = resolve(replace(plan.shared, output=str(plan.folder)))
-    try_backbone(shared.model, shared.image_size)
     splits = read_run(shared)
+    if not isinstance(splits.whole.inputs, Features):
+        try_backbone(shared.model, shared.image_size)
     plan = replace(plan, shared=replace(plan.shared, split_ratios=splits.ratios))
     stats = LabelStats.from_targets(splits.whole.targets, splits.whole.class_names, shared.thresholds)
     check_labels(splits, stats)
@@ -166,7 +167,8 @@ def _prepare(plan: Plan, splits: RunSplits) -> tuple[Dataset, Dataset]:
         return train.split, open_images(splits.test, shared.image_size, shared).split
     wanted = (splits.whole, splits.test)
     found = compute_features(shared, wanted, choose_device(shared.accelerator, shared.precision))
-    for config in _other_features(plan):
+    others = [] if isinstance(splits.whole.inputs, Features) else _other_features(plan)
+    for config in others:
         with suppress(InputError):  # the run itself will fail with it
             try_backbone(config.model, config.image_size)
             compute_features(config, wanted, choose_device(config.accelerator, config.precision))
@@ -202,8 +204,10 @@ def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
         InputError: it holds something else, a comparison of other data, or one that another process is writing.
     """
     assert splits.test is not None
-    folder, record = plan.folder, plan.folder / _DATA_FILE
-    is_empty = not folder.exists() or (folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir()))
+    folder, record = plan.folder, plan.folder / _RECORD_FILE
+    is_empty = not folder.exists() or (
+        folder.is_dir() and all(path.name[0] == "." or path.name == DATA_FILE for path in folder.iterdir())
+    )
     if not is_empty and not plan.holds_more and not record.is_file():
         raise InputError(f"--output {folder} is there already and holds no comparison; give another output")
     try:
@@ -226,8 +230,10 @@ def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
 
 
 def _key(split: Dataset) -> str:
-    """A hash that two splits share only if their images, labels and classes are the same."""
+    """A hash that two splits share only if their names, features, labels and classes are the same."""
     digest = hashlib.sha256(json.dumps([split.class_names, split.names]).encode())
+    if isinstance(split.inputs, Features):
+        digest.update(split.inputs.values.tobytes())
     for targets in dense_chunks(split.targets):
         digest.update(np.ascontiguousarray(targets).tobytes())
     return digest.hexdigest()

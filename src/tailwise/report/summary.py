@@ -46,18 +46,13 @@ class ComparisonReport(Comparison):
         return summary_table(self).to_html() + "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
 
 
-def publish(comparison: Comparison, console: Console) -> None:
-    """Write table.md and report.html into the folder of a comparison; print the table, failures and recommendation.
-
-    Raises:
-        RunsFailedError: no method finished all of its runs.
-    """
+def write_files(comparison: Comparison) -> None:
+    """Write table.md and report.html into the folder of a comparison."""
     folder = comparison.folder
     assert folder is not None
     with replacing(folder / TABLE_FILE) as temporary:
         temporary.write_text(to_markdown(comparison), encoding="utf-8")
     write_results_page(comparison, folder / PAGE_FILE)
-    show(comparison, console)
 
 
 def show(comparison: Comparison, console: Console) -> None:

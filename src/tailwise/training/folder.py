@@ -39,6 +39,8 @@ PREDICTIONS_FILE = "predictions.parquet"
 VALIDATION_FILE = "validation.parquet"
 THRESHOLDS_FILE = "thresholds.json"
 SKIPPED_FILE = "skipped.txt"
+DATA_FILE = "data.npz"
+"""What a run was given in memory: it lies in the folder before the run begins."""
 
 _LIBRARIES = ("lightning", "timm", "torchmetrics", "numpy")
 _logger = logging.getLogger(__name__)
@@ -262,6 +264,7 @@ def is_unstarted(folder: Path, *others: str) -> bool:
     return all(
         (path.name == checkpoint_path(folder).parent.name and path.is_dir() and not any(path.iterdir()))
         or (path.is_file() and (path.name in others or path.name.startswith(partial)))
+        or path.name == DATA_FILE
         for path in folder.iterdir()
     )
 

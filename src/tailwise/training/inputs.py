@@ -148,8 +148,12 @@ def read_rows(data: str, split: str | None, options: ReadOptions, *, classes: Se
     Raises:
         InputError: the data or the split cannot be used.
     """
-    found = read(data, options, classes=classes)
-    return require_images(found if split is None else found.select(split), options.on_error)
+    return select_rows(read(data, options, classes=classes), split, options)
+
+
+def select_rows(data: Dataset, split: str | None, options: ReadOptions) -> Dataset:
+    """The rows of a split, or all, after checking that their images are there."""
+    return require_images(data if split is None else data.select(split), options.on_error)
 
 
 def read_run(config: TrainConfig) -> RunSplits:

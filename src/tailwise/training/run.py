@@ -170,7 +170,7 @@ def require_finished(run: Path) -> dict[str, Any]:
 def evaluate(
     run: Path,
     *,
-    data: str | None = None,
+    data: str | Dataset | None = None,
     options: ReadOptions | None = None,
     split: str | None = None,
     output: Path | None = None,
@@ -180,7 +180,7 @@ def evaluate(
 
     Args:
         run: folder of the run.
-        data: other data with classes of the run; by default the data of the run.
+        data: other data with classes of the run, or where they lie; by default the data of the run.
         options: how to read other data; the classes are always those of the run.
         split: split to test on; by default the test split of the run, or all rows of other data.
         output: folder for metrics and predictions, and the list of images left out; nothing is written without it.
@@ -205,9 +205,14 @@ def evaluate(
     name = split or (config.test_split if data is None else None)
     if name == config.test_split == NO_SPLIT and split is None:
         raise InputError(f"the run in {run} has no test split: say what to test it on with --split or --data")
-    if data is not None:
-        config = inputs.read_as(config, data, options or ReadOptions())
-    test_split = inputs.read_rows(config.data, name, config, classes=stats.class_names)
+    if isinstance(data, Dataset):
+        if output is not None:
+            raise InputError("a report cannot read data in memory again: save them, and give the file with the output")
+        test_split = inputs.select_rows(data.with_classes(stats.class_names), name, config)
+    else:
+        if data is not None:
+            config = inputs.read_as(config, data, options or ReadOptions())
+        test_split = inputs.read_rows(config.data, name, config, classes=stats.class_names)
     saved = read_checkpoint(checkpoint_path(run))["state_dict"]
     state = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
     if config.mode == "finetune":
