@@ -23,7 +23,7 @@ else:
     Targets: TypeAlias = Any
 
 UNKNOWN = -1
-"""The target value of a label nobody has judged. NaN means the same in floating-point targets."""
+"""The target value of a label that was not judged. NaN means the same in floating-point targets."""
 
 # Beyond this many bytes, matrices that are read from files become sparse.
 _LARGEST_ARRAY = 2**28
@@ -87,7 +87,7 @@ def is_tensor(values: object) -> bool:
 
 
 def dense_or_parts(labels: Any) -> NDArray[Any] | Csr | None:
-    """A label matrix as an array or as the parts of compressed sparse rows, whatever it is stored in.
+    """A label matrix as an array or as the parts of compressed sparse rows.
 
     Args:
         labels: an array, a tensor, a CSR matrix, a data frame with a column for each class, or rows of numbers.

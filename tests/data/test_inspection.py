@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from tailwise.data import cooccurrence, inspection
+from tailwise import matrix
+from tailwise.data import cooccurrence
 from tailwise.data.cooccurrence import ClassPairs, count_pairs
 from tailwise.data.dataset import Dataset, Files
 from tailwise.data.formats.csv_table import read_csv
@@ -184,8 +185,8 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = generator.choice(np.array([1, 0, 0, 0, -1], dtype=np.int8), size=(50, 9))
     data = labelled(targets, tuple(generator.choice(["train", "test"], size=50).tolist()))
     whole = inspect_labels(data, train_split="train", test_split="test")
-    monkeypatch.setattr(inspection, "_CHUNK_ELEMENTS", 30)
-    monkeypatch.setattr(inspection, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(matrix, "_CHUNK_ELEMENTS", 120)
+    monkeypatch.setattr(matrix, "_ROWS_AT_ONCE", 7)
     assert plain(inspect_labels(data, train_split="train", test_split="test")) == plain(whole)
     assert plain(inspect_labels(with_sparse_labels(data), train_split="train", test_split="test")) == plain(whole)
 

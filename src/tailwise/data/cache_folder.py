@@ -268,7 +268,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _left_alone(entry: Entry) -> Iterator[bool]:
-    """Keep others from making and from using an entry, and yield whether nobody does."""
+    """Keep other processes from making or using an entry, and yield whether none does now."""
     try:
         lock = lock_of(entry.path.with_name(entry.key)).acquire(blocking=False)
     except (Timeout, NotImplementedError, OSError):
@@ -278,6 +278,6 @@ def _left_alone(entry: Entry) -> Iterator[bool]:
     with lock, ExitStack() as stack:
         try:
             is_unused = stack.enter_context(unused(held))
-        except FileNotFoundError:  # what was begun or half removed is used by nobody
+        except FileNotFoundError:  # an entry that was begun or half removed is not in use
             is_unused = True
         yield is_unused

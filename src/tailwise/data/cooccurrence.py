@@ -1,4 +1,4 @@
-"""Which classes come together: the pairs that stand out among up to K² of them, in bounded memory."""
+"""Co-occurrence of classes: the most notable of up to K² pairs, in bounded memory."""
 
 from __future__ import annotations
 

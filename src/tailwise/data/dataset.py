@@ -73,7 +73,7 @@ class Dataset:
 
     Attributes:
         names: N names: image references as written in the source, or identifiers of the rows.
-        targets: (N, K) labels: 1, 0, or -1 where nobody has judged; an int8 array, or an int8
+        targets: (N, K) labels: 1, 0, or -1 for unknown; an int8 array, or an int8
             ``scipy.sparse.csr_array`` (what is not stored is 0) where an array would take too much memory.
         class_names: K distinct names, in the order of the columns of ``targets``.
         inputs: image files, pixels or features.
@@ -228,7 +228,7 @@ class Dataset:
         return [root / name for name in self.names]
 
     def where(self, row: SupportsIndex) -> str:
-        """Where a row stands in the source, for messages."""
+        """The place of a row in the source, for messages."""
         return self.place.format(source=self.source, line=self.lines[row], image=self.names[row])
 
     def select(self, split: str) -> Dataset:

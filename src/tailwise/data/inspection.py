@@ -1,9 +1,9 @@
-"""What the labels of a data set look like before anything is trained on them: counts, groups, splits, pairs."""
+"""Facts about the labels of a data set before training: counts, groups, splits and pairs of classes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,15 @@ from tailwise.data.cooccurrence import Cooccurrence, count_pairs
 from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
-from tailwise.matrix import UNKNOWN
+from tailwise.matrix import UNKNOWN, entries, read_matrix
 from tailwise.shapes import Float, Int
 
 MAX_SPLITS = 16
-"""Splits whose facts are kept apart: those trained and tested on, and the largest others."""
+"""Splits with facts of their own: those trained and tested on, and the largest others."""
 MAX_HEAT_CLASSES = 40
 """Classes of the co-occurrence matrix that is kept whole."""
 
 _EPOCH_DIVISOR = 4
-_CHUNK_ELEMENTS = 1 << 22
-_CHUNK_ROWS = 1 << 16
 _Counts: TypeAlias = NDArray[np.int64]
 
 
@@ -38,7 +36,7 @@ class SplitFacts:
     Attributes:
         name: the name of the split; "" for rows in no split, and for all rows.
         class_counts: (K,) images in which each class is positive.
-        unknown_counts: (K,) images in which nobody has judged each class.
+        unknown_counts: (K,) images in which each class is unknown.
         histogram: (L,) images with 0, 1, ... L - 1 positive labels, the most that any image has.
         head_only: images with labels, all of them of head classes of the training rows.
     """
@@ -256,7 +254,7 @@ def _count_labels(
     positive_counts, unknown_counts = np.zeros((2, num_splits, num_classes), dtype=np.int64)
     labels_of_row = np.zeros(num_rows, dtype=np.int64)
     columns: list[NDArray[np.int32]] = []
-    for row, column, value in _entries(targets):
+    for row, column, value in entries(read_matrix(targets)):
         flat = row_split[row] * num_classes + column
         for counts, chosen in ((positive_counts, value == 1), (unknown_counts, value == UNKNOWN)):
             counts += np.bincount(flat[chosen], minlength=counts.size).reshape(counts.shape)
@@ -267,21 +265,6 @@ def _count_labels(
     indices = np.concatenate(columns)
     positives = sparse.csr_array((np.ones(len(indices), dtype=np.int32), indices, indptr), shape=targets.shape)
     return positives, positive_counts, unknown_counts
-
-
-def _entries(targets: Any) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int8]]]:
-    """Rows, columns and values of the labels that are not 0, row by row, a bounded number at a time."""
-    num_rows, num_classes = targets.shape
-    is_sparse = sparse.issparse(targets)
-    step = _CHUNK_ROWS if is_sparse else max(1, _CHUNK_ELEMENTS // max(1, num_classes))
-    for start in range(0, num_rows, step):
-        chunk = targets[start : start + step]
-        if is_sparse:
-            row = np.repeat(np.arange(chunk.shape[0]), np.diff(chunk.indptr))
-            yield row + start, chunk.indices.astype(np.intp), chunk.data
-        else:
-            row, column = np.nonzero(chunk)
-            yield row + start, column, chunk[row, column]
 
 
 def _facts(

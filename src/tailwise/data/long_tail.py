@@ -82,7 +82,7 @@ class Manifest:
     Attributes:
         subset: the rows and their history.
         images: n image references, in the order of ``subset.indices``.
-        targets: (n, K) int8 labels, an array or sparse: 1, 0, or -1 where nobody has judged.
+        targets: (n, K) int8 labels, an array or sparse: 1, 0, or -1 for unknown.
         stats: counts and groups of ``targets``.
         source_sha256: :func:`labels_digest` of the labels the subset was built from.
     """

@@ -8,7 +8,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -141,8 +140,8 @@ class UniformSampler(EpochSampler):
     Args:
         samples: number of rows, or anything whose length it is, such as a label matrix or a data set.
         seed: seed of every epoch.
-        rank: this process, from 0; by default as ``torch.distributed`` says.
-        num_replicas: number of processes that share the draws; by default as ``torch.distributed`` says.
+        rank: as in :class:`EpochSampler`.
+        num_replicas: as in :class:`EpochSampler`.
 
     Raises:
         InputError: there is no row, or a number is out of range.
@@ -201,8 +200,8 @@ class ClassAwareSampler(EpochSampler):
         seed: seed of every epoch.
         samples_per_class: images taken from a class in a row.
         reduce: divisor of the epoch's length.
-        rank: this process, from 0; by default as ``torch.distributed`` says.
-        num_replicas: number of processes that share the draws; by default as ``torch.distributed`` says.
+        rank: as in :class:`EpochSampler`.
+        num_replicas: as in :class:`EpochSampler`.
 
     Raises:
         InputError: no label is positive, ``targets`` is no matrix, or a number is out of range.
@@ -259,13 +258,12 @@ class InverseFrequencySampler(EpochSampler):
     out: together they have the weight ``background``, and each of them its share.
 
     Args:
-        targets: (N, K) labels: 1, 0, or -1 for unknown, which is no positive. An array, a tensor, or a CSR matrix of
-            ``torch`` or ``scipy.sparse``.
+        targets: as in :class:`ClassAwareSampler`.
         seed: seed of every epoch.
         background: how often rows without a positive label are drawn, all together: 1 is as often as a class, 2 twice
             as often, 0 never.
-        rank: this process, from 0; by default as ``torch.distributed`` says.
-        num_replicas: number of processes that share the draws; by default as ``torch.distributed`` says.
+        rank: as in :class:`EpochSampler`.
+        num_replicas: as in :class:`EpochSampler`.
 
     Attributes:
         weights: (N,) w_i.
@@ -287,8 +285,8 @@ class InverseFrequencySampler(EpochSampler):
             raise InputError(f"expected background >= 0, got {background}")
         positives = find_positives(targets)
         shares = 1 / np.maximum(positives.counts, 1)
-        self.weights = np.bincount(positives.rows, positives.spread(shares), minlength=positives.num_rows)
-        is_background = positives.per_row == 0
+        self.weights = np.bincount(positives.rows, np.repeat(shares, positives.counts), minlength=positives.num_rows)
+        is_background = np.bincount(positives.rows, minlength=positives.num_rows) == 0
         if is_background.any():
             self.weights[is_background] = background / is_background.sum()
         self._ends: NDArray[np.float64] = np.cumsum(self.weights)
@@ -313,14 +311,13 @@ class RepeatFactorSampler(EpochSampler):
     mean, and that number rounded down or up in each epoch. The draws are shuffled.
 
     Args:
-        targets: (N, K) labels: 1, 0, or -1 for unknown, which is no positive. An array, a tensor, or a CSR matrix of
-            ``torch`` or ``scipy.sparse``.
+        targets: as in :class:`ClassAwareSampler`.
         seed: seed of every epoch.
         threshold: t, the share of the rows below which a class is repeated, in (0, 1]. The default is that of LVIS,
             where it repeats classes with fewer than 100 of its 100,000 images. Among 1,000 rows, it repeats nothing:
             100 / N does there what .001 does for LVIS.
-        rank: this process, from 0; by default as ``torch.distributed`` says.
-        num_replicas: number of processes that share the draws; by default as ``torch.distributed`` says.
+        rank: as in :class:`EpochSampler`.
+        num_replicas: as in :class:`EpochSampler`.
 
     Attributes:
         repeats: (N,) r_i.
@@ -347,7 +344,7 @@ class RepeatFactorSampler(EpochSampler):
         counts = np.maximum(positives.counts, 1)
         factors = np.maximum(1.0, np.sqrt(threshold / (counts / positives.num_rows)))
         self.repeats = np.ones(positives.num_rows)
-        np.maximum.at(self.repeats, positives.rows, positives.spread(factors))
+        np.maximum.at(self.repeats, positives.rows, np.repeat(factors, positives.counts))
         if not (self.repeats > 1).any():
             rarest = positives.counts[positives.counts > 0].min()
             warnings.warn(
@@ -377,36 +374,18 @@ class RepeatFactorSampler(EpochSampler):
 
 @dataclass(frozen=True, eq=False)
 class Positives:
-    """The positive labels of N rows and K classes.
-
-    Attributes:
-        rows: (P,) rows positive for the first class in rising order, then those positive for the second, and so on.
-        counts: (K,) number of rows positive for each class.
-        num_rows: N.
-    """
+    """The P positive labels of N rows and K classes: rows of the first class ascending, then those of the second."""
 
     rows: Int[np.ndarray, "P"]
     counts: Int[np.ndarray, "K"]
     num_rows: int
 
-    @cached_property
-    def per_row(self) -> Int[np.ndarray, "N"]:
-        """(N,) number of positive classes of each row."""
-        return np.bincount(self.rows, minlength=self.num_rows)
-
-    def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The (K,) value of each class, repeated for each of its rows: (P,), in the order of ``rows``."""
-        return np.repeat(values, self.counts)
-
 
 def find_positives(targets: Any) -> Positives:
     """Find the positive labels of a matrix in the order of classes.
 
-    A sparse matrix is never made dense: memory and time are those of its stored labels.
-
-    Args:
-        targets: (N, K) array or tensor, or a CSR matrix of ``torch`` or ``scipy.sparse``. Entries are 1, 0, or -1 for
-            unknown, which is no positive. A label that a CSR matrix stores twice counts once.
+    A sparse matrix is never made dense: memory and time are those of its stored labels. A label that a CSR matrix
+    stores twice counts once.
 
     Raises:
         InputError: ``targets`` is no matrix, or holds no positive label.

@@ -85,12 +85,12 @@ def test_the_images_of_one_file_are_found(tmp_path: Path, place: str, image: str
 
 def test_the_images_of_one_file_must_be_somewhere(tmp_path: Path) -> None:
     file = write_instances(tmp_path / "annotations/instances_x.json", [5], [box(5, 1)], CATEGORIES)
-    with pytest.raises(InputError, match=r"images are not beside it, in x/ and in ../x/; give the root"):
+    with pytest.raises(InputError, match=r"images are not next to it, in x/ and in ../x/; give the root"):
         read_coco(file)
     data = read_coco(file, root=tmp_path / "pictures")
     assert data.paths() == [tmp_path / "pictures/000000000005.jpg"]
     (tmp_path / "annotations/other.json").write_bytes(file.read_bytes())
-    with pytest.raises(InputError, match="images are not beside it; give the root"):
+    with pytest.raises(InputError, match="images are not next to it; give the root"):
         read_coco(tmp_path / "annotations/other.json")
 
 

@@ -211,7 +211,7 @@ def test_a_share_that_gives_no_row_is_refused(tmp_path: Path, share: float) -> N
     data = WRITERS["csv-lists"](tmp_path, examples())
     ratios = {"train": 1 - share, "test": share}
     with pytest.raises(
-        InputError, match=rf"split_ratios gives 'test', with a share of {share:g}, none of the 76 rows of"
+        InputError, match=rf"--split-ratios gives 'test', with a share of {share:g}, none of the 76 rows of"
     ):
         read_data(data, ReadOptions(split_ratios=ratios))
 

@@ -58,11 +58,11 @@ def read_coco(
 
     Args:
         path: a file of JSON; a folder with ``annotations/instances_<split>.json`` and the images in ``<split>/``; or a
-            folder with ``<split>/_annotations.coco.json`` beside the images.
+            folder with ``<split>/_annotations.coco.json`` next to the images.
         classes: class names in the order wanted, or a JSON file that lists them; all categories by increasing id when
             absent.
         root: the folder that image references start from. When absent: ``path`` if it is a folder; for a file, the
-            images are looked for beside it, in ``<split>/`` and in ``../<split>/``.
+            images are looked for in its folder, in ``<split>/`` and in ``../<split>/``.
         on_error: "raise", or "skip" to leave out images that, or whose boxes, cannot be used, and list them in
             ``skipped``.
 
@@ -177,7 +177,7 @@ def _image_folder(file: Path, split: str, images: Sequence[CocoImage]) -> tuple[
     for root in (file.parent, file.parent.parent):
         if split and (root / split).is_dir():
             return root, f"{split}/"
-    looked = f"beside it, in {split}/ and in ../{split}/" if split else "beside it"
+    looked = f"next to it, in {split}/ and in ../{split}/" if split else "next to it"
     raise InputError(f"{file}: its images are not {looked}; give the root that their names start from")
 
 

@@ -58,8 +58,8 @@ def read_csv(
 
     The header names a column ``image`` (or ``file_name``, ``image_id``, ...), an optional column ``split``, and either
     a column ``labels`` that lists the positive classes of the image (an empty cell: none of them) and optionally one
-    ``unknown`` that lists those nobody has judged, or one column per class with cells 1, 0, and -1 or nothing for
-    unknown, unless ``negative`` and ``blank`` say otherwise. Further columns beside ``labels`` are ignored. Columns are
+    ``unknown`` that lists those that were not judged, or one column per class with cells 1, 0, and -1 or nothing for
+    unknown, unless ``negative`` and ``blank`` say otherwise. With ``labels``, further columns are ignored. Columns are
     separated by commas, semicolons or tabs, whichever separates the header.
 
     Args:
@@ -70,7 +70,7 @@ def read_csv(
         separator: what stands between two labels in a cell.
         negative: "-1" if -1 in a column of a class means absent, "0" if it means unknown. To be given for a file in
             which such a column holds 1 and -1 and never 0.
-        blank: "negative" if nothing in a column of a class means absent, "unknown" if nobody has judged. To be given
+        blank: "negative" if nothing in a column of a class means absent, "unknown" if it was not judged. To be given
             for a file in which such a column holds 1 and blanks only.
         root: the folder that image references start from; the folder of ``path`` when absent.
         on_error: "raise", or "skip" to leave out the rows that cannot be used and list them in ``skipped``.

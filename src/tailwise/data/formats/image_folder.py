@@ -25,7 +25,7 @@ def read_folder(
 ) -> Dataset:
     """Read a folder of images.
 
-    Either ``metadata.jsonl`` labels the images beside and below it (see
+    Either ``metadata.jsonl`` labels the images next to and below it (see
     :func:`~tailwise.data.formats.jsonl.read_jsonl`); it lies in the folder itself, or in each of its folders, whose
     names are then the splits. Or images lie in folders named by their one class, ``cat/1.jpg``, which may lie in
     folders of splits, ``train/cat/1.jpg`` (names such as train, val, test).
@@ -100,5 +100,5 @@ IMAGE_FOLDER = Format(
         data, classes=classes, negative=options.negative, blank=options.blank, on_error=options.on_error
     ),
     holds=holds_image_folders,
-    folder="metadata.jsonl beside or in folders of images, folders of images named by their class",
+    folder="metadata.jsonl next to or in folders of images, folders of images named by their class",
 )

@@ -1,4 +1,4 @@
-"""JSON lines: one object per image."""
+"""Labels as JSON lines, with one object per image."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_jsonl(
         classes: class names in the order wanted, or a JSON file that lists them; the names found, sorted, when absent.
         negative: "-1" if -1 means absent, "0" if it means unknown. To be given for a file in which a class has 1 and -1
             and is never absent.
-        blank: "negative" if null means absent, "unknown" if nobody has judged. To be given for a file in which a class
+        blank: "negative" if null means absent, "unknown" if it was not judged. To be given for a file in which a class
             has 1 and null only.
         root: the folder that image references start from; the folder of ``path`` when absent.
         on_error: "raise", or "skip" to leave out the lines that cannot be used and list them in ``skipped``.

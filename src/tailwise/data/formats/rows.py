@@ -63,13 +63,13 @@ _LISTED = 3
 class Cells:
     """The meaning of cells.
 
-    1 is a positive label and 0 a negative one. -1 and blanks are unknown unless they are said to be negative: both are
-    also what files have that know present and absent only. No image would be known to lack such a class, and whatever a
-    model says of it would be right; so :meth:`check` asks for the choice.
+    1 is a positive label and 0 a negative one. -1 and blanks are unknown unless they are declared negative: files that
+    only distinguish present from absent use them for absent. Read as unknown there, they would leave a class without
+    any negative, and every prediction of it would be correct; so :meth:`check` asks for the choice.
 
     Args:
         negative: "-1" where -1 means absent, "0" where it means unknown; None where neither is said.
-        blank: "negative" where a blank means absent, "unknown" where nobody has judged; None where neither is said.
+        blank: "negative" where a blank means absent, "unknown" where it means not judged; None where neither is given.
 
     Attributes:
         labels: (9,) int8 label of each code of a cell.
@@ -91,7 +91,7 @@ class Cells:
     def check(
         self, source: str | Path, held: Mapping[str, int], *, column: str = "column", blanks: str = "blanks"
     ) -> None:
-        """See that what a whole source holds has one meaning.
+        """Check that the cells of a whole source have one meaning.
 
         Args:
             source: what was read, for messages.
@@ -100,8 +100,8 @@ class Cells:
             blanks: what blanks are called.
 
         Raises:
-            InputError: a class with positives has -1 or blanks, no negative, and no choice was made; or 0 and -1 stand
-                beside each other though -1 was said to be the negative.
+            InputError: a class with positives has -1 or blanks, no negative, and no choice was made; or 0 and -1 are
+                both used though -1 was said to be the negative.
         """
 
         def named(*conditions: int, without: int = 0) -> list[str]:
@@ -176,7 +176,7 @@ class Row:
         line: its place in the source: line or row number from 1, or id.
         image: reference relative to the root, with forward slashes.
         labels: names of its positive classes.
-        unknown: names of the classes that nobody has judged.
+        unknown: names of the classes that were not judged.
         split: name of its split, "" for none.
     """
 
@@ -188,7 +188,7 @@ class Row:
 
 
 class Problems:
-    """What is wrong with single rows: the first one raised, or all of them collected and their rows left out.
+    """Problems of single rows: the first one raised, or all of them collected and their rows left out.
 
     Args:
         on_error: "raise" or "skip".

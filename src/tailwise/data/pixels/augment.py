@@ -1,4 +1,4 @@
-"""Images to network inputs, in batches and on the device of the batch.
+"""Augmentation and normalisation of images to network inputs, in batches and on the device of the batch.
 
 Training augments as Wu et al. ("Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed Datasets",
 ECCV 2020) did: photometric distortion, random crop, squash to a square, normalise, random flip. What is drawn for an

@@ -1,4 +1,4 @@
-"""One image file of any kind to 8-bit RGB pixels of one shape."""
+"""Decoding of image files of any kind to 8-bit RGB pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to each training image: a pure function of (settings, seed, epoch, position in the epoch).
+"""Random parameters of augmentation, a pure function of (settings, seed, epoch, position in the epoch).
 
 No generator is carried along, so neither the number of workers, nor the batch an image comes in, nor a resumed run
 changes what is drawn.

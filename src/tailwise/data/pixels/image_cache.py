@@ -1,9 +1,9 @@
-"""Images decoded once: 8-bit pixels of one shape, in one file that training reads instead of JPEGs.
+"""The cache of decoded images: 8-bit pixels of one shape, in one file that training reads instead of JPEGs.
 
 Every image is squashed to S × S when the cache is built, whatever its shape. The published augmentation squashes
 its crops anyway (Wu et al., "Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed Datasets",
 ECCV 2020), and a crop of the squashed image is the squash of the crop, so nothing is lost as long as S is not below
-the size that the network sees. What is won: all images have one shape, the file is a plain (N, 3, S, S) array, and
+the size that the network sees. As a result, all images have one shape, the file is a plain (N, 3, S, S) array, and
 crops, flips and colours run on whole batches on the device. Each colour is a plane of its own, because changes of
 colour work on planes and would have to take the pixels apart again in every epoch.
 """

@@ -1,4 +1,4 @@
-"""Looking at every image before training does: what is missing, damaged, unusual, or there twice."""
+"""A check of every image file before training: missing, damaged, unusual and duplicate ones."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class DuplicateGroup:
 
 @dataclass(frozen=True, eq=False)
 class ImageReport:
-    """What opening every image has shown. Only images that can be read are in the counts of their properties.
+    """Results of opening every image. Only images that can be read are in the counts of their properties.
 
     Attributes:
         data: the images that were checked.

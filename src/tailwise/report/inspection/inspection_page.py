@@ -1,4 +1,4 @@
-"""The facts about labelled images as a page."""
+"""Facts about a data set as a page."""
 
 from __future__ import annotations
 

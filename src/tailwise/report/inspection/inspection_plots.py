@@ -1,4 +1,4 @@
-"""Figures of the facts about labelled images, as Plotly takes them."""
+"""Plotly figures of facts about a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with labelled images, or deserves a thought, in words: what it is and what to do about it."""
+"""Problems of a data set in words: what was found and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The facts about labelled images as tables for the terminal."""
+"""Facts about a data set as tables for the terminal."""
 
 from __future__ import annotations
 
