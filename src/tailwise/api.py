@@ -17,7 +17,7 @@ from rich.console import Console
 from tailwise.commands import compare as compare_command
 from tailwise.commands import inspect as inspect_command
 from tailwise.data.dataset import Dataset
-from tailwise.data.inspection import Inspection
+from tailwise.data.label_facts import Inspection
 from tailwise.data.pixels.image_check import ImageReport
 from tailwise.data.reading import ReadOptions
 from tailwise.data.reading import read as read_data

@@ -14,8 +14,7 @@ from scipy import ndimage
 from torchvision.transforms.v2 import functional as vision
 
 from tailwise.data.pixels import augment as augment_module
-from tailwise.data.pixels.augment import Augmentation, _varied_on_device, augment, prepare
-from tailwise.data.pixels.draws import Draws, draw
+from tailwise.data.pixels.augment import Augmentation, Draws, _varied_on_device, augment, draw, prepare
 from tailwise.errors import InputError
 
 NOTHING = Augmentation(

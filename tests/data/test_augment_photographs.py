@@ -15,9 +15,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from tailwise.data.pixels import augment as augment_module
-from tailwise.data.pixels.augment import Augmentation
+from tailwise.data.pixels.augment import Augmentation, Draws
 from tailwise.data.pixels.decode import decode_image
-from tailwise.data.pixels.draws import Draws
 from tests.data.test_augment import IMAGENET, drawn, in_hsv, naive_chain, only, run
 
 SIDE, SIZE = 80, 64

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tailwise.data.pixels.draws import Augmentation, draw, sample_uniforms
+from tailwise.data.pixels.augment import Augmentation, draw, sample_uniforms
 from tailwise.errors import InputError
 
 MANY = torch.arange(20_000)
@@ -223,13 +223,13 @@ class TestDraws:
             ({"contrast": (1.5, 0.5)}, "contrast"),
             ({"saturation": (-0.1, 1.0)}, "saturation"),
             ({"hue": 181.0}, "hue"),
-            ({"min_crop": 0.0}, "min_crop"),
+            ({"min_crop": 0.0}, "min-crop"),
             ({"flip": 1.1}, "flip"),
             ({"contrast": (0.5, float("nan"))}, "contrast"),
             ({"contrast": (0.5, float("inf"))}, "contrast"),
             ({"brightness": 255.5}, "brightness"),
             ({"hue": -1.0}, "hue"),
-            ({"min_crop": 1.01}, "min_crop"),
+            ({"min_crop": 1.01}, "min-crop"),
             ({"flip": -0.1}, "flip"),
         ],
     )

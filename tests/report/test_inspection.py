@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.inspection import Inspection, inspect_labels
+from tailwise.data.label_facts import Inspection, inspect_labels
 from tailwise.data.pixels.image_check import ImageReport, check_images
 from tailwise.report.inspection.terminal import show_inspection
 from tests.report.conftest import labelled

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats.csv_table import read_csv
-from tailwise.data.inspection import inspect_labels
+from tailwise.data.label_facts import inspect_labels
 from tailwise.data.pixels.image_check import check_images
 from tailwise.report.inspection import inspection_page
 from tailwise.report.inspection.inspection_page import write_inspection_page

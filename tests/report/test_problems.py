@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tailwise.data.dataset import Dataset, Files
-from tailwise.data.inspection import Inspection, inspect_labels
+from tailwise.data.label_facts import Inspection, inspect_labels
 from tailwise.data.pixels.image_check import check_images
 from tailwise.report.inspection.problems import Problem, find_problems
 from tailwise.spelling import percent, shorten

@@ -13,7 +13,7 @@ from tailwise.data.reading import ReadOptions, read
 from tailwise.options import Role, option
 
 if TYPE_CHECKING:
-    from tailwise.data.inspection import Inspection
+    from tailwise.data.label_facts import Inspection
     from tailwise.data.pixels.image_check import ImageReport
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def run(options: Options) -> None:
 
 def inspect(data: Dataset, options: Options) -> tuple[Inspection, ImageReport | None]:
     """Count the labels of data that were read, and open their images where that is asked for."""
-    from tailwise.data.inspection import inspect_labels
+    from tailwise.data.label_facts import inspect_labels
     from tailwise.data.pixels.image_check import check_images
 
     inspection = inspect_labels(

@@ -1,12 +1,9 @@
-"""Augmentation and normalisation of images to network inputs, in batches and on the device of the batch.
+"""Augmentation and normalisation of images to model inputs, in batches and on the device of the batch.
 
 Training augments as Wu et al. ("Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed Datasets",
 ECCV 2020) did: photometric distortion, random crop, squash to a square, normalise, random flip. What is drawn for an
-image depends on its position in the epoch alone (:mod:`tailwise.data.pixels.draws`).
-
-Colours are changed by elementwise formulas on planes of colour, in place, for one image or a batch on any device.
-Values are floating point, 0 to 255. An amount is a number, or a tensor that broadcasts against a plane: one number
-per image. Nothing is chosen pixel by pixel, which would take a CPU longer than all other steps together.
+image is a pure function of (settings, seed, epoch, position in the epoch): neither the number of workers, nor the batch
+an image comes in, nor a resumed run changes it.
 """
 
 from __future__ import annotations
@@ -14,19 +11,170 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from tailwise.data.pixels.augmentation_loops import vary
-from tailwise.data.pixels.draws import Augmentation, Draws, draw
+from tailwise.data.pixels.colours import adjust, saturate, turn_hue, vary
 from tailwise.errors import InputError
 from tailwise.loops import share
-from tailwise.shapes import Float, Int, UInt8, UInt32
+from tailwise.options import check_fields, option
+from tailwise.shapes import Bool, Float, Int, UInt8, UInt32
 
-__all__ = ["Augmentation", "augment", "prepare"]
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_UNIFORMS_PER_IMAGE = 16
+_CHANNEL_ORDERS = torch.tensor(list(permutations(range(3))))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How images are varied in training; the defaults are the published settings.
+
+    Each photometric change is made to half of the images, independently of the others.
+
+    Args:
+        photometric: whether colours are changed at all.
+        brightness: largest amount added to all values, of 255.
+        contrast: range of the factor on all values.
+        saturation: range of the factor on the saturation in HSV.
+        hue: largest turn of the hue, in degrees.
+        swap_channels: whether the colour channels may be permuted.
+        min_crop: smallest side of a crop, as a fraction of the image's side.
+        flip: probability of a horizontal flip.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    photometric: bool = True
+    brightness: float = option(default=32.0, at_least=0, at_most=255)
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: float = option(default=18.0, at_least=0, at_most=180)
+    swap_channels: bool = True
+    min_crop: float = option(default=0.8, above=0, at_most=1)
+    flip: float = option(default=0.5, at_least=0, at_most=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, (low, high) in (("contrast", self.contrast), ("saturation", self.saturation)):
+            if not 0 <= low <= high < float("inf"):
+                raise InputError(f"--{name} must be (low, high) with 0 <= low <= high, got {(low, high)}")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is done to each image of a batch. A change that an image was not drawn for has its neutral value.
+
+    Args:
+        offset: (B,) added to all values, of 255; neutral 0.
+        gain_before: (B,) contrast factor applied before saturation and hue; neutral 1.
+        saturation: (B,) factor on the saturation; neutral 1.
+        hue: (B,) turn of the hue in degrees; neutral 0.
+        gain_after: (B,) contrast factor applied after saturation and hue; neutral 1.
+        channels: (B, 3) for each channel of the result, the channel it is taken from; neutral 0, 1, 2.
+        left: (B,) left edge of the crop, as a fraction of the image's width.
+        top: (B,) top edge of the crop, as a fraction of the image's height.
+        width: (B,) width of the crop, as a fraction of the image's width.
+        height: (B,) height of the crop, as a fraction of the image's height.
+        mirrored: (B,) whether the image is flipped horizontally.
+    """
+
+    offset: Float[Tensor, "B"]
+    gain_before: Float[Tensor, "B"]
+    saturation: Float[Tensor, "B"]
+    hue: Float[Tensor, "B"]
+    gain_after: Float[Tensor, "B"]
+    channels: Int[Tensor, "B 3"]
+    left: Float[Tensor, "B"]
+    top: Float[Tensor, "B"]
+    width: Float[Tensor, "B"]
+    height: Float[Tensor, "B"]
+    mirrored: Bool[Tensor, "B"]
+
+
+def sample_uniforms(
+    seed: int, epoch: int, positions: Int[Tensor, "B"] | Int[np.ndarray, "B"], count: int
+) -> Float[Tensor, "B {count}"]:
+    """Uniform numbers in [0, 1) for each sample of an epoch, each a hash of (seed, epoch, position, which number).
+
+    With mix the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators",
+    OOPSLA 2014) and γ = ⌊2⁶⁴/φ⌋, all modulo 2⁶⁴::
+
+        h = mix((h ⊕ value) + γ)     for value = seed, epoch, position, from h = 0
+        u_j = ⌊mix(h + (j + 1) γ) / 2⁴⁰⌋ · 2⁻²⁴
+
+    Args:
+        seed: the run's seed.
+        epoch: the epoch.
+        positions: (B,) each sample's position in the order of the epoch; on the CPU, or the device is waited for.
+        count: numbers per sample.
+
+    Returns:
+        (B, count) float32 on the CPU. A row depends on the seed, the epoch and its own position only.
+    """
+    state = np.zeros(1, dtype=np.uint64)
+    where = torch.as_tensor(positions, dtype=torch.int64, device="cpu").numpy().view(np.uint64)
+    for value in (_wrapped(seed), _wrapped(epoch), where):
+        state = _mix((state ^ value) + _GAMMA)
+    steps = np.arange(1, count + 1, dtype=np.uint64) * _GAMMA
+    bits = _mix(state[:, None] + steps) >> np.uint64(40)
+    return torch.from_numpy(bits.astype(np.float32) * np.float32(2**-24))
+
+
+def draw(seed: int, epoch: int, positions: Int[Tensor, "B"] | Int[np.ndarray, "B"], settings: Augmentation) -> Draws:
+    """Draw what :func:`augment` does to each sample.
+
+    Args:
+        seed: the run's seed.
+        epoch: the epoch.
+        positions: (B,) each sample's position in the order of the epoch.
+        settings: the ranges drawn from.
+
+    Returns:
+        The draws, on the CPU.
+    """
+    u = sample_uniforms(seed, epoch, positions, _UNIFORMS_PER_IMAGE).unbind(1)
+    half = 0.5 if settings.photometric else 0.0
+
+    def drawn(gate: Tensor, value: Tensor, low: float, high: float, neutral: float) -> Tensor:
+        return torch.where(gate < half, low + (high - low) * value, neutral)
+
+    gain = drawn(u[2], u[3], *settings.contrast, neutral=1.0)
+    contrast_first = u[4] < 0.5
+    swapped = u[9] < (half if settings.swap_channels else 0.0)
+    order = torch.where(swapped, (u[10] * len(_CHANNEL_ORDERS)).long(), 0)
+    height = 1 - (1 - settings.min_crop) * u[11]
+    width = 1 - (1 - settings.min_crop) * u[12]
+    return Draws(
+        offset=drawn(u[0], u[1], -settings.brightness, settings.brightness, neutral=0.0),
+        gain_before=torch.where(contrast_first, gain, 1.0),
+        saturation=drawn(u[5], u[6], *settings.saturation, neutral=1.0),
+        hue=drawn(u[7], u[8], -settings.hue, settings.hue, neutral=0.0),
+        gain_after=torch.where(contrast_first, 1.0, gain),
+        channels=_CHANNEL_ORDERS[order],
+        left=(1 - width) * u[14],
+        top=(1 - height) * u[13],
+        width=width,
+        height=height,
+        mirrored=u[15] < settings.flip,
+    )
+
+
+def _wrapped(value: int) -> np.uint64:
+    return np.uint64(value & 0xFFFFFFFFFFFFFFFF)
+
+
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
 
 _PUBLISHED = Augmentation()
 _IN_ORDER = [0, 1, 2]
@@ -246,81 +394,3 @@ def _normalisation(
     scale = torch.tensor([[1 / (255 * s), m / s] for m, s in zip(mean, std, strict=True)], dtype=torch.float32)
     scale, shift = _sent(scale, device)[:, :, None, None].unbind(1)
     return scale, shift
-
-
-_TINY = 1e-12
-
-
-def adjust(
-    values: Float[Tensor, "*B 3 H W"],
-    offset: Float[Tensor, "*B 1 1 1"] | float,
-    gain: Float[Tensor, "*B 1 1 1"] | float,
-) -> None:
-    """Brightness and contrast: (value + offset)·gain, held in 0 to 255.
-
-    Args:
-        values: the channels.
-        offset: added to all values.
-        gain: factor on all values.
-    """
-    values.add_(offset).mul_(gain).clamp_(0, 255)
-
-
-def saturate(values: Float[Tensor, "*B 3 H W"], factor: Float[Tensor, "*B 1 1"] | float) -> None:
-    """Multiply the saturation in HSV, leaving hue and value.
-
-    With V = max(R, G, B) and S = (V − min(R, G, B)) / V, each channel c becomes V − (V − c)·min(s, 1/S): its distance
-    from V grows with the saturation, which ends at 1.
-
-    Args:
-        values: the channels.
-        factor: s, not negative.
-    """
-    value, least = _extremes(*values.unbind(-3))
-    chroma = value - least
-    scale = torch.minimum(chroma * factor, value).div_(chroma.clamp_min_(_TINY))
-    value, scale = value.unsqueeze(-3), scale.unsqueeze(-3)
-    values.sub_(value).mul_(scale).add_(value)
-
-
-def turn_hue(
-    red: Float[Tensor, "*B H W"],
-    green: Float[Tensor, "*B H W"],
-    blue: Float[Tensor, "*B H W"],
-    sixths: Float[Tensor, "*B 1 1"] | float,
-) -> None:
-    """Turn the hue in HSV, leaving saturation and value.
-
-    Once round the circle of hues, a channel stays at V = max(R, G, B) for two sixths, falls to m = min(R, G, B) in
-    one, stays for two and rises in one. With C = V − m, a turn by δ sixths, 0 ≤ δ ≤ 1, therefore makes of red::
-
-        R − G + m + δ·C    where it rises (B ≥ G)
-        R − G + V − δ·C    where it falls (B ≤ G)
-
-    held in [m, V], and of green and blue likewise, each with the two channels that follow it in the round. Both lines
-    are R − G + (m + V)/2 + sign(B − G)·(δ − ½)·C. A turn the other way is this turn in the mirror: pass blue as green
-    and green as blue.
-
-    Args:
-        red: the red channel.
-        green: the green channel.
-        blue: the blue channel.
-        sixths: δ, in sixths of a full turn from red towards green, 0 to 1.
-    """
-    value, least = _extremes(red, green, blue)
-    middle = (value + least).mul_(0.5)
-    step = (value - least).mul_(sixths - 0.5)
-    red_green, green_blue, blue_red = red - green, green - blue, blue - red
-    for channel, to_next, between_others in (
-        (red, red_green, green_blue),
-        (green, green_blue, blue_red),
-        (blue, blue_red, red_green),
-    ):
-        turned = torch.addcmul(to_next, torch.sign(between_others), step, value=-1).add_(middle)
-        torch.clamp(turned, least, value, out=channel)
-
-
-def _extremes(
-    red: Float[Tensor, "*B H W"], green: Float[Tensor, "*B H W"], blue: Float[Tensor, "*B H W"]
-) -> tuple[Float[Tensor, "*B H W"], Float[Tensor, "*B H W"]]:
-    return torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tailwise.data.inspection import Inspection
+from tailwise.data.label_facts import Inspection
 from tailwise.data.pixels.image_check import ImageReport
 from tailwise.report.inspection.inspection_plots import heat_map, labels_per_image, long_tail
 from tailwise.report.inspection.problems import find_problems

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.data.inspection import Inspection
+from tailwise.data.label_facts import Inspection
 from tailwise.report.plots import GROUP_COLOURS, PagePlot, name_ticks, plot_text, tick_length
 from tailwise.spelling import counted
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tailwise.data.inspection import MAX_SPLITS, Inspection, SplitFacts
+from tailwise.data.label_facts import MAX_SPLITS, Inspection, SplitFacts
 from tailwise.data.pixels.image_check import EXTREME_ASPECT, DuplicateGroup, ImageReport
 from tailwise.spelling import counted, percent
 

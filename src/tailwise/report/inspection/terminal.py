@@ -10,8 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tailwise.data.cooccurrence import ClassPairs
-from tailwise.data.inspection import Inspection, SplitFacts
+from tailwise.data.label_facts import ClassPairs, Inspection, SplitFacts
 from tailwise.data.pixels.image_check import ImageReport
 from tailwise.report.inspection.problems import Problem, Severity, find_problems
 from tailwise.spelling import counted, percent, shorten
