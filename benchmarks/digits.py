@@ -14,7 +14,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from benchmarks.photos import NUM_FOLDS, Row, paired_table
-from tailwise.experiments.demo import configuration
+from tailwise.commands.demo import configuration
 from tailwise.experiments.methods import Method
 from tailwise.training.folder import METRICS_FILE
 from tailwise.training.run import train

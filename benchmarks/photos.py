@@ -23,7 +23,7 @@ from jsonargparse import auto_cli
 
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats.csv_table import read_csv
-from tailwise.experiments.compare import compare
+from tailwise.experiments.comparison import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.losses import RecipeName

@@ -22,12 +22,12 @@ from tailwise.data.pixels.image_check import ImageReport
 from tailwise.data.reading import ReadOptions
 from tailwise.data.reading import read as read_data
 from tailwise.errors import InputError
-from tailwise.experiments import compare as comparing
+from tailwise.experiments import comparison
 from tailwise.model import Model
 from tailwise.options import from_names
 from tailwise.report.inspection.inspection_page import write_inspection_page
 from tailwise.report.inspection.terminal import show_inspection
-from tailwise.report.summary import ComparisonReport, write_files
+from tailwise.report.results_page import ComparisonReport, write_files
 from tailwise.training import run
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import DATA_FILE
@@ -139,7 +139,7 @@ def compare(data: Source, *, output: str | os.PathLike[str] = "comparison", **op
     """
     located = _located(data, Path(output))
     chosen = from_names(compare_command.Options, {**located, "quiet": True, **options, "output": str(output)})
-    found = comparing.compare(compare_command.plan_of(chosen), workers=chosen.workers)
+    found = comparison.compare(compare_command.plan_of(chosen), workers=chosen.workers)
     write_files(found)
     return ComparisonReport.of(found)
 

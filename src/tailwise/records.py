@@ -1,12 +1,15 @@
-"""Dataclasses as JSON: written and read by their fields, with errors that name the key."""
+"""JSON objects read from files, and dataclasses as JSON by their fields, with errors that name the key."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from tailwise.errors import InputError
 
 KEY = "key"
 """Entry of a field's metadata: its name in JSON, where it has another one."""
@@ -45,6 +48,21 @@ def from_json(kind: type[_T], content: Any) -> _T:
     """
     result: _T = _read(kind, content, "")
     return result
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return content
 
 
 def _key(entry: Field[Any]) -> str | None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tailwise.cli import main
+from tailwise.commands import demo
 from tailwise.data.formats.digits import digits
-from tailwise.experiments import demo
 from tailwise.training.config import OptimConfig
 
 
@@ -19,8 +19,8 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     full = demo.configuration
     optim = OptimConfig(warmup_steps=2, epochs=1)
     monkeypatch.setattr(demo, "configuration", lambda output: replace(full(output), optim=optim))
-    short = tuple(replace(method, options={**method.options, "optim": {"epochs": 1}}) for method in demo.METHODS)
-    monkeypatch.setattr(demo, "METHODS", short)
+    short = tuple(replace(method, options={**method.options, "optim": {"epochs": 1}}) for method in demo.methods())
+    monkeypatch.setattr(demo, "methods", lambda: short)
 
 
 @pytest.mark.usefixtures("_short")
@@ -38,7 +38,7 @@ def test_demo_prints_and_writes_what_its_runs_found(tmp_path, capsys):
 
 
 def test_methods_take_as_many_steps_and_differ_in_loss_and_sampler():
-    options = {method.name: method.options for method in demo.METHODS}
+    options = {method.name: method.options for method in demo.methods()}
     assert options == {
         "bce": {"loss": "bce", "sampler": "uniform", "optim": {"epochs": 21}},
         "bce-class-aware": {"loss": "bce"},
@@ -62,5 +62,5 @@ def test_a_small_network_from_scratch_on_digits_as_they_are(tmp_path):
 
 def test_the_plan_of_the_demo(tmp_path):
     plan = demo.plan(tmp_path / "out", seeds=2)
-    assert (plan.seeds, plan.folds, plan.baseline, plan.methods) == ((0, 1), 0, "bce", demo.METHODS)
+    assert (plan.seeds, plan.folds, plan.baseline, plan.methods) == ((0, 1), 0, "bce", demo.methods())
     assert plan.folder == tmp_path / "out"

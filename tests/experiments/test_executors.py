@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 import tailwise
+from tailwise.commands.demo import configuration
 from tailwise.errors import InputError
-from tailwise.experiments.demo import configuration
 from tailwise.experiments.executors import (
     FAILED_FILE,
     Failure,

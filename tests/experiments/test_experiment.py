@@ -12,7 +12,7 @@ from tailwise.data.formats.csv_table import read_csv
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.published import GROUPS, published_table
-from tailwise.experiments.reproduce import RECIPE_SEEDS, Experiment, shortened
+from tailwise.experiments.reproduction import RECIPE_SEEDS, Experiment, shortened
 from tailwise.experiments.results import MethodResult, RunFailure
 from tailwise.report.results_tables import published_table as results_table
 from tailwise.training.config import OptimConfig, TrainConfig
@@ -147,7 +147,7 @@ def test_methods_of_two_rows_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
             methods=tuple(result_of(method.name, {"total": [1.0]}) for method in plan.methods),
         )
 
-    monkeypatch.setattr("tailwise.experiments.reproduce.compare", compare)
+    monkeypatch.setattr("tailwise.experiments.reproduction.compare", compare)
     given = experiment(workers=2)
     found = given.run([*given.methods(2)[-3:], *given.methods(5)])
     assert list(found) == ["db-focal", "pg", "focal", "apaf", "apr-focal"]

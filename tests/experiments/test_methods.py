@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tailwise.commands.demo import configuration
 from tailwise.errors import InputError
-from tailwise.experiments.compare import compare
-from tailwise.experiments.demo import configuration
+from tailwise.experiments.comparison import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.training.config import OptimConfig, TrainConfig

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tailwise.cli import main
-from tailwise.experiments import compare
+from tailwise.experiments import comparison
 from tailwise.experiments.executors import Run
 from tailwise.experiments.plan import in_rounds
 
@@ -29,8 +29,8 @@ def order(monkeypatch):
     def stop(*_):
         raise Stopped
 
-    monkeypatch.setattr(compare, "execute", record)
-    monkeypatch.setattr(compare, "summarize", stop)
+    monkeypatch.setattr(comparison, "execute", record)
+    monkeypatch.setattr(comparison, "summarize", stop)
     return found
 
 
@@ -59,7 +59,7 @@ def test_a_search_comes_before_all_else(line, order, capsys, monkeypatch):
     def stop(*_):
         raise Stopped
 
-    monkeypatch.setattr("tailwise.experiments.search._score", stop)
+    monkeypatch.setattr("tailwise.experiments.plan._score", stop)
     with pytest.raises(Stopped):
         main([*line, "--search"])
     assert list(order) == [f"search/long/{index}/fold{fold}" for index in (0, 1) for fold in (0, 1)]

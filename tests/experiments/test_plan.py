@@ -13,8 +13,8 @@ import torch
 
 from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
-from tailwise.experiments import compare
-from tailwise.experiments.compare import _claimed, _key, _other_features, _Runner, default_workers
+from tailwise.experiments import comparison
+from tailwise.experiments.comparison import _claimed, _key, _other_features, _Runner, default_workers
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan, candidates
 from tailwise.metrics import bootstrap
@@ -107,27 +107,27 @@ def test_heads_are_trained_on_cores(mode: str, precision: str, accelerator: str)
 def test_a_device_trains_one_network_at_a_time(
     monkeypatch: pytest.MonkeyPatch, mode: str, device: str, workers: int
 ) -> None:
-    monkeypatch.setattr(compare, "_num_cores", lambda: 7)
-    monkeypatch.setattr(compare, "choose_device", lambda *_: torch.device(device))
+    monkeypatch.setattr(comparison, "_num_cores", lambda: 7)
+    monkeypatch.setattr(comparison, "choose_device", lambda *_: torch.device(device))
     assert default_workers(plan(shared={"mode": mode}).shared) == workers
 
 
 @pytest.mark.parametrize(("mode", "workers", "threads"), [("probe", 1, 1), ("finetune", 2, 3), ("finetune", 9, 1)])
 def test_runs_share_the_cores(monkeypatch: pytest.MonkeyPatch, mode: str, workers: int, threads: int) -> None:
-    monkeypatch.setattr(compare, "_num_cores", lambda: 7)
+    monkeypatch.setattr(comparison, "_num_cores", lambda: 7)
     train = Dataset.from_arrays(["a"], np.ones((1, 1)), ["x"])
     runner = _Runner(plan(shared={"mode": mode, "quiet": True}), workers, train)
     assert (runner.threads, runner.workers, runner.show) == (threads, workers, False)
 
 
 def test_cores_are_those_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare.os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
-    assert compare._num_cores() == 3
-    monkeypatch.delattr(compare.os, "sched_getaffinity")
-    monkeypatch.setattr(compare.os, "cpu_count", lambda: 4)
-    assert compare._num_cores() == 4
-    monkeypatch.setattr(compare.os, "cpu_count", lambda: None)
-    assert compare._num_cores() == 1
+    monkeypatch.setattr(comparison.os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert comparison._num_cores() == 3
+    monkeypatch.delattr(comparison.os, "sched_getaffinity")
+    monkeypatch.setattr(comparison.os, "cpu_count", lambda: 4)
+    assert comparison._num_cores() == 4
+    monkeypatch.setattr(comparison.os, "cpu_count", lambda: None)
+    assert comparison._num_cores() == 1
 
 
 def test_features_are_computed_once_for_each_kind(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_what_is_given_by_name_only() -> None:
     for function, free in (
         (bootstrap.Resamples.draw, 3),
         (bootstrap.replicate, 4),
-        (compare.compare, 1),
+        (comparison.compare, 1),
     ):
         parameters = list(inspect.signature(function).parameters.values())
         assert {parameter.kind for parameter in parameters[:free]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}

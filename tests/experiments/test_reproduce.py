@@ -22,7 +22,7 @@ from tailwise.commands.reproduce import FigureName
 from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.long_tail import build_long_tail
 from tailwise.experiments.published import TABLES, published_table
-from tailwise.experiments.reproduce import Experiment, shortened
+from tailwise.experiments.reproduction import Experiment, shortened
 from tailwise.labels import LabelStats
 from tailwise.losses import create
 from tailwise.metrics import ProbabilityCurves

@@ -17,11 +17,10 @@ from sklearn.metrics import average_precision_score, f1_score
 from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.experiments.executors import FAILED_FILE, Run
-from tailwise.experiments.methods import Method
-from tailwise.experiments.plan import Plan
-from tailwise.experiments.results import Difference
-from tailwise.experiments.scoring import Board, Chosen, percent, portable, summarize
-from tailwise.experiments.search import settle
+from tailwise.experiments.methods import Method, portable
+from tailwise.experiments.plan import Chosen, Plan, settle
+from tailwise.experiments.results import Difference, percent
+from tailwise.experiments.scoring import Board, summarize
 from tailwise.metrics.bootstrap import Resamples
 from tailwise.training.config import TrainConfig, load
 from tailwise.training.folder import PREDICTIONS_FILE, VALIDATION_FILE, read_logits, write_predictions

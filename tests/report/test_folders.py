@@ -17,8 +17,8 @@ from tailwise.experiments.methods import METHODS, find_methods
 from tailwise.experiments.plan import candidates
 from tailwise.models.model_config import ModelConfig
 from tailwise.report.folders import read_results
-from tailwise.report.rerun import commands, train_command
 from tailwise.report.results_tables import method_table
+from tailwise.report.summary import commands, train_command
 from tailwise.training.config import OptimConfig, TrainConfig, load, resolve
 from tests.report.folders import make_comparison, make_data, make_logits, make_run
 

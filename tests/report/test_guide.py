@@ -16,12 +16,11 @@ import torch
 
 from tailwise import LabelStats
 from tailwise.cli import main
-from tailwise.experiments.demo import configuration
+from tailwise.commands.demo import configuration
 from tailwise.losses import create
 from tailwise.losses.formula import SIDE_FACTORS
 from tailwise.metrics import ProbabilityCurves
-from tailwise.report.guide import Advice, advise, courses
-from tailwise.report.guided_options import options_to_paste, with_factors
+from tailwise.report.advice import Advice, advise, courses, options_to_paste, with_factors
 from tailwise.training.config import OptimConfig, TrainConfig
 from tailwise.training.run import train
 

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import pareto
 
 from tailwise.data.formats.csv_table import read_csv
-from tailwise.experiments.reproduce import Experiment
+from tailwise.experiments.reproduction import Experiment
 from tailwise.labels import LabelStats
 from tailwise.losses import create
 from tailwise.metrics import ProbabilityCurves

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from tailwise.experiments.results import RUNS
 from tailwise.report import results_tables
-from tailwise.report.summary import ComparisonReport, show, to_markdown
+from tailwise.report.results_page import ComparisonReport
+from tailwise.report.summary import show, to_markdown
 from tailwise.training.config import TrainConfig, save
 from tests.experiments.given import comparison_of
 

@@ -62,8 +62,9 @@ def run(options: Options) -> None:
     """Compare methods on one data set, and recommend one."""
     from rich.console import Console
 
-    from tailwise.experiments.compare import compare
-    from tailwise.report.summary import show, write_files
+    from tailwise.experiments.comparison import compare
+    from tailwise.report.results_page import write_files
+    from tailwise.report.summary import show
 
     comparison = compare(plan_of(options), workers=options.workers)
     write_files(comparison)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tailwise.report.guide import GroupCourse
+    from tailwise.report.advice import GroupCourse
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ def run(options: Options) -> None:
     from tailwise.errors import InputError
     from tailwise.labels import LabelStats
     from tailwise.metrics import ProbabilityCurves
-    from tailwise.report.guide import advise, courses
-    from tailwise.report.guided_options import options_to_paste
+    from tailwise.report.advice import advise, courses, options_to_paste
     from tailwise.training.config import load
     from tailwise.training.folder import CONFIG_FILE, CURVES_FILE, STATS_FILE
 

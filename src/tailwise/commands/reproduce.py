@@ -17,7 +17,7 @@ from tailwise.options import Role, names_of, option, refuse
 from tailwise.training.config import Accelerator, Mode, Precision, TrainConfig
 
 if TYPE_CHECKING:
-    from tailwise.experiments.reproduce import Experiment
+    from tailwise.experiments.reproduction import Experiment
     from tailwise.report.paper_figures import PaperFigure
 
 FigureName: TypeAlias = Literal[
@@ -165,7 +165,7 @@ def _output(options: Options) -> Path:
 
 
 def _experiment(options: Options, output: Path) -> Experiment:
-    from tailwise.experiments.reproduce import Experiment, shortened
+    from tailwise.experiments.reproduction import Experiment, shortened
     from tailwise.training.inputs import with_division
 
     shared = TrainConfig(

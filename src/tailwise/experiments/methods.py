@@ -22,6 +22,7 @@ NESTED = tuple(groups_of(TrainConfig))
 """Options of a run that are groups of options."""
 
 _logger = logging.getLogger(__name__)
+_FILES = ("weights", "label_embeddings")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,20 @@ class Method:
             options={**self.options, "sampler": sampler},
             title=f"{self.title or self.name}, {sampler} sampling",
         )
+
+
+def portable(value: Any) -> Any:
+    """Options as JSON, with paths as the names of their files: results say nothing of where they were made."""
+    if isinstance(value, Mapping):
+        return {
+            str(key): Path(item).name if key in _FILES and item is not None else portable(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()):
+        return Path(value).name
+    return value
 
 
 def require_test(shared: TrainConfig) -> None:

@@ -1,20 +1,33 @@
-"""The plan of a comparison: its runs, and the folder of each."""
+"""The plan of a comparison: its runs, the folder of each, and the search for options of methods."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
-from tailwise.experiments.executors import Run
-from tailwise.experiments.methods import Method, require_test
-from tailwise.experiments.results import RUNS
-from tailwise.training.config import TrainConfig
+from tailwise.experiments.executors import Run, failure_of
+from tailwise.experiments.methods import Method, portable, require_test
+from tailwise.experiments.results import RUNS, percent
+from tailwise.labels import IndexArray, LabelStats
+from tailwise.matrix import to_dense
+from tailwise.metrics import average_precision, group_means
+from tailwise.metrics.groups import TOTAL
+from tailwise.training.config import TrainConfig, save
+from tailwise.training.folder import CONFIG_FILE, VALIDATION_FILE, read_logits, write_json
 
 FOLDS, SEARCH = "folds", "search"
+SEARCH_FILE = "search.json"
 
 _MOST_REPLICATES = 100_000
 
@@ -94,6 +107,19 @@ class Plan:
         return Run(name, folder, partial(_configure, method, self.shared, seed, folder, held_out))
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A method with its options settled.
+
+    Attributes:
+        method: with the options that its runs have.
+        found: the options of its search that did best, empty where its own did; None without a search.
+    """
+
+    method: Method
+    found: Mapping[str, Any] | None = None
+
+
 def in_rounds(groups: Iterable[Sequence[Run]]) -> list[Run]:
     """The first run of every group, then the second of every group, and so on: each group soon has a result."""
     rounds = zip_longest(*groups)
@@ -115,3 +141,70 @@ def _configure(method: Method, shared: TrainConfig, seed: int, folder: Path, hel
         # number of workers. fp16, which would be refused on a CPU, is of the features only.
         config = replace(config, accelerator="cpu")
     return config
+
+
+def settle(plan: Plan, train: Dataset, do: Callable[[Sequence[Sequence[Run]]], None]) -> list[Chosen]:
+    """Settle the options of every method: those of its search that do best on the folds, if there is a search.
+
+    Best is the highest mAP of the predictions for all held-out images together; the first of several, so that a method
+    keeps its own options where no mAP is defined. All scores go into search.json. Runs with the options chosen become
+    the method's fold runs.
+
+    Args:
+        plan: the comparison.
+        train: the images of the training split that could be read.
+        do: executes runs, given by method.
+    """
+    searched = [method for method in plan.methods if plan.search and method.search]
+    do([list(chain(*plan.search_runs(method))) for method in searched])
+    settled = {method.name: Chosen(method) for method in plan.methods}
+    if not searched:
+        return list(settled.values())
+    targets = to_dense(train.targets)
+    groups = LabelStats.from_targets(targets, train.class_names, plan.shared.thresholds).groups
+    record: dict[str, Any] = {"folds": plan.folds, "methods": {}}
+    for method in searched:
+        scores = [_score(runs, train, targets, groups) for runs in plan.search_runs(method)]
+        totals = [_total(score) for score in scores]
+        index = totals.index(max(totals))
+        tried = [{}, *method.search]
+        chosen = Chosen(candidates(method)[index], tried[index])
+        settled[method.name] = chosen
+        record["methods"][method.name] = [
+            {"options": portable(options), **score} for options, score in zip(tried, scores, strict=True)
+        ]
+        for source, target in zip(plan.search_runs(method)[index], plan.fold_runs(chosen.method), strict=True):
+            _keep(source, target)
+    write_json(plan.folder / SEARCH_FILE, record)
+    return list(settled.values())
+
+
+def _total(score: Mapping[str, Any]) -> float:
+    """The criterion of a search: mAP over all classes; below every score where there is none."""
+    total: float | None = None if score["mAP"] is None else score["mAP"][TOTAL]
+    return -1.0 if total is None else total
+
+
+def _score(
+    runs: list[Run], train: Dataset, targets: NDArray[np.int8], groups: Mapping[str, IndexArray]
+) -> dict[str, Any]:
+    """mAP of held-out predictions by group, in percent; or why there are none."""
+    for run in runs:
+        failure = failure_of(run)
+        if failure is not None:
+            return {"mAP": None, "failed": {"run": run.name, "reason": failure.reason}}
+    logits = read_logits([run.folder / VALIDATION_FILE for run in runs], train)
+    means = group_means(average_precision(logits, targets), groups)
+    return {"mAP": {group: percent(value) for group, value in means.items()}, "failed": None}
+
+
+def _keep(source: Run, target: Run) -> None:
+    """Copy a finished run to where it belongs, whole or not at all."""
+    if target.folder.exists() or failure_of(source) is not None:
+        return
+    target.folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.folder.parent, prefix=".") as temporary:
+        copied = Path(temporary) / target.folder.name
+        shutil.copytree(source.folder, copied)
+        save(target.configure(), copied / CONFIG_FILE)
+        copied.rename(target.folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ import numpy as np
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.metrics.groups import TOTAL
-from tailwise.records import KEY, from_json, to_json
+from tailwise.records import KEY, from_json, read_json, to_json
 from tailwise.training.config import TrainConfig, load
 from tailwise.training.folder import CONFIG_FILE, METRICS_FILE, write_json
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = "tailwise-comparison-1"
 RESULTS_FILE = "results.json"
 RUNS = "runs"
+_DECIMALS = 6
 
 Reference: TypeAlias = Literal["baseline", "best"]
 REFERENCES: tuple[Reference, ...] = ("baseline", "best")
@@ -38,6 +39,12 @@ SINGLE_SCORES = {
     "calibration_error_calibrated": "calibrated",
 }
 """Scores of a method that are one number each, with their titles."""
+
+
+def percent(fraction: float) -> float | None:
+    """A fraction in percent as JSON holds it: None for NaN."""
+    # Adding 0 makes -0 a plain 0.
+    return None if math.isnan(fraction) else round(100 * float(fraction), _DECIMALS) + 0.0
 
 
 @dataclass(frozen=True)
@@ -373,21 +380,6 @@ def read_comparison(folder: Path) -> Comparison:
     except ValueError as error:
         raise InputError(f"{path} is not as a comparison writes it: {error}; compare again") from error
     return comparison.located(folder)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError: there is none.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object")
-    return content
 
 
 def _check(comparison: Comparison) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from tailwise.data.dataset import Dataset
 from tailwise.experiments.executors import failure_of
-from tailwise.experiments.methods import Method
-from tailwise.experiments.plan import FOLDS, Plan
+from tailwise.experiments.methods import Method, portable
+from tailwise.experiments.plan import FOLDS, Chosen, Plan
 from tailwise.experiments.recommend import recommend
 from tailwise.experiments.results import (
     SINGLE_SCORES,
@@ -30,6 +30,7 @@ from tailwise.experiments.results import (
     RunScores,
     Scores,
     Validation,
+    percent,
 )
 from tailwise.labels import LabelStats
 from tailwise.matrix import count_positives, to_dense
@@ -41,11 +42,9 @@ from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
 from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits
 from tailwise.training.testing import score_decisions
 
-_DECIMALS = 6
 # The options that all runs of a comparison share, but for where data are and how runs show themselves. The sampler is
 # that of methods which name none.
 _SHARED = {*names_of(TrainConfig, Role.DATA, Role.METHOD, Role.PROTOCOL, of_one_run=False), "sampler"}
-_FILES = ("weights", "label_embeddings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,25 +144,6 @@ class Board:
         return result
 
 
-def percent(fraction: float) -> float | None:
-    """A fraction in percent as JSON holds it: None for NaN."""
-    # Adding 0 makes -0 a plain 0.
-    return None if math.isnan(fraction) else round(100 * float(fraction), _DECIMALS) + 0.0
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A method with its options settled.
-
-    Attributes:
-        method: with the options that its runs have.
-        found: the options of its search that did best, empty where its own did; None without a search.
-    """
-
-    method: Method
-    found: Mapping[str, Any] | None = None
-
-
 def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Dataset) -> Comparison:
     """Score all runs of a comparison, and recommend a method.
 
@@ -225,20 +205,6 @@ def shared_options(config: TrainConfig) -> dict[str, Any]:
     """The options of a configuration that the methods of a comparison share, as JSON."""
     shared: dict[str, Any] = portable(to_mapping(replace(config, sampler=config.sampler or DEFAULT_SAMPLER)))
     return {name: value for name, value in shared.items() if name in _SHARED}
-
-
-def portable(value: Any) -> Any:
-    """Options as JSON, with paths as the names of their files: results say nothing of where they were made."""
-    if isinstance(value, Mapping):
-        return {
-            str(key): Path(item).name if key in _FILES and item is not None else portable(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()):
-        return Path(value).name
-    return value
 
 
 def _data(plan: Plan, stats: LabelStats, test: Dataset) -> Data:

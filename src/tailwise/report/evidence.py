@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
-from tailwise.experiments.results import Bootstrap, Comparison, MethodResult
-from tailwise.experiments.scoring import percent
+from tailwise.experiments.results import Bootstrap, Comparison, MethodResult, percent
 from tailwise.matrix import count_negatives, count_positives
 from tailwise.metrics.bootstrap import Resamples, interval, replicate
 from tailwise.metrics.decisions import f1_of_counts

@@ -18,9 +18,9 @@ from tailwise.experiments.results import (
     Scores,
     Validation,
     read_comparison,
-    read_json,
 )
 from tailwise.labels import LabelStats
+from tailwise.records import read_json
 from tailwise.training.config import TrainConfig, load, to_mapping
 from tailwise.training.folder import CONFIG_FILE, METRICS_FILE, STATS_FILE
 

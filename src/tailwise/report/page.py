@@ -1,7 +1,10 @@
-"""Pages of one file that load nothing: Jinja templates, with style, scripts and Plotly inside."""
+"""Pages of one file that load nothing: Jinja templates with style, scripts, Plotly and its figures inside."""
 
 from __future__ import annotations
 
+import html
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +15,11 @@ from plotly.offline import get_plotlyjs
 
 from tailwise import __version__
 from tailwise.files import replacing
+from tailwise.spelling import shorten
+
+GROUP_COLOURS = {"head": "var(--head)", "medium": "var(--medium)", "tail": "var(--tail)"}
+
+_LONGEST_TICK = 22
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,32 @@ class Fact:
     name: str
     value: str
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class PagePlot:
+    """A Plotly figure.
+
+    Attributes:
+        name: identifier, once in a page.
+        title: what the figure shows, for people who do not see it.
+        caption: how to read it.
+        figure: Plotly's ``data`` and ``layout``; a colour "var(--name)" is one of the page's style. Text from outside
+            goes through :func:`plot_text`.
+        height: in pixels.
+        min_width: in pixels; a narrower screen scrolls.
+        log_range: if given, the reader can choose a logarithmic vertical axis, which then shows these powers of ten.
+        starts_log: whether that is chosen at first.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: dict[str, Any]
+    height: int = 360
+    min_width: int = 0
+    log_range: tuple[float, float] | None = None
+    starts_log: bool = False
 
 
 def write_page(path: str | Path, template: str, **values: Any) -> None:
@@ -50,3 +84,25 @@ def _environment() -> jinja2.Environment:
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.globals.update(version=__version__, plotly=get_plotlyjs())
     return environment
+
+
+def plot_text(text: str) -> str:
+    """Text that Plotly shows as it is: it would take tags and entities for formatting."""
+    return html.escape(text, quote=False)
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def name_ticks(names: Sequence[str], start: int = 0) -> dict[str, Any]:
+    """Names at whole places of an axis: places rather than names on the axis, since names that are cut may be equal."""
+    cut = [shorten(name, _LONGEST_TICK) for name in names]
+    places = list(range(start, start + len(names)))
+    return {"tickvals": places, "ticktext": [plot_text(name) for name in cut], "tickangle": -60}
+
+
+def tick_length(names: Sequence[str]) -> int:
+    """Characters of the longest tick label."""
+    return min(_LONGEST_TICK, max(len(name) for name in names))

@@ -22,7 +22,7 @@ from tailwise.data.reading import read
 from tailwise.errors import InputError
 from tailwise.experiments.methods import METHODS, Method
 from tailwise.experiments.published import GROUPS
-from tailwise.experiments.reproduce import Experiment
+from tailwise.experiments.reproduction import Experiment
 from tailwise.experiments.results import MethodResult
 from tailwise.labels import LabelStats
 from tailwise.losses import RECIPES

@@ -1,27 +1,35 @@
-"""The page of a comparison, a run or an evaluation, and a comparison's table in a terminal and in Markdown."""
+"""The page of a comparison, a run or an evaluation; and a comparison in files and in a notebook."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from tailwise.experiments.results import Comparison, MethodResult, read_json
+from tailwise.experiments.results import Comparison, MethodResult
+from tailwise.files import replacing
 from tailwise.metrics.groups import TOTAL
+from tailwise.records import read_json
 from tailwise.report import results_plots as plots
 from tailwise.report import results_tables as tables
 from tailwise.report.evidence import BOOTSTRAP, Evidence, gather
 from tailwise.report.folders import read_results
-from tailwise.report.page import Fact, write_page
-from tailwise.report.plots import PagePlot
-from tailwise.report.rerun import commands
+from tailwise.report.page import Fact, PagePlot, write_page
+from tailwise.report.results_tables import summary_table
+from tailwise.report.summary import classes_left_out, commands, failures, to_markdown
 from tailwise.spelling import counted
 from tailwise.training.folder import CONFIG_FILE, CURVES_FILE, METRICS_FILE
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PAGE_FILE = "report.html"
+TABLE_FILE = "table.md"
 
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
@@ -88,6 +96,37 @@ def write_results_page(results: Comparison, output: Path) -> None:
         versions=_versions(shown),
         page_data=_page_data(results, shown, evidence, order.tolist()),
     )
+
+
+class ComparisonReport(Comparison):
+    """A comparison that shows itself in a notebook and writes its page."""
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> ComparisonReport:
+        """The report of a comparison."""
+        return cls(**{entry.name: getattr(comparison, entry.name) for entry in fields(comparison)})
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per method, by name: mAP by group with deviations, and the other scores, in percent."""
+        return self.to_frame()
+
+    def save(self, path: str | Path) -> None:
+        """Write the page of the comparison as one HTML file, which is replaced if it exists."""
+        write_results_page(self, Path(path))
+
+    def _repr_html_(self) -> str:
+        sentences = (*failures(self), *classes_left_out(self), str(self.recommendation))
+        return summary_table(self).to_html() + "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+
+
+def write_files(comparison: Comparison) -> None:
+    """Write table.md and report.html into the folder of a comparison."""
+    folder = comparison.folder
+    assert folder is not None
+    with replacing(folder / TABLE_FILE) as temporary:
+        temporary.write_text(to_markdown(comparison), encoding="utf-8")
+    write_results_page(comparison, folder / PAGE_FILE)
 
 
 def _title(results: Comparison) -> str:

@@ -18,7 +18,7 @@ from tailwise.labels import LabelStats
 from tailwise.metrics.curves import ProbabilityCurves
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.evidence import NUM_THRESHOLDS
-from tailwise.report.plots import GROUP_COLOURS, PagePlot, finite, name_ticks, plot_text, tick_length
+from tailwise.report.page import GROUP_COLOURS, PagePlot, finite, name_ticks, plot_text, tick_length
 
 _MOST_NAMED_CLASSES = 60
 _MOST_INTERVALS = 300

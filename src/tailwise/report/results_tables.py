@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.experiments.published import GROUPS
-from tailwise.experiments.reproduce import Experiment
+from tailwise.experiments.reproduction import Experiment
 from tailwise.experiments.results import REFERENCES, SINGLE_SCORES, Comparison, MethodResult, Reference
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.tables import Column, Kind, Table, Value, best_cells

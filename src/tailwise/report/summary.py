@@ -1,58 +1,26 @@
-"""A comparison in a terminal, as files, and in a notebook."""
+"""A comparison in a terminal and in Markdown, and command lines that repeat its runs."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING
+import shlex
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import getitem
+from typing import Any
 
 from rich.console import Console
 
+from tailwise.command_line import path_of, to_arguments
+from tailwise.data.reading import ReadOptions
 from tailwise.errors import RunsFailedError
-from tailwise.experiments.results import Comparison
-from tailwise.files import replacing
-from tailwise.report.rerun import train_command
-from tailwise.report.results_page import PAGE_FILE, write_results_page
+from tailwise.experiments.results import Comparison, MethodResult
+from tailwise.report.page import Fact
 from tailwise.report.results_tables import left_out, summary_table
 from tailwise.spelling import counted
+from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, changes, flatten, resolve, to_mapping
+from tailwise.training.folder import CONFIG_FILE
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-TABLE_FILE = "table.md"
-
-
-class ComparisonReport(Comparison):
-    """A comparison that shows itself in a notebook and writes its page."""
-
-    @classmethod
-    def of(cls, comparison: Comparison) -> ComparisonReport:
-        """The report of a comparison."""
-        return cls(**{entry.name: getattr(comparison, entry.name) for entry in fields(comparison)})
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """A row per method, by name: mAP by group with deviations, and the other scores, in percent."""
-        return self.to_frame()
-
-    def save(self, path: str | Path) -> None:
-        """Write the page of the comparison as one HTML file, which is replaced if it exists."""
-        write_results_page(self, Path(path))
-
-    def _repr_html_(self) -> str:
-        sentences = (*_failures(self), *_left_out(self), str(self.recommendation))
-        return summary_table(self).to_html() + "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-
-
-def write_files(comparison: Comparison) -> None:
-    """Write table.md and report.html into the folder of a comparison."""
-    folder = comparison.folder
-    assert folder is not None
-    with replacing(folder / TABLE_FILE) as temporary:
-        temporary.write_text(to_markdown(comparison), encoding="utf-8")
-    write_results_page(comparison, folder / PAGE_FILE)
+_NEW_FOLDER = "again"
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -64,9 +32,9 @@ def show(comparison: Comparison, console: Console) -> None:
     if not console.is_terminal:
         console = Console(file=console.file, width=160)
     console.print(summary_table(comparison).to_rich())
-    for sentence in _failures(comparison):
+    for sentence in failures(comparison):
         console.print(sentence, style="red", highlight=False, markup=False)
-    for sentence in (*_left_out(comparison), str(comparison.recommendation)):
+    for sentence in (*classes_left_out(comparison), str(comparison.recommendation)):
         console.print(sentence, highlight=False, markup=False)
     best = comparison.method(comparison.best)
     lines = [f"results, table, page and all runs: {comparison.folder}"]
@@ -87,7 +55,7 @@ def to_markdown(comparison: Comparison) -> str:
     """The table, failures with their reasons, and the recommendation as a page of Markdown."""
     data, bootstrap = comparison.data, comparison.bootstrap
     assert bootstrap is not None
-    sentences = (*_failures(comparison), *_left_out(comparison), *comparison.recommendation.text)
+    sentences = (*failures(comparison), *classes_left_out(comparison), *comparison.recommendation.text)
     return (
         f"# Comparison on {data.source}\n\n"
         f"mAP in percent on split {data.test_split!r} ({data.num_test} images), trained on "
@@ -99,13 +67,79 @@ def to_markdown(comparison: Comparison) -> str:
     )
 
 
-def _failures(comparison: Comparison) -> Iterator[str]:
+def failures(comparison: Comparison) -> Iterator[str]:
     for method in comparison.methods:
         if method.failed is not None:
             yield f"{method.name} failed ({method.failed.run}): {method.failed.reason}"
 
 
-def _left_out(comparison: Comparison) -> Iterator[str]:
+def classes_left_out(comparison: Comparison) -> Iterator[str]:
     sentence = left_out(comparison, f"split {comparison.data.test_split!r}")
     if sentence is not None:
         yield sentence
+
+
+def commands(results: Comparison) -> Iterator[Fact]:
+    """Each command line with what it does."""
+    methods: Sequence[MethodResult] = results.methods if results.data.test_split is None else results.scored
+    first = next((method for method in methods if method.folders), None)
+    if first is not None and first.config is not None and first.trained is not None:
+        folder = first.trained.absolute()
+        train = ["tailwise", "train", "--config", str(folder / CONFIG_FILE)]
+        run = f"the first run of {first.name}" if results.is_comparison else "this run"
+        if results.is_comparison:
+            yield Fact("Repeat the comparison", shlex.join(_compare(results, first.config)))
+            yield Fact(f"Train {first.name} as it was here", train_command(first.config, first.name))
+        yield Fact(f"Repeat {run}", shlex.join([*train, "--output", _NEW_FOLDER]))
+        if results.mode == "probe":
+            yield Fact(
+                f"Train the whole network as in {run}",
+                shlex.join([*train, "--mode", "finetune", "--output", "finetuned"]),
+            )
+        yield Fact(
+            f"Test the model of {run} on other data",
+            shlex.join(["tailwise", "evaluate", str(folder), "--data", "other.csv"]),
+        )
+    if results.folder is not None:
+        yield Fact("Write this page again", shlex.join(["tailwise", "report", str(results.folder.absolute())]))
+
+
+def _compare(results: Comparison, config: TrainConfig) -> list[str]:
+    """The command line of a comparison; results.json has what is shared, a run's configuration where the data lie."""
+    given: dict[str, Any] = {
+        "methods": ",".join(method.name for method in results.methods),
+        "baseline": results.baseline or "none",
+        "seeds": len(results.seeds),
+        "folds": results.folds,
+        "level": results.bootstrap.level if results.bootstrap else None,
+        "replicates": results.bootstrap.replicates if results.bootstrap else None,
+    }
+    search = ["--search"] if any(method.chosen is not None for method in results.methods) else []
+    # What differs between "train" and "compare" by default is said in any case.
+    given |= {"mode": results.mode, "recipe": results.shared.get("recipe")}
+    usual = flatten(to_mapping(TrainConfig(data="", output="", sampler=DEFAULT_SAMPLER)))
+    here = flatten(to_mapping(config))
+    reading = ReadOptions.__dataclass_fields__.keys()
+    for name, value in (flatten(results.shared) | {name: here.get(name) for name in reading}).items():
+        if name != "cache" and name not in given and value != usual.get(name):
+            # Results name files without their folders.
+            given[name] = here.get(name) if name.endswith("weights") else value
+    return ["tailwise", "compare", config.data, "--output", _NEW_FOLDER, *to_arguments(given, TrainConfig), *search]
+
+
+def train_command(config: TrainConfig, output: str) -> str:
+    """The command line of ``tailwise train`` that has the configuration of a run.
+
+    Args:
+        config: the run.
+        output: folder for another one.
+    """
+    config = resolve(config)
+    loss = config.loss if config.sampler == DEFAULT_SAMPLER else f"{config.loss}@{config.sampler}"
+    words = ["tailwise", "train", "--data", config.data, "--output", output, "--loss", loss]
+    usual = resolve(TrainConfig(data=config.data, output=output, loss=loss))
+    given = to_mapping(config)
+    # An option of another option, such as one of the loss, is given with all of it.
+    changed = dict.fromkeys(path_of(name, TrainConfig) for name, _, _ in changes(usual, config))
+    values = {path: reduce(getitem, path.split("."), given) for path in changed}
+    return shlex.join([*words, *to_arguments(values, TrainConfig)])

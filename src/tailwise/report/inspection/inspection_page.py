@@ -12,8 +12,7 @@ from tailwise.data.pixels.image_check import ImageReport
 from tailwise.report.inspection.inspection_plots import heat_map, labels_per_image, long_tail
 from tailwise.report.inspection.problems import find_problems
 from tailwise.report.inspection.terminal import describe_mode, split_name
-from tailwise.report.page import Fact, write_page
-from tailwise.report.plots import finite
+from tailwise.report.page import Fact, finite, write_page
 from tailwise.report.tables import Column, Table, Value
 from tailwise.spelling import counted, percent
 

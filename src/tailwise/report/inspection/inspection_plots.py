@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.label_facts import Inspection
-from tailwise.report.plots import GROUP_COLOURS, PagePlot, name_ticks, plot_text, tick_length
+from tailwise.report.page import GROUP_COLOURS, PagePlot, name_ticks, plot_text, tick_length
 from tailwise.spelling import counted
 
 _MOST_BARS = 300

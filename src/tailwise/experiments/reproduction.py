@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tailwise.data.dataset import Dataset
-from tailwise.experiments.compare import compare
+from tailwise.experiments.comparison import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.published import PublishedRow, PublishedTable, published_table
@@ -95,7 +95,7 @@ class Experiment:
             Results by name of the method; empty without methods.
 
         Raises:
-            InputError: as :func:`~tailwise.experiments.compare.compare`.
+            InputError: as :func:`~tailwise.experiments.comparison.compare`.
         """
         distinct = {method.name: method for method in methods}.values()
         if not distinct:

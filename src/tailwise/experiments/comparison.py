@@ -20,10 +20,9 @@ from tailwise.data.dataset import Dataset, Features
 from tailwise.data.splits import require_folds
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
-from tailwise.experiments.plan import Plan, in_rounds
+from tailwise.experiments.plan import Plan, in_rounds, settle
 from tailwise.experiments.results import RUNS, Comparison
 from tailwise.experiments.scoring import summarize
-from tailwise.experiments.search import settle
 from tailwise.labels import LabelStats
 from tailwise.matrix import Targets, can_be_scored, dense_chunks
 from tailwise.models.backbone_checks import try_backbone
