@@ -28,7 +28,8 @@ from benchmarks.photos import configuration
 from benchmarks.timing import machine, side_by_side
 from tailwise import LabelStats
 from tailwise.data.pixels.augment import prepare
-from tailwise.models.backbone import create_backbone, prepare_for_inference
+from tailwise.models.backbone import create_backbone
+from tailwise.models.extractor import prepare_for_inference
 from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.datamodule import EpochBatches

@@ -21,7 +21,6 @@ from rich.console import Console
 from tailwise import __version__
 from tailwise.command_line import add_options, canonical, from_namespace, help_text, spelled
 from tailwise.errors import InputError, RunsFailedError
-from tailwise.loss_file import is_loss_file
 from tailwise.options import entries
 from tailwise.spelling import near
 
@@ -149,11 +148,11 @@ def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
         InputError: it does, and the command line does not say the same itself.
     """
     given = {argument.partition("=")[0] for argument in arguments}
-    from tailwise.losses import is_dotted_path
+    from tailwise.losses import is_dotted_path, is_loss_file
 
     model = getattr(options, "model", None)
     if model is not None:
-        from tailwise.models.backbone_checks import refuse_sources
+        from tailwise.models.backbone import refuse_sources
 
         # What the command line gives itself is trusted, and says nothing about the rest.
         said = {"backbone": "", "options": {}}

@@ -1,4 +1,4 @@
-"""Statistics of the training labels: the one type that losses, samplers, metrics and reports share."""
+"""Statistics of training labels: class counts and groups, shared by losses, samplers, metrics and reports."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ class LabelStats:
     Raises:
         ValueError: a count is negative, NaN, not whole or above ``num_samples``; lengths disagree; names repeat;
             groups overlap or leave a class out.
+
+    Example:
+        >>> stats = LabelStats([120, 40, 3], num_samples=200, class_names=["person", "dog", "zebra"])
+        >>> stats
+        LabelStats(200 samples, 3 classes: head 1, medium 1, tail 1)
+        >>> stats.groups["tail"]
+        array([2])
     """
 
     def __init__(
@@ -116,6 +123,11 @@ class LabelStats:
 
         Raises:
             ValueError: entries other than 0, 1 and unknown, chunks of different widths, or no row at all.
+
+        Example:
+            >>> stats = LabelStats.from_targets([["dog"], [], ["cat", "dog"]])
+            >>> stats.class_names, stats.class_counts
+            (('cat', 'dog'), array([1, 2]))
         """
         pairs: NDArray[np.int64] | None = None
         counts: NDArray[np.int64] | None = None
@@ -140,7 +152,7 @@ class LabelStats:
         return cls(counts, num_samples, names, thresholds, groups=groups, cooccurrence=pairs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the statistics as JSON, whole or not at all."""
+        """Write the statistics as JSON, atomically."""
         record: dict[str, Any] = {
             "format": _FORMAT,
             "num_samples": self.num_samples,
@@ -218,7 +230,7 @@ class LabelStats:
                 index = position.get(member) if isinstance(member, str) else int(member)
                 if index is None or not 0 <= index < self.num_classes:
                     raise ValueError(
-                        f"group {group!r} names {member!r}, which is none of the {self.num_classes} classes"
+                        f"group {group!r} names {member!r}, which is not one of the {self.num_classes} classes"
                     )
                 if index in owner:
                     raise ValueError(
@@ -268,15 +280,15 @@ def _whole_counts(class_counts: ArrayLike, num_samples: int) -> NDArray[np.int64
 
 
 class _Chunk(NamedTuple):
-    """What some samples add to the statistics."""
+    """Counts of some samples."""
 
     rows: NDArray[np.float32] | None
-    """0/1 rows, where they are wanted."""
+    """0/1 rows, if requested."""
     counts: NDArray[np.int64]
     """Positives per class."""
     num_rows: int
     names: tuple[str, ...] | None = None
-    """Names of the columns, where the samples come with any."""
+    """Names of the columns, if the samples have any."""
 
 
 def _count_chunks(targets: Any, class_names: Sequence[str] | None, *, dense: bool) -> Iterator[_Chunk]:

@@ -1,9 +1,9 @@
-"""Loops that Numba compiles, and their threads.
+"""Decorators for loops compiled by Numba, and their distribution over threads.
 
-All that a compiled function calls becomes part of it. Otherwise the process that compiles holds a called function
-twice, by itself and as part of its caller, the second time optimised once more, and runs the first of them; a process
-that reads compiled code from a file has the second alone. With sums in any order the two need not agree in the last
-bit, and neither would a run and its repetition.
+Functions that a compiled function calls are inlined. Otherwise the process that compiles has two versions of a called
+function, a separate one and one optimised again within its caller, and runs the first; a process that loads compiled
+code from the cache has the second alone. With reordered sums the two can differ in the last bit, and so could a run and
+its repetition.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
-"""Sums may be taken in any order, and products fused with them; NaN must stay NaN."""
+"""Sums may be reordered and fused with products; NaN is preserved."""
 
 _SHARES = 4
 _Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -29,7 +29,7 @@ _PROCESS = os.getpid()
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a function that Python calls: compiled at its first call, it runs without Python's lock.
+    """Decorate a function that Python calls: compiled at its first call, it runs without the global interpreter lock.
 
     Args:
         options: further ones of :func:`numba.njit`.
@@ -41,9 +41,9 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result: Callable[..., Any] = compile_it(cache=True)(function)
-        except RuntimeError:  # there is no folder to write compiled code to: each process compiles
+        except RuntimeError:  # no folder for compiled code is writable: each process compiles
             return compile_it()(function)
-        # Numba checks the function's own file alone, and would reuse what another file has put into its loops.
+        # Numba checks the function's own file alone, not those of inlined functions.
         with suppress(AttributeError):
             result._cache._cache_file._source_stamp = _sources(  # type: ignore[attr-defined]
                 Path(function.__code__.co_filename).parent
@@ -54,7 +54,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 
 def inlined(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a function that compiled ones call: it becomes part of each of them.
+    """Decorate a function that compiled ones call: it is inlined into each.
 
     Args:
         options: further ones of :func:`numba.njit`.
@@ -69,26 +69,26 @@ def inlined(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 @cache
 def _sources(folder: Path) -> str:
-    """Digest of this file and of the files of a folder, from which its loops are compiled."""
+    """Digest of this file and of the files of a folder, the sources of its loops."""
     files = [Path(__file__), *sorted(folder.glob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
-    """Call ``loop(*arguments, start, step)`` in several threads, this one among them, until every part is done.
+    """Call ``loop(*arguments, start, step)`` in several threads, including this one, until every part is done.
 
     There are as many threads as torch uses. Each takes a share of the parts, and another when it is done, so that a
     thread that loses its core for a while costs little.
 
     Raises:
-        Exception: what the loop raised, in whichever thread.
+        Exception: the first exception of the loop in any thread.
     """
     threads = torch.get_num_threads()
     if min(threads, parts) < 2:
         loop(*arguments, 0, 1)
         return
     shares = min(parts, _SHARES * threads)
-    starts = iter(range(shares))  # its next value is given out once, whichever thread asks
+    starts = iter(range(shares))  # shared by the threads: each value is taken once
     errors: list[BaseException] = []
 
     def work(_: Any = None) -> None:
@@ -98,12 +98,12 @@ def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
         except BaseException as error:
             errors.append(error)
 
-    # A forked process has none of OpenMP's threads, and OpenMP does not start them again there.
+    # A forked process has none of OpenMP's threads, and OpenMP does not restart them there.
     start_openmp = _openmp() if os.getpid() == _PROCESS else None
     if start_openmp is None:
         _in_pool(work, min(threads, parts))
     else:
-        # All of them: those that a smaller team leaves out would end, and torch's next operation would start them anew.
+        # The whole team: threads outside a smaller one would end, and torch's next operation would restart them.
         start_openmp(work, threads)
     if errors:
         raise errors[0]
@@ -111,10 +111,10 @@ def share(loop: Callable[..., None], parts: int, *arguments: Any) -> None:
 
 @cache
 def _openmp() -> Callable[[Callable[[Any], None], int], None] | None:
-    """Return what calls a function in torch's own threads, where they are OpenMP's.
+    """A caller of functions in torch's own threads, if these are OpenMP's; otherwise None.
 
-    They keep their cores busy for milliseconds after each operation of torch, waiting for the next: other threads would
-    have to wait for them.
+    They spin for milliseconds after each operation of torch, waiting for the next: other threads would have to wait for
+    their cores.
     """
     try:
         parallel = ctypes.CDLL(None).GOMP_parallel
@@ -136,5 +136,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    # A forked process has none of the pool's threads either; it makes a new pool.
+    # A forked process has none of the pool's threads either, and needs a new pool.
     os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -21,7 +21,7 @@ from tailwise.data.pixels.decode import decode_image, square_pixels
 from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
-from tailwise.models.backbone_checks import refuse_sources
+from tailwise.models.backbone import refuse_sources
 from tailwise.shapes import Float, UInt8
 from tailwise.training import finetune, frozen, probe
 from tailwise.training.config import Accelerator, load

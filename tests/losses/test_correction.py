@@ -81,7 +81,7 @@ def test_it_starts_when_the_samples_of_an_epoch_have_been_seen(unknown):
 
 def test_counting_is_refused_under_transforms(unknown, stats):
     loss = create("splc", stats)
-    with pytest.raises(RuntimeError, match=r"torch\.func does not take: put it into evaluation, loss\.eval\(\)"):
+    with pytest.raises(RuntimeError, match=r"torch\.func does not support: put it into evaluation, loss\.eval\(\)"):
         torch.func.grad(lambda z: loss(z, unknown[1]))(unknown[0])
     assert loss.correction.seen == 0
     assert torch.func.grad(lambda z: loss.eval()(z, unknown[1]))(unknown[0]).isfinite().all()

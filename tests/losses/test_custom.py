@@ -69,7 +69,7 @@ def test_classes_and_functions_are_called_with_statistics_and_options(module, se
         ("{}.Scaled", {"scale": 2.0}, r"cannot be called with \(stats, scale\).*unexpected keyword argument 'scale'"),
         ("{}.factory", {}, "missing 1 required positional argument: 'gamma'"),
         ("no_such_package.losses:Mine", {}, "module 'no_such_package.losses' of .* cannot be imported"),
-        ("bce", {}, "no path of the form"),
+        ("bce", {}, "not a path of the form"),
     ],
 )
 def test_what_is_wrong_is_said(module, name, options, message, stats):

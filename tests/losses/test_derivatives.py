@@ -209,7 +209,7 @@ def test_a_loss_that_steers_itself_must_not_be_in_training(stats):
     logits, targets = small()
     loss = create("pg-auto", stats)
     for transform in (torch.func.grad, torch.func.vmap):
-        with pytest.raises(RuntimeError, match=r"torch\.func does not take: put it into evaluation, loss\.eval\(\)"):
+        with pytest.raises(RuntimeError, match=r"torch\.func does not support: put it into evaluation, loss\.eval\(\)"):
             transform(lambda z: loss(z.view(-1, 9), targets[: z.numel() // 9]))(logits)
     assert (loss.guidance.running == 0).all()
     assert torch.func.grad(lambda z: loss.eval()(z, targets))(logits).isfinite().all()

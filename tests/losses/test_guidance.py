@@ -14,7 +14,7 @@ from torch import nn
 from tailwise import LabelStats
 from tailwise.losses import create
 from tailwise.losses.backends.eager import EAGER
-from tailwise.losses.statistics import group_means, mean_probabilities
+from tailwise.losses.guidance import group_means, mean_probabilities
 
 SEEDS = (0, 1, 2)
 STEPS = 90

@@ -12,7 +12,7 @@ from tailwise import LabelStats
 from tailwise.losses import create
 from tailwise.losses.backends.eager import EAGER
 from tailwise.losses.formula import Side
-from tailwise.losses.steering import Steering, group_log_odds
+from tailwise.losses.guidance import Steering, group_log_odds
 from tests.losses.conftest import COUNTS, NUM_SAMPLES
 from tests.losses.naive import Naive, pair_loss, sigmoid
 

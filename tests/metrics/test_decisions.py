@@ -104,9 +104,9 @@ def test_file_gives_back_every_bit(fitted_on: Any, tmp_path: Path, objective: An
     [
         ("{", "not a JSON file of thresholds"),
         ('{"format": "other"}', "is not a file of thresholds"),
-        ('{"format": "tailwise-thresholds-1"}', "not a whole file of thresholds.*classes"),
-        ('{"format": "tailwise-thresholds-1", "classes": {"a": {"threshold": 1}}}', "not a whole file.*tuned"),
-        ('{"format": "tailwise-thresholds-1", "classes": {"a": 1}}', "not a whole file of thresholds"),
+        ('{"format": "tailwise-thresholds-1"}', "not a complete file of thresholds.*classes"),
+        ('{"format": "tailwise-thresholds-1", "classes": {"a": {"threshold": 1}}}', "not a complete file.*tuned"),
+        ('{"format": "tailwise-thresholds-1", "classes": {"a": 1}}', "not a complete file of thresholds"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -18,8 +18,8 @@ from timm.layers import StdConv2d
 from torch import nn
 
 from tailwise.errors import InputError
-from tailwise.models.backbone import create_backbone, freeze_stages, prepare_for_inference
-from tailwise.models.backbone_checks import feature_width
+from tailwise.models.backbone import create_backbone, feature_width, freeze_stages
+from tailwise.models.extractor import prepare_for_inference
 from tailwise.models.model_config import ModelConfig
 
 RANDOM = ModelConfig(backbone="test_resnet", pretrained=False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tailwise.errors import InputError
-from tailwise.models.embeddings import embeddings_source, label_embeddings, random_embeddings
+from tailwise.models.gcn import embeddings_source, label_embeddings, random_embeddings
 from tailwise.models.model_config import ModelConfig
 
 WIDTH = 4
@@ -129,11 +129,11 @@ BAD = {
         r"long.txt:1: a vector of 5 values, expected 4; --label-width",
     ),
     "header.txt": ("2 50\ncat 1 2 3 4\n", r"header.txt:1: a vector of 50 values, expected 4"),
-    "word.txt": ("the 1 2 3 4\ncat 1 2 x 4\n", r"word.txt:2: a value is no number: .*'x'"),
+    "word.txt": ("the 1 2 3 4\ncat 1 2 x 4\n", r"word.txt:2: a value is not numeric: .*'x'"),
     "nan.txt": ("the 1 2 3 4\ncat 1 2 nan 4\n", r"nan.txt:2: a value is not finite"),
     "zero.txt": ("the 1 2 3 4\ncat 0 0 0 0\n", r"zero.txt: the vector of class 'cat' is all zeros"),
-    "empty.txt": ("", r"empty.txt is no file of word vectors: expected lines of a word and its values"),
-    "prose.txt": ("Once upon a time\n", r"prose.txt is no file of word vectors"),
+    "empty.txt": ("", r"empty.txt is not a file of word vectors: expected lines of a word and its values"),
+    "prose.txt": ("Once upon a time\n", r"prose.txt is not a file of word vectors"),
     "other.txt": (
         "the 1 2 3 4\n",
         r"other.txt: no vector for 'cat'; .*--label-words, as in '\{\"cat\": \"its words\"\}'",
@@ -141,11 +141,11 @@ BAD = {
     "broken.json": ('{"cat": [1, 2\n', r"broken.json:2: not JSON"),
     "list.json": ("[1, 2, 3, 4]", r"list.json: expected an object of vectors by name"),
     "width.json": ('{"cat": [1, 2]}', r"width.json: 'cat': a vector of 2 values, expected 4"),
-    "text.json": ('{"cat": "furry"}', r"text.json: 'cat': a value is no number"),
-    "nested.json": ('{"cat": [[1, 2], [3]]}', r"nested.json: 'cat': a value is no number"),
+    "text.json": ('{"cat": "furry"}', r"text.json: 'cat': a value is not numeric"),
+    "nested.json": ('{"cat": [[1, 2], [3]]}', r"nested.json: 'cat': a value is not numeric"),
     "matrix.json": ('{"cat": [[1, 2, 3, 4]]}', r"matrix.json: 'cat': expected a list of 4 numbers"),
-    "garbage.npz": ("garbage", r"garbage.npz is no .npz file of numbers"),
-    "garbage.npy": ("garbage", r"garbage.npy is no .npy file of numbers"),
+    "garbage.npz": ("garbage", r"garbage.npz is not a .npz file of numbers"),
+    "garbage.npy": ("garbage", r"garbage.npy is not a .npy file of numbers"),
 }
 
 
@@ -166,15 +166,15 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for rows, message in (
         (np.ones((3, WIDTH)), r"a row for each of the 2 classes, got the shape \(3, 4\)"),
         (np.ones((2, 5)), r"row 0: a vector of 5 values, expected 4"),
-        (np.array([["a"] * WIDTH] * 2), "row 0: a value is no number"),
-        (np.array([[None] * WIDTH] * 2), "no .npy file of numbers"),
+        (np.array([["a"] * WIDTH] * 2), "row 0: a value is not numeric"),
+        (np.array([[None] * WIDTH] * 2), "a .npy file of numbers"),
     ):
         np.save(path, rows)
         with pytest.raises(InputError, match=message):
             label_embeddings(config(path), ("cat", "dog"))
     np.savez(tmp_path / "rows.npz", cat=np.ones(WIDTH), dog=np.ones(WIDTH))
     (tmp_path / "rows.npz").rename(path)
-    with pytest.raises(InputError, match="another of NumPy's"):
+    with pytest.raises(InputError, match="another NumPy file"):
         label_embeddings(config(path), ("cat", "dog"))
 
 

@@ -118,7 +118,7 @@ def test_weights_in_the_folder_that_have_changed_are_refused(probing: TrainConfi
     with pytest.raises(InputError, match=rf"^{kept}: the backbone's weights have the SHA-256 \w+; expected \w+"):
         evaluate(tmp_path / "run")
     (tmp_path / "run" / "backbone.json").write_text('{"format": "tailwise-backbone-1", "name": "test_resnet"}')
-    with pytest.raises(InputError, match=r"backbone\.json is no record of a backbone.*restore it"):
+    with pytest.raises(InputError, match=r"backbone\.json is not a record of a backbone.*restore it"):
         evaluate(tmp_path / "run")
 
 

@@ -15,9 +15,9 @@ import torch
 
 from tailwise.cli import main
 from tailwise.errors import InputError
-from tailwise.models.backbone_checks import try_backbone
+from tailwise.models.backbone import try_backbone
+from tailwise.models.extractor import RECORD_FILE
 from tailwise.models.model_config import ModelConfig
-from tailwise.models.record import RECORD_FILE
 from tailwise.training import inputs
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import METRICS_FILE, checkpoint_path
@@ -167,7 +167,7 @@ def test_a_strangers_record_of_a_backbone_names_no_source(tiny: Tiny, change: di
     train(config)
     record = Path(config.output) / RECORD_FILE
     record.write_text(json.dumps(json.loads(record.read_text()) | change))
-    with pytest.raises(InputError, match=r"backbone\.json is no record of a backbone: it names a source of models"):
+    with pytest.raises(InputError, match=r"backbone\.json is not a record of a backbone: it names a source of models"):
         evaluate(Path(config.output))
 
 

@@ -25,7 +25,7 @@ from tailwise.experiments.results import RUNS, Comparison
 from tailwise.experiments.scoring import summarize
 from tailwise.labels import LabelStats
 from tailwise.matrix import Targets, can_be_scored, dense_chunks
-from tailwise.models.backbone_checks import try_backbone
+from tailwise.models.backbone import try_backbone
 from tailwise.progress import countdown
 from tailwise.spelling import counted
 from tailwise.training import finetune

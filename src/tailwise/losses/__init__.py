@@ -1,19 +1,17 @@
 """Losses for long-tailed multi-label classification, all of one formula. Needs torch and numpy only."""
 
 from tailwise.losses import presets  # noqa: F401 - registers the losses
-from tailwise.losses.linear import linear_loss
+from tailwise.losses.chunked import ChunkedSGD
+from tailwise.losses.custom import create_custom, is_dotted_path, is_loss_file, read_loss_file
+from tailwise.losses.linear import linear_loss, sharded_linear_loss
 from tailwise.losses.loss import FormulaLoss, Loss
 from tailwise.losses.registry import (
     RECIPES,
     RecipeName,
     available,
     create,
-    create_custom,
-    is_dotted_path,
     option_names,
 )
-from tailwise.losses.sgd import ChunkedSGD
-from tailwise.losses.sharded import sharded_linear_loss
 
 __all__ = [
     "RECIPES",
@@ -25,7 +23,9 @@ __all__ = [
     "create",
     "create_custom",
     "is_dotted_path",
+    "is_loss_file",
     "linear_loss",
     "option_names",
+    "read_loss_file",
     "sharded_linear_loss",
 ]

@@ -1,4 +1,4 @@
-"""Attaching values whose gradient is known in closed form to the graph of what they were computed from."""
+"""Autograd functions for values whose gradient is known in closed form."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from torch.autograd.function import once_differentiable
 
 
 class ClosedForm(NamedTuple):
-    """How the derivative of a value by the (B, C) logits is made, and made again."""
+    """The derivative of a value by the (B, C) logits, and ways to recompute it."""
 
     rest: Tensor | float
-    """A factor of the derivative that the gradient lacks, a scalar."""
+    """A scalar factor of the derivative that the gradient does not include."""
     again: Callable[[Tensor], Tensor | None]
-    """Makes the gradient anew from the logits, when the backward pass runs a second time."""
+    """Recomputes the gradient from the logits, for a second backward pass."""
     differentiable: Callable[[Tensor], Tensor]
-    """Makes the gradient of operations that torch differentiates, when a graph of the backward pass is wanted."""
+    """Computes the gradient by operations that torch differentiates, for ``create_graph=True``."""
     scale: Callable[[Tensor, Tensor], Tensor]
     """Multiplies a gradient in place."""
     labels: Sequence[Tensor | None]
-    """The targets and the mask, from which the gradient is made again."""
+    """The targets and the mask, from which the gradient is recomputed."""
 
 
 def attach(logits: Tensor, value: Tensor, gradient: Tensor, closed: ClosedForm) -> Tensor:
-    """Give a value that was computed outside the graph its place in it, as a function of the logits.
+    """Attach a value that was computed outside the autograd graph to its logits.
 
     Args:
-        logits: (B, C) what the value was computed from.
-        value: a scalar, or (B, C) values. It becomes the result, which can be changed in place as that of any
-            operation: nothing else may hold it.
-        gradient: (B, C) derivative of the value by the logits, but for a factor. It is given away: the backward pass
-            scales it in place, so that no second table of its size is made.
-        closed: that factor, and the ways to make the gradient again.
+        logits: (B, C) logits that the value was computed from.
+        value: a scalar, or (B, C) values. It becomes the result, which can be changed in place like that of any
+            operation: no other tensor may share its memory.
+        gradient: (B, C) derivative of the value by the logits, up to a factor. The backward pass scales it in place,
+            so that no second table of its size is allocated.
+        closed: that factor, and ways to recompute the gradient.
     """
     attached: Tensor
     if torch.compiler.is_compiling():
@@ -46,31 +46,31 @@ def attach(logits: Tensor, value: Tensor, gradient: Tensor, closed: ClosedForm) 
 
 
 def is_transformed(tensor: Tensor) -> bool:
-    """Whether torch.func transforms what is being computed, or a tensor carries a tangent of forward mode.
+    """Whether torch.func transforms the computation, or a tensor carries a forward-mode tangent.
 
-    Then a closed form that was made outside the graph would be a constant, and there is no memory to give to a kernel.
+    A closed form computed outside the graph would then be a constant, and kernels would have no memory to read.
     """
     return is_transforming() or unpack_dual(tensor).tangent is not None
 
 
 def is_transforming() -> bool:
-    """Whether torch.func transforms what is being computed."""
+    """Whether torch.func transforms the computation."""
     return torch._C._are_functorch_transforms_active()
 
 
 def times_upstream(gradient: Tensor, factor: Tensor, scale: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """A gradient times what came from above: in place by ``scale``, unless several come at once."""
+    """A gradient times the upstream one: in place by ``scale``, unless upstream gradients are batched."""
     if is_transforming() or torch._C._functorch.is_legacy_batchedtensor(factor):
         return (gradient * factor).to(gradient.dtype)
     return scale(gradient, factor)
 
 
 def once(gradients: Sequence[Tensor | None], inputs: Sequence[Tensor | None], reason: str) -> tuple[Tensor | None, ...]:
-    """Gradients that cannot be differentiated: whoever tries gets a RuntimeError with the reason.
+    """Gradients that cannot be differentiated: an attempt raises RuntimeError with the reason.
 
     Args:
-        gradients: made outside the graph.
-        inputs: what they depend on.
+        gradients: computed outside the graph.
+        inputs: tensors that they depend on.
         reason: why they have no derivative, and the way out.
     """
     given: tuple[Tensor | None, ...] = _Once.apply(gradients, reason, *inputs)
@@ -78,7 +78,7 @@ def once(gradients: Sequence[Tensor | None], inputs: Sequence[Tensor | None], re
 
 
 class _Attached(torch.autograd.Function):
-    """Hands the gradient over in the first backward pass."""
+    """Returns the stored gradient in the first backward pass, and recomputes it in later ones."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, made: tuple[Tensor, Tensor], closed: ClosedForm) -> Tensor:
@@ -105,7 +105,7 @@ class _Attached(torch.autograd.Function):
 
 
 class _Traced(torch.autograd.Function):
-    """The same for a program that is being compiled, which needs no buffer of its own."""
+    """The same while torch.compile traces, which manages memory itself."""
 
     @staticmethod
     def forward(ctx: Any, _logits: Tensor, value: Tensor, gradient: Tensor, rest: Tensor | float) -> Tensor:
@@ -121,7 +121,7 @@ class _Traced(torch.autograd.Function):
 
 
 class _Once(torch.autograd.Function):
-    """Passes gradients on; once_differentiable of torch refuses nothing where what came from above is a constant."""
+    """Identity on gradients, without a derivative; once_differentiable of torch allows one of constants."""
 
     @staticmethod
     def forward(
@@ -136,7 +136,7 @@ class _Once(torch.autograd.Function):
 
 
 def _versions(tensors: Sequence[Tensor | None]) -> list[int | None]:
-    """How often tensors have been changed in place, where torch counts it."""
+    """Version counters of tensors, None where torch keeps none."""
     return [None if tensor is None or tensor.is_inference() else tensor._version for tensor in tensors]
 
 

@@ -1,4 +1,4 @@
-"""Batches of logits and labels: what is refused, and labels, dense or sparse, a block or a chunk at a time."""
+"""Checks of batches of logits and labels, and access to dense or sparse labels by samples and by classes."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def is_sparse(targets: Tensor) -> bool:
 
 
 def dense_rows(targets: Shaped[Tensor, "B C"], rows: slice) -> Shaped[Tensor, "b C"]:
-    """Some samples' labels as a dense tensor; a view where they are dense already."""
+    """The labels of some samples as a dense tensor; a view if they are dense already."""
     if not is_sparse(targets):
         return targets[rows]
     bounds, columns, values = targets.crow_indices(), targets.col_indices(), targets.values()
@@ -131,7 +131,7 @@ def dense_rows(targets: Shaped[Tensor, "B C"], rows: slice) -> Shaped[Tensor, "b
 def sparse_row_sums(targets: Shaped[Tensor, "B C"], values: Float[Tensor, "M C"]) -> Float[Tensor, "B M"]:
     """Σ_k y_ik u_mk over the known labels of each sample, from the entries of CSR targets alone."""
     entries = targets.values().to(values.dtype)
-    entries = torch.where(entries > 0, entries, 0)  # what is unknown, −1 or NaN, adds nothing
+    entries = torch.where(entries > 0, entries, 0)  # unknown labels, −1 or NaN, add nothing
     owner = _owners(targets)
     sums = values.new_zeros(len(values), targets.shape[0])
     return sums.index_add_(1, owner, values[:, targets.col_indices()] * entries).T
@@ -143,14 +143,14 @@ def _owners(targets: Tensor) -> Tensor:
 
 
 class LabelChunks:
-    """Labels of all samples, some neighbouring classes at a time, as dense tensors.
+    """Labels of all samples as dense tensors, a chunk of adjacent classes at a time.
 
-    The entries of CSR targets are sorted by class once: then every chunk costs what is in it.
+    The entries of CSR targets are sorted by class once, so that the cost of a chunk is that of its entries.
 
     Args:
         targets: (B, C) labels, dense or sparse CSR.
         mask: (B, C), False where the label is unknown.
-        classes: the classes that are gone through.
+        classes: the classes that the chunks cover.
         size: classes of a chunk.
     """
 
@@ -212,7 +212,7 @@ class LabelChunks:
 def to_kind(targets: Tensor) -> Tensor:
     """Labels in one of the two types that kernels read: int8, or float32 for those that may be soft.
 
-    Boolean and uint8 labels are read as int8 where they lie; only wider integers are copied.
+    Boolean and uint8 labels are viewed as int8; only wider integers are copied.
     """
     if is_sparse(targets):
         values = to_kind(targets.values())

@@ -1,4 +1,4 @@
-"""Losses that are no sum over labels: functions of all labels of a sample, or of a batch, in operations of torch."""
+"""Losses that are not sums over labels: functions of all labels of a sample, or of a batch, by operations of torch."""
 
 from __future__ import annotations
 

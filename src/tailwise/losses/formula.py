@@ -1,4 +1,4 @@
-"""The one formula behind every loss, with its closed-form gradient.
+"""The formula shared by the losses, with its closed-form gradient.
 
 For a logit z with target y, and per class a shift v, a slope λ₁, a divisor λ₂ and a focal exponent γ on either side:
 
@@ -16,8 +16,10 @@ operations of torch, for every device and dtype; the kernels of :mod:`tailwise.l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, TypeAlias
+from numbers import Real
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -157,7 +159,7 @@ def of_samples(coefficients: Coefficients, rows: slice) -> Coefficients:
 
 
 def known_pairs(targets: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Say which labels are known: not −1, not NaN and not masked. None means all, without looking."""
+    """Which labels are known: not −1, not NaN and not masked. None means all, without reading them."""
     if targets.dtype in (torch.bool, torch.uint8):
         return mask
     known = targets >= 0  # False for NaN too
@@ -233,9 +235,42 @@ def _select(is_positive: Tensor, plus: Factor, minus: Factor, like: Tensor) -> F
 
 
 def _as_tensor(factor: Factor, like: Tensor) -> Tensor:
-    # A Python number would be selected in float32, whatever the precision of the logits.
+    # torch.where would select a Python number in float32, for logits of any precision.
     return factor.to(like.dtype) if isinstance(factor, Tensor) else like.new_full((), factor)
 
 
 def _is_number(factor: Factor, number: float) -> bool:
     return not isinstance(factor, Tensor) and factor == number
+
+
+_RANGES: dict[str, Callable[[Any], bool]] = {
+    "finite": lambda _: True,
+    "0 or more": lambda number: number >= 0,
+    "1 or more": lambda number: number >= 1,
+    "a positive number": lambda number: number > 0,
+    "a number between 0 and 1": lambda number: 0 < number < 1,
+    "a number in [0, 1]": lambda number: 0 <= number <= 1,
+    "a number in [0, 1)": lambda number: 0 <= number < 1,
+}
+
+
+def require(expected: str, **given: Any) -> None:
+    for option, value in given.items():
+        if not (is_finite(value) and _RANGES[expected](value)):
+            raise ValueError(f"{option} must be {expected}, got {value!r}")
+
+
+def require_choice(choices: Any, **given: Any) -> None:
+    for option, value in given.items():
+        if value not in get_args(choices):
+            raise ValueError(f"{option} must be one of {', '.join(get_args(choices))}, got {value!r}")
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def with_margin(side: Side, margin: float) -> Side:
+    """A side with ASL's probability margin; 0 is none."""
+    require("a number in [0, 1)", margin=margin)
+    return side._replace(kind="margin", number=float(margin)) if margin > 0 else side

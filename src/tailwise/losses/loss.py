@@ -1,4 +1,4 @@
-"""The modules behind every named loss: what all share, and those of the one formula."""
+"""Loss modules: the base class of all named losses, and the class of those that are points of the formula."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tailwise.losses.backends import IMPLEMENTATIONS, Backend, Implementation, W
 from tailwise.losses.backends.eager import EAGER, differentiable_term
 from tailwise.losses.batches import check_batch, check_targets, dense_rows, is_sparse, sparse_row_sums
 from tailwise.losses.formula import SIDE_FACTORS, Coefficients, FocalOn, PairWeight, Side, known_pairs
-from tailwise.losses.statistics import Guidance, Weighting, add_over_processes
-from tailwise.losses.steering import Correction, Steering
+from tailwise.losses.guidance import Correction, Guidance, Steering
+from tailwise.losses.statistics import Weighting
 from tailwise.shapes import Bool, Float, Shaped
 
 Reduction: TypeAlias = Literal["mean", "sum", "batchmean", "none"]
@@ -34,8 +34,8 @@ class Loss(nn.Module):
         reduction: ``"mean"`` over known pairs, ``"sum"``, ``"batchmean"`` (sum over classes, mean over samples), or
             ``"none"``.
         validate: check the range of the targets of the first batch. It costs one device synchronisation.
-        impl: what evaluates the term: ``"auto"``, ``"eager"`` operations of torch, ``"numba"`` loops for a CPU, or
-            ``"triton"`` kernels for CUDA. They give the same.
+        impl: implementation of the term: ``"auto"``, ``"eager"`` operations of torch, ``"numba"`` loops for a CPU, or
+            ``"triton"`` kernels for CUDA. The results agree.
 
     Raises:
         ValueError: an option is out of its range.
@@ -70,15 +70,15 @@ class Loss(nn.Module):
         Args:
             logits: (B, C) raw scores, of any floating-point type; half precision is computed in float32.
             targets: (B, C) labels: 0, 1, soft in [0, 1] (floating point), or unknown (−1 or NaN); dense, or sparse CSR,
-                where what is not stored is 0.
+                where entries that are not stored are 0.
             mask: (B, C), False where the label is unknown.
 
         Returns:
             A scalar, or the losses of ``reduction="none"``; 0 where nothing is known.
 
         Raises:
-            ValueError: an argument is no tensor, or not of the shape, type or device that is expected, or (first
-                batch, unless ``validate=False``) targets are out of range.
+            ValueError: an argument is not a tensor of the expected shape, type and device, or (first batch, unless
+                ``validate=False``) targets are out of range.
         """
         check_batch(logits, targets, mask, self.num_classes)
         self.check_first_batch(targets)
@@ -104,7 +104,7 @@ class Loss(nn.Module):
             self._validate_next = False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Loss:
-        """Move buffers, but leave their type: what is computed in float32 has float32 parameters.
+        """Move buffers, but keep their dtype: computations in float32 have float32 parameters.
 
         ``model.bfloat16()`` then gives the same loss of the same logits, and steps add up.
         """
@@ -127,11 +127,11 @@ class Formula(NamedTuple):
     scale: float = 1.0
     """c, a plain factor."""
     guidance: Guidance | Steering | None = None
-    """Adapts the sides to each batch, or to the course of the training."""
+    """Adapts the sides to each batch, or to running means over the training."""
     focal_on: FocalOn = "regularized"
     """Argument of the focal factor, the regularised logit or the plain one."""
     correction: Correction | None = None
-    """Takes some negatives for positives, in the term; weights and guidance keep the labels as given."""
+    """Relabels some negatives as positives in the term; weights and guidance keep the labels as given."""
 
 
 class FormulaLoss(Loss):
@@ -186,7 +186,7 @@ class FormulaLoss(Loss):
             backend = EAGER if transformed or torch.compiler.is_compiling() else choose(self.impl, logits)
             positive, negative = self.side("positive"), self.side("negative")
             if self.guidance is not None:
-                sums = self.share_sums(backend.probability_sums(logits, targets, mask))
+                sums = self.guidance.shared(backend.probability_sums(logits, targets, mask))
                 positive, negative = self.guidance(sums, positive, negative)
             coefficients = self.coefficients(positive, negative, self.weigh(backend, targets, mask))
             if self.correction is not None:
@@ -210,12 +210,6 @@ class FormulaLoss(Loss):
         pair_weight: PairWeight = self.weight(sums)
         return pair_weight
 
-    def share_sums(self, sums: Tensor) -> Tensor:
-        """Add the sums behind the guidance over all processes, in training, unless each is to use its own."""
-        if self.training and self.guidance is not None and self.guidance.sync == "auto":
-            add_over_processes(sums)
-        return sums
-
     def coefficients(self, positive: Side, negative: Side, weight: PairWeight) -> Coefficients:
         """All parameters of the term, given the sides and weights of a batch."""
         return Coefficients(positive, negative, weight, self.scale, self.focal_on)
@@ -226,7 +220,7 @@ class FormulaLoss(Loss):
         """The reduced value, with its gradient."""
         wants_gradient = torch.is_grad_enabled() and logits.requires_grad
         divisor = divisor_in_advance(self.reduction, targets, mask)
-        # In float16 a gradient divided by the number of pairs would lose its digits before a scaler can save them.
+        # In float16 a gradient divided by the number of pairs would underflow before a gradient scaler can prevent it.
         folds = divisor is not None and logits.dtype != torch.float16
         factor = 1 / divisor if divisor is not None and folds else 1.0
         wanted = Wanted(gradient=wants_gradient, values=self.reduction == "none", factor=factor)
@@ -251,7 +245,7 @@ class FormulaLoss(Loss):
         return attach(logits, value, evaluated.gradient, closed)
 
     def _transformed(self, logits: Tensor, targets: Tensor, mask: Tensor | None, coefficients: Coefficients) -> Tensor:
-        """The reduced value as operations that torch transforms."""
+        """The reduced value by operations that torch transforms."""
         values, _ = differentiable_term(logits, targets, mask, coefficients)
         if self.reduction == "none":
             return values
@@ -280,7 +274,7 @@ def _inverse(whole: Tensor | int, dtype: torch.dtype) -> Tensor | float:
 
 
 def divisor_in_advance(reduction: Reduction, targets: Tensor, mask: Tensor | None) -> int | None:
-    """The divisor of the sum of the losses, or None for a mean whose known pairs have to be counted.
+    """The divisor of the sum of the losses, or None for a mean over known pairs that have to be counted.
 
     ``"mean"`` divides by the number of known pairs, ``"batchmean"`` by the number of samples, ``"sum"`` and ``"none"``
     by nothing. A batch without a known pair gives 0.

@@ -1,7 +1,7 @@
-"""Named losses: each is a function of a few lines that returns parameters of the one formula.
+"""Named losses: functions that return parameters of the formula.
 
-To add one, write such a function here and decorate it with :func:`preset`: then :func:`create`, the command line, the
-chunked head and the tests of every loss know it.
+To add one, write such a function here and decorate it with :func:`preset`: :func:`create`, the command line, the
+chunked head and the tests that cover every loss then include it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ from typing import Any, Literal
 
 from tailwise.losses import coupled
 from tailwise.losses.coupled import Coupled
-from tailwise.losses.formula import FocalOn, Side
+from tailwise.losses.formula import FocalOn, Side, require, require_choice, with_margin
+from tailwise.losses.guidance import Adaptive, Correction, Steering, Sync, guided
 from tailwise.losses.loss import Formula
-from tailwise.losses.registry import options_for, preset, require, require_choice
-from tailwise.losses.rules import class_balanced, formula, guided, inverse_frequency, rebalanced, with_margin
-from tailwise.losses.statistics import Adaptive, Classes, FactorChoice, ShiftFormula, Sync
-from tailwise.losses.steering import Correction, Steering
+from tailwise.losses.registry import options_for, preset
+from tailwise.losses.statistics import (
+    Classes,
+    FactorChoice,
+    ShiftFormula,
+    class_balanced,
+    inverse_frequency,
+    rebalanced,
+)
 
 
 @preset("bce")
@@ -140,7 +146,7 @@ def pr(
     negative = formula.negative._replace(
         slope=classes.factor("neg_slope", neg_slope, base), divisor=classes.factor("neg_divisor", neg_divisor, base)
     )
-    weight, guidance = formula.weight if rebalance else None, guided(classes, adaptive=adaptive, sync=sync)
+    weight, guidance = formula.weight if rebalance else None, guided(classes.stats, adaptive=adaptive, sync=sync)
     return formula._replace(positive=positive, negative=negative, weight=weight, guidance=guidance)
 
 
@@ -157,7 +163,7 @@ def apaf(
 
     ``base_exponent`` is λ₀, ``max_exponent`` an upper bound of γ±; None is none.
     """
-    guidance = guided(classes, base_exponent=base_exponent, max_exponent=max_exponent, sync=sync)
+    guidance = guided(classes.stats, base_exponent=base_exponent, max_exponent=max_exponent, sync=sync)
     return Formula(scale=balance, guidance=guidance)
 
 
@@ -185,7 +191,7 @@ def pg(
     follows = exponent == "adaptive"
     formula = _focused(pr(classes, balance=balance, **options), 0.0 if follows else base_exponent)
     guidance = guided(
-        classes,
+        classes.stats,
         adaptive=adaptive,
         base_exponent=base_exponent if follows else None,
         max_exponent=max_exponent,
@@ -234,7 +240,7 @@ def pg_auto(
 def hill(_classes: Classes, *, margin: float = 1.0, gamma: float = 2.0, height: float = 1.5) -> Formula:
     """Hill loss for missing labels: bounded (λ − p) p² on negatives, focal margin on positives (Zhang et al., 2021).
 
-    ``height`` is λ: the weight λ − p spares negatives of high probability, which may be missed positives.
+    ``height`` is λ: the weight λ − p reduces the loss of negatives of high probability, which may be missed positives.
     """
     require("0 or more", gamma=gamma)
     require("1 or more", height=height)
@@ -252,8 +258,8 @@ def splc(
 ) -> Formula:
     """Self-paced loss correction for missing labels, on a focal loss with a margin of positives (Zhang et al., 2021).
 
-    Once ``change_epoch`` times N training samples have been seen, negatives of a probability above ``threshold`` τ take
-    the whole positive side, with its margin.
+    Once ``change_epoch`` times N training samples have been seen, negatives of a probability above ``threshold`` τ have
+    the loss of positives, with its margin.
     """
     require("0 or more", gamma=gamma, change_epoch=change_epoch)
     require("a number between 0 and 1", threshold=threshold)
@@ -276,6 +282,3 @@ def two_way(_classes: Classes, *, temperature: float = 4.0) -> Coupled:
 def zlpr(_classes: Classes) -> Coupled:
     """ZLPR: log-sum-exp losses that put positives of a sample above 0 and negatives below (Su et al., 2022)."""
     return Coupled(coupled.zlpr)
-
-
-preset("formula")(formula)

@@ -1,19 +1,12 @@
-"""Losses by name, with the options that the papers published, and losses of other projects by dotted path."""
+"""Registry of losses by name, with the options that the papers published."""
 
 from __future__ import annotations
 
 import inspect
-import math
-import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from numbers import Real
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from torch import nn
-
-from tailwise.labels import LabelStats, require_stats
+from tailwise.labels import LabelStats
 from tailwise.losses.coupled import Coupled, CoupledLoss
 from tailwise.losses.loss import Formula, FormulaLoss, Loss
 from tailwise.losses.statistics import Classes
@@ -98,6 +91,9 @@ def available() -> tuple[str, ...]:
 def option_names(name: str) -> tuple[str, ...]:
     """Options of the loss ``name``.
 
+    >>> option_names("focal")
+    ('gamma', 'balance', 'reduction', 'validate', 'impl')
+
     Raises:
         ValueError: an unknown name; near ones are offered.
     """
@@ -139,77 +135,3 @@ def create(name: str, stats: LabelStats, recipe: RecipeName | None = None, **opt
     common = {option: value for option, value in options.items() if option in COMMON}
     made = _PRESETS[name].make(classes, **own)
     return CoupledLoss(stats, made, **common) if isinstance(made, Coupled) else FormulaLoss(stats, made, **common)
-
-
-def is_dotted_path(name: str) -> bool:
-    """Whether a name has the form ``package.module.Name`` or ``package.module:Name``."""
-    parts = name.replace(":", ".", 1).split(".")
-    return len(parts) > 1 and all(part.isidentifier() for part in parts)
-
-
-def create_custom(path: str, stats: LabelStats, **options: Any) -> nn.Module:
-    """Make a loss of another project.
-
-    Args:
-        path: ``package.module.Name`` or ``package.module:Name`` of a class or function, called with
-            ``(stats, **options)``. Modules are also looked for in the current folder.
-        stats: statistics of the training labels.
-        options: its keyword arguments.
-
-    Returns:
-        The module it made, which is called as ``loss(logits, targets)`` or ``loss(logits, targets, mask)``: (B, K)
-        each. Training gives int8 targets: 1, 0, or -1 for unknown.
-
-    Raises:
-        ValueError: there is no such module or name, it does not take these options, or what it makes is no
-            ``nn.Module``, or one with parameters, which training would leave as they are.
-    """
-    if not is_dotted_path(path):
-        raise ValueError(f"{path!r} is no path of the form package.module.Name or package.module:Name")
-    require_stats(stats)
-    module_name, _, name = path.rpartition(":" if ":" in path else ".")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.append(folder)  # last, so that nothing is hidden; to stay, for what the module imports later
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"the module {module_name!r} of {path!r} cannot be imported: {error}") from error
-    if not callable(factory := getattr(module, name, None)):
-        raise ValueError(f"the module {module_name!r} has no class or function {name!r}")
-    try:
-        loss = factory(stats, **options)
-    except TypeError as error:
-        raise ValueError(f"{path} cannot be called with (stats, {', '.join(options)}): {error}") from error
-    if not isinstance(loss, nn.Module):
-        raise ValueError(f"{path} must make a torch.nn.Module, but made a {type(loss).__name__}")
-    if any(parameter.requires_grad for parameter in loss.parameters()):
-        raise ValueError(f"{path} made a loss with parameters to train; only those of the network are trained")
-    return loss
-
-
-_RANGES: dict[str, Callable[[Any], bool]] = {
-    "finite": lambda _: True,
-    "0 or more": lambda number: number >= 0,
-    "1 or more": lambda number: number >= 1,
-    "a positive number": lambda number: number > 0,
-    "a number between 0 and 1": lambda number: 0 < number < 1,
-    "a number in [0, 1]": lambda number: 0 <= number <= 1,
-    "a number in [0, 1)": lambda number: 0 <= number < 1,
-}
-
-
-def require(expected: str, **given: Any) -> None:
-    for option, value in given.items():
-        if not (is_finite(value) and _RANGES[expected](value)):
-            raise ValueError(f"{option} must be {expected}, got {value!r}")
-
-
-def require_choice(choices: Any, **given: Any) -> None:
-    for option, value in given.items():
-        if value not in get_args(choices):
-            raise ValueError(f"{option} must be one of {', '.join(get_args(choices))}, got {value!r}")
-
-
-def is_finite(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -36,10 +36,10 @@ _Count: TypeAlias = Callable[
     None,
 ]
 
-# Of all threads together.
+# Limits of all threads together.
 _BLOCK_SCORES = 1 << 19
 _TABLE_BYTES = 1 << 25
-# Below this many scores, starting threads and loading what is compiled take longer than doing without.
+# Below this many scores, starting threads and loading compiled code would take longer than they save.
 _MANY_SCORES = 1 << 20
 _COLUMNS_AT_ONCE = 2048
 _POSITIVES_AT_ONCE = 1 << 14
@@ -58,8 +58,8 @@ def average_precision(scores: Scores, targets: Labels) -> Float[Tensor, " K"]:
     .. math:: AP = \frac{1}{P} \sum_{i: y_i = 1}
               \frac{|\{j: y_j = 1, s_j \ge s_i\}|}{|\{j: y_j \in \{0, 1\}, s_j \ge s_i\}|}
 
-    Samples with equal scores are therefore ranked together, whatever their order in the input. Do not round or squash
-    the scores first: a sigmoid in half precision makes ties that the logits do not have.
+    Samples with tied scores are therefore ranked together, and their order in the input does not matter. Do not round
+    or squash the scores first: a sigmoid in half precision makes ties that the logits do not have.
 
     Arrays may be mapped from files larger than the memory: besides the result, less than 64 MiB are allocated, or where
     that is more, 80 bytes for each positive of the largest class per thread. Many scores are divided among
@@ -71,7 +71,7 @@ def average_precision(scores: Scores, targets: Labels) -> Float[Tensor, " K"]:
             They are compared in their own precision.
         targets: (N, K) entries 1, 0, or unknown (-1, and NaN in floating point), as a tensor, an array, a data frame or
             lists. An unknown label is left out of the ranking of its class. Also compressed sparse rows, for very many
-            classes: a ``torch.sparse_csr`` tensor or a matrix of :mod:`scipy.sparse`, in which what is not stored is 0.
+            classes: a ``torch.sparse_csr`` tensor or a matrix of :mod:`scipy.sparse`; entries not stored are 0.
 
     Returns:
         (K,) float64 values in (0, 1]; NaN for a class without a positive, and for one without a known negative, which
@@ -95,7 +95,7 @@ def average_precision(scores: Scores, targets: Labels) -> Float[Tensor, " K"]:
 
 
 def _on_cpu(scores: Matrix, labels: LabelBlocks) -> NDArray[np.float64]:
-    """What :func:`average_precision` returns, for scores in memory or in a mapped file."""
+    """As :func:`average_precision`, for scores in memory or in a mapped file."""
     num_samples, num_classes = scores.shape
     dtype = _compared_as(scores.dtype)
     if num_samples * num_classes == 0:
@@ -110,7 +110,7 @@ def _on_cpu(scores: Matrix, labels: LabelBlocks) -> NDArray[np.float64]:
         block_scores=max(1, _BLOCK_SCORES // threads),
         table_bytes=_TABLE_BYTES // threads,
     )
-    # Four parts per thread, so that none waits long for the last; but fewer rather than parts of a cache line.
+    # Four parts per thread, so that none waits long for the last; but fewer rather than splitting a cache line.
     line = max(1, _CACHE_LINE // scores.dtype.itemsize)
     width = min(max(-(-num_classes // (4 * threads)), min(-(-num_classes // threads), line)), _COLUMNS_AT_ONCE)
     parts = [slice(start, min(start + width, num_classes)) for start in range(0, num_classes, width)]
@@ -163,7 +163,7 @@ def _count_by_sorting(
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Scores and labels, and how much of them is read at once.
+    """Scores and labels, and the sizes of the blocks in which they are read.
 
     Attributes:
         scores: (N, K).
@@ -231,7 +231,7 @@ class _Ranking:
     def _blocks(self, columns: slice) -> Iterator[tuple[slice, slice, slice]]:
         """Rows and columns of the blocks of adjacent classes, and those columns counted from the first class.
 
-        Blocks come in the order in which the scores lie.
+        Blocks come in the order of the scores in memory.
         """
         num_samples, width = self.scores.shape[0], columns.stop - columns.start
         if self.scores.by_column:

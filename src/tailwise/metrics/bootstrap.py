@@ -1,7 +1,7 @@
-"""How sure scores are: the bootstrap over test images and seeds, paired between methods.
+"""Bootstrap confidence intervals over test images and seeds, paired between methods.
 
 Each replicate draws as many images as there are, with replacement, and as many seeds: the same for all methods, so
-that what methods have in common falls out of their differences (Efron and Tibshirani, "An Introduction to the
+that variation common to the methods cancels in their differences (Efron and Tibshirani, "An Introduction to the
 Bootstrap", 1993, chapters 8 and 13). Average precision is computed again for every replicate, exactly, with the number
 of times that an image was drawn as its weight. A class without a positive or without a known negative among the drawn
 images is left out of the mean of that replicate, for all methods alike.
@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from tailwise.metrics.groups import TOTAL
 from tailwise.metrics.ranking_loops import weighted_precision
 
-# Weights of this many replicates and a few thousand images stay in a core's cache.
+# Weights of this many replicates and a few thousand images fit a core's cache.
 _REPLICATES_AT_ONCE = 256
 _STREAM_IMAGES, _STREAM_SEEDS = 0, 1
 
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """What each of B replicates draws.
+    """Images and seeds drawn by each of B replicates.
 
     Attributes:
         images: (N, B) number of times that each image is drawn.
@@ -68,7 +68,7 @@ class Resamples:
 
 
 def _uniform(below: int, *entropy: int) -> NDArray[np.int64]:
-    """As many numbers from 0 to ``below`` - 1 as there are; from doubles of PCG64, which are fixed for good."""
+    """``below`` integers from 0 to ``below`` - 1, from doubles of PCG64, whose stream NumPy guarantees."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
     return (generator.random(below) * below).astype(np.int64)
 
@@ -82,7 +82,7 @@ def weighted_average_precision(
 
     Args:
         scores: (N, K) finite numbers, higher means more likely.
-        targets: (N, K) labels: 1, 0, or -1 for unknown, which takes no part in its class.
+        targets: (N, K) labels: 1, 0, or -1 for unknown, which is not counted in its class.
         weights: (N, B) whole numbers, not negative.
 
     Returns:
@@ -120,7 +120,7 @@ def _ranking(
 
 @dataclass(frozen=True, eq=False)
 class Replicates:
-    """What the replicates of one method score, as fractions.
+    """Scores of the replicates of one method, as fractions.
 
     Attributes:
         classes: (B, K) average precision of each class, the mean over the seeds drawn; NaN where it is undefined.
@@ -144,7 +144,7 @@ def replicate(
     Args:
         logits: (N, K) logits of each of its S runs.
         targets: (N, K) labels: 1, 0, or -1 for unknown.
-        resamples: what the replicates draw; the same for methods that are compared.
+        resamples: draws of the replicates; the same for methods that are compared.
         groups: class indices by group.
         threads: runs at a time, by default as many as the machine has cores; it does not change the result.
 
@@ -163,11 +163,15 @@ def replicate(
 
 
 def interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """Percentile interval of replicates, NaN left out; NaN if nothing is left.
+    """Percentile interval of replicates, ignoring NaN; NaN if all are.
 
     Args:
         values: (B,) replicates.
         level: share of the replicates inside, in (0, 1).
+
+    Example:
+        >>> interval(np.arange(101.0), 0.5)
+        (25.0, 75.0)
     """
     defined = values[~np.isnan(values)]
     if not len(defined):
@@ -177,7 +181,7 @@ def interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
 
 
 def _mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of each row without its NaN; NaN of none."""
+    """Mean of each row, ignoring NaN; NaN if all are."""
     defined = ~np.isnan(values)
     count = defined.sum(axis=1)
     total = np.where(defined, values, 0).sum(axis=1)

@@ -135,7 +135,7 @@ def _binned_error(
     # Br/n is at least b where at least ⌈bn/B⌉ probabilities are lower: above the one of this rank, counted from 1.
     ranks = -(-torch.arange(1, num_bins, device=known.device) * num_known // num_bins)
     edges = ordered.gather(1, (ranks - 1).clamp(min=0))
-    # Those of unknown labels get a bin of their own, which is dropped.
+    # Unknown labels get a separate bin, which is discarded.
     bins = torch.searchsorted(edges, probabilities).masked_fill(~known, num_bins)
     gaps = torch.zeros(len(bins), num_bins + 1, dtype=torch.float64, device=bins.device)
     gaps.scatter_add_(1, bins, (targets == 1).double() - probabilities)

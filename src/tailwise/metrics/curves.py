@@ -19,7 +19,7 @@ from torch import Tensor
 from tailwise.files import replacing
 from tailwise.labels import IndexArray, LabelStats
 from tailwise.losses.backends import choose
-from tailwise.losses.statistics import Sync, add_over_processes
+from tailwise.losses.guidance import Sync, add_over_processes
 from tailwise.shapes import Bool, Float, Shaped
 
 _FORMAT = "tailwise-curves-1"
@@ -63,7 +63,7 @@ class ProbabilityCurves:
     def group_means(self, group: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean over the classes of a group of their mean probabilities: (T,) of positives, and (T,) of negatives.
 
-        At each point, classes that had no pair of the kind are left out; NaN where that is all of them.
+        At each point, classes without a pair of the kind are ignored; NaN if all are.
         """
         members = self.groups[group]
         return _mean_of_known(self.positive[:, members]), _mean_of_known(self.negative[:, members])
@@ -82,7 +82,7 @@ class ProbabilityCurves:
         """Read what :meth:`save` has written.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file does not hold curves.
             OSError: it cannot be read.
         """
         try:
@@ -105,7 +105,7 @@ class ProbabilityCurves:
 class CurveRecorder:
     """Records probability curves in any training loop: call :meth:`update` once in each step.
 
-    It never waits for the device; sums stay there until :meth:`curves` is called.
+    It never synchronises with the device; sums stay there until :meth:`curves` is called.
 
     Args:
         stats: names and groups of the classes.
@@ -199,6 +199,9 @@ def steps_between_points(num_steps: int, num_classes: int, points: int = 200) ->
     """Steps from one point to the next for at most about ``points`` points, fewer where there are many classes.
 
     The curves then hold 16 million numbers at most, 64 MB.
+
+    >>> steps_between_points(10_000, num_classes=20)
+    50
     """
     most = max(1, min(points, _MOST_NUMBERS // (len(_SERIES) * max(num_classes, 1))))
     return max(1, -(-num_steps // most))

@@ -21,7 +21,7 @@ from tailwise.metrics.score_matrix import Labels, Scores, as_tensor, scores_and_
 from tailwise.shapes import Bool, Float, Int
 
 Objective: TypeAlias = Literal["f1", "precision", "recall"]
-"""What a threshold is chosen for: best F1, or a wanted precision or recall."""
+"""Criterion of a threshold: best F1, or a required precision or recall."""
 
 DEFAULT_THRESHOLD = 0.0
 """Threshold of a class for which none was found: probability 1/2 before calibration."""
@@ -44,7 +44,7 @@ class Decisions:
         tuned: (K,) whether a threshold was found; the others are :data:`DEFAULT_THRESHOLD`.
         num_positive: (K,) positives that the class was fitted on.
         calibration: slopes and intercepts.
-        objective: what the thresholds were chosen for.
+        objective: criterion of the thresholds.
         target: the precision or recall wanted; None for F1.
         method: how the calibration was fitted.
     """
@@ -104,7 +104,7 @@ class Decisions:
         """Read what :meth:`save` has written.
 
         Raises:
-            ValueError: the file is not one of thresholds, or something is missing in it.
+            ValueError: the file is not a thresholds file, or is incomplete.
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -129,7 +129,7 @@ class Decisions:
                 record["calibration"],
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a whole file of thresholds: {error!r}") from error
+            raise ValueError(f"{path} is not a complete file of thresholds: {error!r}") from error
 
 
 def fit_decisions(
@@ -144,7 +144,7 @@ def fit_decisions(
     """Choose a threshold for every class and fit its calibration.
 
     Give it images that the model was not trained on: a validation set, or the held-out predictions of all folds of a
-    cross-validation together; with the label frequencies that decisions will meet.
+    cross-validation together; with the label frequencies of the data to be predicted.
 
     A class has the default threshold if it has no known positive, if it has no known negative and no recall is wanted,
     if no threshold reaches the wanted precision, or if its best F1 is below :data:`MIN_F1`, after the rule for rare
@@ -154,7 +154,7 @@ def fit_decisions(
         logits: (N, K) raw scores, finite.
         targets: (N, K) entries 1, 0, or unknown (-1, and NaN in floating point); unknown labels are not counted.
         class_names: K distinct names.
-        objective: what thresholds are chosen by; see :func:`tune_thresholds`.
+        objective: criterion of the thresholds; see :func:`tune_thresholds`.
         target: the precision or recall wanted.
         method: how probabilities are calibrated; see :func:`fit_calibration`.
 
@@ -300,6 +300,10 @@ def f1_by_class(
 
     Returns:
         (K,) float64 values in [0, 1], NaN for a class without a known positive or without a known negative.
+
+    Example:
+        >>> f1_by_class([[2.0, -1.0], [1.0, 1.0], [-1.0, -2.0]], [[1, 0], [0, 1], [0, 1]])
+        tensor([0.6667, 0.6667], dtype=torch.float64)
     """
     counts = _count(logits, targets, thresholds)
     f1 = 2 * counts.hits.double() / (counts.predicted + counts.positive)

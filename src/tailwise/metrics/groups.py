@@ -16,7 +16,7 @@ TOTAL = "total"
 
 
 def group_means(values: Tensor | NDArray[Any], groups: Mapping[str, Any]) -> dict[str, float]:
-    """Mean of per-class values over all classes and over each group, leaving NaN out.
+    """Mean of per-class values over all classes and over each group, ignoring NaN.
 
     With :func:`~tailwise.metrics.average_precision` these are the mAP of long-tailed benchmarks: a class without a
     positive or without a known negative in the test set has no average precision and counts neither as 0 nor as 1.

@@ -1,4 +1,4 @@
-"""Average precision: scores placed among those of the positives, and many weightings of the same ranking."""
+"""Compiled loops of average precision: ranks among the positives, and many weightings of one ranking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def weighted_precision(order, ends, positive, weights, result):
     """Average precision of one class for every column of weights; in one pass over the ranking.
 
     Weights are whole numbers, so that all but the last division and sum are exact, and rows of the same score count
-    together, whatever their order.
+    together, in any order.
 
     Args:
         order: (n,) rows by falling score.
@@ -43,7 +43,7 @@ def weighted_precision(order, ends, positive, weights, result):
                 tied[b] = 0
             has_tied = False
     for b in range(num_columns):
-        # What was ranked and is no hit is a negative; without one, nothing could be ranked wrongly.
+        # Ranked rows that are not hits are negatives; without one, nothing could be ranked wrongly.
         result[b] = area[b] / hits[b] if 0 < hits[b] < ranked[b] else np.nan
 
 
@@ -52,7 +52,7 @@ def count_by_placing(scores, known, table, starts, counts):
     """Count, for each positive of each class, the known scores that are at least its own and below the next one's.
 
     Of positives with equal scores, the last one counts. Scores below the lowest positive take one comparison, the
-    others a binary search, whose steps all scores of a stretch take together, in vector instructions.
+    others a binary search, whose steps are vectorised over a block of scores.
 
     Args:
         scores: (C, n) real numbers, none of them NaN.

@@ -1,4 +1,4 @@
-"""Scores and labels as metrics take them: checked tensors, and matrices that are read in blocks."""
+"""Scores and labels of metrics: checked tensors, and matrices that are read in blocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Scores: TypeAlias = Tensor | ArrayLike
     Labels: TypeAlias = Tensor | ArrayLike | csr_array
 else:
-    # SciPy is not needed by those who have arrays.
+    # SciPy is optional.
     Scores: TypeAlias = Any
     Labels: TypeAlias = Any
 
@@ -105,7 +105,7 @@ class Matrix:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of what is read; NumPy has no bfloat16, which becomes float32."""
+        """The dtype of the parts; bfloat16 becomes float32, as NumPy does not have it."""
         return np.dtype(np.float32) if self._is_bfloat16 else self._values.dtype
 
     @property
@@ -136,7 +136,7 @@ class LabelBlocks:
 
     Args:
         targets: (N, K) array or tensor; or a ``torch.sparse_csr`` tensor or any matrix of ``scipy.sparse``, in which
-            what is not stored is 0.
+            entries that are not stored are 0.
     """
 
     def __init__(self, targets: Labels) -> None:
@@ -179,7 +179,7 @@ def _hard_labels(targets: Tensor, first_class: int) -> Int[Tensor, "N K"]:
         targets = targets.nan_to_num(nan=UNKNOWN)
     wrong = (targets != 1) & (targets != 0)
     if targets.dtype.is_signed:
-        wrong &= targets != UNKNOWN  # unsigned numbers would be equal to it modulo 256
+        wrong &= targets != UNKNOWN  # unsigned numbers would equal it modulo 256
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
         raise _unusable_target(row, first_class + column, targets[row, column].item())

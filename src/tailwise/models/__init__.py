@@ -1,4 +1,4 @@
-"""Classifiers on timm backbones. Import from the modules: timm loads slowly, and options do not need it."""
+"""Classifiers on timm backbones. Import from the modules: timm loads slowly, and model_config does not need it."""
 
 from tailwise.errors import require_extra
 

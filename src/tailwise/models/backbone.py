@@ -1,12 +1,12 @@
-"""Backbones of timm: creation from checked weights, frozen stages, and preparation for inference."""
+"""Backbones of timm: checks of names and options, a trial without memory, creation from weights, frozen stages."""
 
 from __future__ import annotations
 
-import copy
-import logging
+import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,26 @@ import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.norm_act import BatchNormAct2d
 from timm.models import group_parameters
 from timm.models import load_state_dict as read_state_dict
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 
 from tailwise.data.download import why_unreachable
 from tailwise.errors import InputError
-from tailwise.models.backbone_checks import check_backbone
 from tailwise.models.model_config import ModelConfig
-from tailwise.shapes import Float
+from tailwise.spelling import near
 
-# Subclasses may compute their weights on the way (weight standardisation) and cannot be folded.
-_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-_BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
-_logger = logging.getLogger(__name__)
+_OWN_OPTIONS = {
+    "checkpoint_path",
+    "features_only",
+    "model_name",
+    "num_classes",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+}
+_TRIAL_IMAGES = 2
 
 
 @contextmanager
@@ -106,47 +109,6 @@ def freeze_stages(backbone: nn.Module, stages: int) -> None:
             backbone.get_parameter(name).requires_grad_(False)
 
 
-class FrozenBackbone(nn.Module):
-    """Pooled features of images, without gradients; see :func:`prepare_for_inference`.
-
-    Args:
-        backbone: (B, 3, H, W) images to (B, F) features, in evaluation mode, with weights of ``dtype`` in
-            channels-last order.
-        dtype: what it computes in.
-    """
-
-    def __init__(self, backbone: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.dtype = dtype
-
-    @torch.inference_mode()
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
-        """Return the (B, F) float32 features of normalised images."""
-        pooled: Tensor = self.backbone(images.to(self.dtype, memory_format=torch.channels_last))
-        return pooled.float()
-
-
-def prepare_for_inference(backbone: nn.Module, dtype: torch.dtype = torch.float32) -> FrozenBackbone:
-    """Copy a backbone for fast feature extraction.
-
-    Batch norms are folded into the convolutions before them, which is exact up to rounding, and tensors are laid out
-    channels last, the layout of the fast convolutions of CPUs and GPUs. A backbone whose operations cannot be traced is
-    not folded, with a warning in the log.
-
-    Args:
-        backbone: a timm model without classifier; it does not change.
-        dtype: float32, or a half precision to trade digits for speed where the processor has fast half-precision
-            arithmetic.
-
-    Returns:
-        Images (B, 3, H, W) of any floating dtype to float32 features (B, F), on the device of ``backbone``.
-    """
-    prepared = copy.deepcopy(backbone).eval().requires_grad_(False)
-    _fold_batch_norms(prepared)
-    return FrozenBackbone(prepared.to(dtype=dtype).to(memory_format=torch.channels_last), dtype).eval()
-
-
 def _create(name: str, options: Mapping[str, Any], **arguments: Any) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, **arguments, **options)
@@ -207,7 +169,7 @@ def _from_file(name: str, path: Path, options: Mapping[str, Any]) -> nn.Module:
         )
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(_misfit(name, path, tensors, expected)) from error
-    # timm keeps its source of weights in the model; the tensors would be kept in memory twice.
+    # timm keeps its source of weights in the model, which would keep the tensors in memory twice.
     backbone.pretrained_cfg.pop("state_dict", None)
     model: nn.Module = backbone
     return model
@@ -261,45 +223,114 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-class _Tracer(fx.Tracer):
-    """A tracer into everything but convolutions and batch norms, which stay whole to be found as pairs."""
+def check_backbone(config: ModelConfig) -> None:
+    """Check the names of a backbone and of its options, without making it.
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (*_CONVOLUTIONS, *_BATCH_NORMS)) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _fold_batch_norms(model: nn.Module) -> None:
-    for convolution, norm in _foldable_pairs(model):
-        conv, bn = model.get_submodule(convolution), model.get_submodule(norm)
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(bn, nn.BatchNorm2d)
-        model.set_submodule(convolution, fuse_conv_bn_eval(conv, bn))
-        # timm's batch norm carries the activation after it.
-        model.set_submodule(norm, bn.act if isinstance(bn, BatchNormAct2d) else nn.Identity())
+    Raises:
+        InputError: timm has no such model or weights, or an option is reserved.
+    """
+    _check_name(config.backbone)
+    own = sorted(_OWN_OPTIONS & config.options.keys())
+    if own:
+        raise InputError(f"--model.options: {own[0]!r} is set by this program; use the other options of the model")
 
 
-def _foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of each convolution and the batch norm that alone uses its output."""
-    modules = dict(model.named_modules())
-    if not any(type(module) in _BATCH_NORMS for module in modules.values()):
-        return []
+def refuse_sources(config: ModelConfig, place: str, way_out: str) -> None:
+    """Refuse a backbone for which timm reads other files, or the network, than for its own names.
+
+    Args:
+        config: the model.
+        place: where it was read, for the message.
+        way_out: what to do if it is intended, for the message.
+
+    Raises:
+        InputError: the backbone is one of a hub or a folder, or a folder for downloads is set.
+    """
+    if ":" in config.backbone:
+        raise InputError(
+            f"{place} names the backbone {config.backbone!r}, for which files or the network are read; {way_out}"
+        )
+    if "cache_dir" in config.options:
+        raise InputError(f"{place} names a folder for downloads (model.options.cache_dir); {way_out}")
+
+
+def feature_width(backbone: nn.Module) -> int:
+    """Number F of pooled features of a timm model without its classifier."""
+    # num_features is the width before the layers that some models keep between pooling and classifier.
+    width: Any = backbone.head_hidden_size
+    return int(width)
+
+
+def try_backbone(config: ModelConfig, image_size: int) -> int | None:
+    """Check on the meta device that a backbone can be made and takes images of a size; nothing is downloaded.
+
+    Args:
+        config: ``backbone``, ``options`` and ``weights`` are used.
+        image_size: side of the square images.
+
+    Returns:
+        The number of its features; None for a model of a hub or a folder, which is not tried.
+
+    Raises:
+        InputError: there is no such model or weights file, or it does not take its options or such images.
+    """
+    check_backbone(config)
+    if config.weights is not None and not Path(config.weights).is_file():
+        raise InputError(f"--weights {config.weights} cannot be read: there is no such file")
+    if ":" in config.backbone:
+        return None
+    return _tried(config.backbone, json.dumps(config.options, sort_keys=True), image_size)
+
+
+def _check_name(name: str) -> None:
+    """Refuse unknown names here; timm resolves names with a colon (``hf-hub:``, ``local-dir:``) itself."""
+    base, _, tag = name.partition(".")
+    if ":" in name:
+        return
+    if not timm.is_model(base):
+        hint = near(base, timm.list_models())
+        raise InputError(f"--backbone {name}: timm {timm.__version__} has no model {base!r}{hint}")
+    tagged = timm.list_models(f"{base}.*", pretrained=True)
+    if tag and name not in tagged:
+        known = ", ".join(tagged) or "none"
+        raise InputError(f"--backbone {name}: timm {timm.__version__} has no such weights; it has: {known}")
+
+
+@cache
+def _tried(name: str, options: str, size: int) -> int:
+    given: dict[str, Any] = json.loads(options)
     try:
-        calls = [node for node in _Tracer().trace(model).nodes if node.op == "call_module"]
-    except (fx.proxy.TraceError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        _logger.warning("batch norms of %s are not folded: it cannot be traced (%s)", type(model).__name__, error)
-        return []
-    called = [str(node.target) for node in calls]
-    pairs = []
-    for node, norm in zip(calls, called, strict=True):
-        before = node.args[0] if node.args else None
-        if (
-            type(modules[norm]) in _BATCH_NORMS
-            and isinstance(before, fx.Node)
-            and before.op == "call_module"
-            and type(modules[str(before.target)]) in _CONVOLUTIONS
-            and len(before.users) == 1
-            and called.count(norm) == called.count(str(before.target)) == 1
-            and modules[norm].running_mean is not None
-        ):
-            pairs.append((str(before.target), norm))
-    return pairs
+        return _features(name, given, size)
+    except Exception as error:  # each of timm's models raises its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        text = f"--backbone {name}" + (f" with --model.options {given}" if given else "")
+        raise InputError(
+            f"{text} cannot be made for images of {size} x {size} pixels: {reason}{_way_out(name, given, size)}"
+        ) from error
+
+
+def _features(name: str, options: dict[str, Any], size: int) -> int:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+        model = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
+        output = model(torch.empty(_TRIAL_IMAGES, 3, size, size))
+    width = feature_width(model)
+    if not isinstance(output, torch.Tensor) or output.shape != (_TRIAL_IMAGES, width):
+        raise ValueError(f"it gives no {width} pooled features for each image")
+    return width
+
+
+def _way_out(name: str, options: dict[str, Any], size: int) -> str:
+    """Advice on what to give instead, found by trial."""
+    usual = timm.get_pretrained_cfg(name)
+    native = usual.input_size[-1] if usual is not None else size
+    candidates = (
+        ({**options, "img_size": size}, size, f"; give --model.options '{json.dumps({**options, 'img_size': size})}'"),
+        (options, native, f"; give --image-size {native}"),
+    )
+    for changed, side, advice in candidates:
+        try:
+            _features(name, changed, side)
+        except Exception:  # as above
+            continue
+        return advice
+    return "; check --model.options and --image-size" if options else ""

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailwise.errors import InputError
-from tailwise.models.backbone import create_backbone, freeze_stages, input_statistics, seeded
-from tailwise.models.backbone_checks import feature_width
+from tailwise.models.backbone import create_backbone, feature_width, freeze_stages, input_statistics, seeded
 from tailwise.models.gcn import GraphHead, LabelGraph
 from tailwise.models.model_config import ModelConfig
 from tailwise.shapes import Float

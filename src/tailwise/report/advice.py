@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tailwise.labels import LabelStats
 from tailwise.losses import RECIPES, FormulaLoss, Loss, create
-from tailwise.losses.statistics import FactorName
+from tailwise.losses.guidance import FactorName
 from tailwise.metrics import ProbabilityCurves
 from tailwise.training.config import TrainConfig
 

@@ -20,7 +20,7 @@ from tailwise.data.pixels.augment import Augmentation
 from tailwise.data.reading import ReadOptions, is_named
 from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.loss_file import FORMULA, is_loss_file, read_loss_file
+from tailwise.losses import is_loss_file, read_loss_file
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import Role, flag, from_names, names_of, option
 from tailwise.spelling import near
@@ -181,7 +181,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         config = replace(config, loss=loss)
     if is_loss_file(config.loss):
         options = read_loss_file(config.loss) | config.loss_options
-        config = replace(config, loss=FORMULA, loss_options=options)
+        config = replace(config, loss="formula", loss_options=options)
     model, standardize = config.model, config.standardize_features
     return replace(
         config,

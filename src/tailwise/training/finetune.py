@@ -16,10 +16,10 @@ from torch import Tensor
 from tailwise.data.dataset import Dataset
 from tailwise.data.pixels.augment import Augmentation, augment, prepare
 from tailwise.errors import InputError
+from tailwise.models.extractor import RECORD_FILE, BackboneRecord, describe_backbone
 from tailwise.models.gcn import blank_graph, create_graph
 from tailwise.models.heads import Classifier, create_classifier
 from tailwise.models.model_config import ModelConfig
-from tailwise.models.record import RECORD_FILE, BackboneRecord, describe_backbone
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import checkpoint_path
 from tailwise.training.inputs import RunSplits, open_images

@@ -21,9 +21,17 @@ from tailwise.data.dataset import Dataset, Features
 from tailwise.data.pixels.augment import prepare
 from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.models.backbone import FrozenBackbone, create_backbone, prepare_for_inference
+from tailwise.models.backbone import create_backbone
+from tailwise.models.extractor import (
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    BackboneRecord,
+    FrozenBackbone,
+    describe_backbone,
+    keep_weights,
+    prepare_for_inference,
+)
 from tailwise.models.model_config import ModelConfig
-from tailwise.models.record import RECORD_FILE, WEIGHTS_FILE, BackboneRecord, describe_backbone, keep_weights
 from tailwise.shapes import Float, UInt8
 from tailwise.training.config import TrainConfig
 from tailwise.training.inputs import Images, TensorTable, content_key, open_images

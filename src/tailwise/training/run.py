@@ -19,10 +19,10 @@ from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError, require_extra
 from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions
-from tailwise.models.backbone_checks import refuse_sources, try_backbone
-from tailwise.models.embeddings import embeddings_source
+from tailwise.models.backbone import refuse_sources, try_backbone
+from tailwise.models.extractor import RECORD_FILE
+from tailwise.models.gcn import embeddings_source
 from tailwise.models.heads import require_memory
-from tailwise.models.record import RECORD_FILE
 from tailwise.training import finetune, inputs, probe
 from tailwise.training.config import ALL_FOLDS, NO_SPLIT, TrainConfig, load, resolve, save
 from tailwise.training.datamodule import check_epoch

@@ -29,7 +29,7 @@ from tailwise.metrics import (
     group_means,
     left_out,
 )
-from tailwise.models.record import RECORD_FILE, BackboneRecord
+from tailwise.models.extractor import RECORD_FILE, BackboneRecord
 from tailwise.progress import bar
 from tailwise.shapes import Float
 from tailwise.training.config import Accelerator, Precision, TrainConfig

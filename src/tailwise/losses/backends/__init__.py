@@ -1,4 +1,4 @@
-"""Programs that evaluate the term: what each does, and which one a batch gets."""
+"""The interface of the implementations of the term, and the choice of one for a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-import tailwise.loops  # noqa: F401 - before a process forks, so that the new one knows that it is another
+import tailwise.loops  # noqa: F401 - before a process forks, so that the child recognises itself as one
 from tailwise.losses.formula import Coefficients
 from tailwise.shapes import Bool, Float, Shaped
 
@@ -24,7 +24,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 
 
 class Wanted(NamedTuple):
-    """What is wanted of an evaluation."""
+    """The results that an evaluation returns."""
 
     gradient: bool
     """The derivatives."""
@@ -33,7 +33,7 @@ class Wanted(NamedTuple):
     factor: float = 1.0
     """Multiplies the derivatives."""
     out: Tensor | None = None
-    """Where the derivatives may be written, of the type of the logits; it may be the logits themselves."""
+    """A tensor of the dtype of the logits for the derivatives; it may be the logits themselves."""
 
 
 class Evaluated(NamedTuple):
@@ -42,7 +42,7 @@ class Evaluated(NamedTuple):
     total: Tensor
     """Scalar: the sum of all losses, float32, or float64 for float64 logits."""
     known: Tensor | int
-    """Number of known pairs; an int where it follows from the shape."""
+    """Number of known pairs; an int if it follows from the shape."""
     gradient: Tensor | None
     """(B, C) derivatives times the factor, in the type of the logits."""
     values: Tensor | None
@@ -50,7 +50,7 @@ class Evaluated(NamedTuple):
 
 
 class Backend(ABC):
-    """A program that evaluates the term and the sums that weights and guidance follow from."""
+    """An implementation of the term and of the sums behind weights and guidance."""
 
     @abstractmethod
     def row_sums(
@@ -80,27 +80,27 @@ class Backend(ABC):
             targets: (B, C) labels, dense or sparse CSR.
             mask: (B, C), False where the label is unknown.
             coefficients: parameters, weights and factor of the loss.
-            wanted: what is wanted.
+            wanted: the results to return.
         """
 
     def scale_(self, gradient: Float[Tensor, "..."], factor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Multiply derivatives in place by a number, or by as many numbers, and return them."""
-        # Looking at a number is free on a CPU; on another device it would wait for all work before it.
+        # Reading a number is free on a CPU; on another device it would synchronise.
         is_one = factor.ndim == 0 and factor.device.type == "cpu" and factor.item() == 1
         return gradient if is_one else gradient.mul_(factor)
 
 
 def known_in_advance(targets: Tensor, mask: Tensor | None) -> int | None:
-    """Number of known pairs where the types tell it: no label can be unknown."""
+    """Number of known pairs if the types determine it: no label can be unknown."""
     is_certain = mask is None and targets.dtype in (torch.bool, torch.uint8)
     return targets.shape[0] * targets.shape[1] if is_certain else None
 
 
 def choose(impl: Implementation, logits: Tensor) -> Backend:
-    """Return the program for a batch.
+    """The implementation for a batch.
 
-    ``"auto"`` takes Triton's kernels on CUDA and Numba's loops on a CPU, where these are installed, and operations of
-    torch otherwise, for float64, and inside a program that is being compiled. Its choice is logged once.
+    ``"auto"`` takes Triton's kernels on CUDA and Numba's loops on a CPU, if these are installed, and operations of
+    torch otherwise, for float64, and under torch.compile. Its choice is logged once.
 
     Raises:
         ValueError: ``impl`` cannot run here.
@@ -113,7 +113,7 @@ def choose(impl: Implementation, logits: Tensor) -> Backend:
         return _backend(name)
     reason = _why_not(impl, logits.device.type, logits.dtype)
     if reason is not None:
-        raise ValueError(f"impl={impl!r} cannot be used: {reason}; impl='auto' takes what can be")
+        raise ValueError(f"impl={impl!r} cannot be used: {reason}; impl='auto' takes one that can")
     return _backend(impl)
 
 

@@ -1,6 +1,6 @@
-"""The term in operations of torch, a block of samples at a time: little more than the gradient is ever held.
+"""The term by operations of torch, a block of samples at a time, in little more memory than the gradient.
 
-This is the reference that every other implementation agrees with, and the one that torch.compile traces.
+This is the reference for the other implementations, and the one that torch.compile traces.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tailwise.losses.formula import Coefficients, known_pairs, of_samples, term
 from tailwise.shapes import Bool, Float, Shaped
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 16}
-"""Elements of a block: on a CPU, what its caches hold with all intermediate results."""
+"""Elements of a block: on a CPU, as many as its caches hold with all intermediate results."""
 _BLOCK_ELEMENTS_ELSEWHERE = 1 << 24
 
 
@@ -74,7 +74,7 @@ def differentiable_term(
 ) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
     """Values and derivatives of all pairs, as a graph of the logits that torch can differentiate.
 
-    It takes the memory of all intermediate results, and serves second derivatives, forward mode and torch.func.
+    It keeps all intermediate results, for second derivatives, forward mode and torch.func.
     """
     block = dense_rows(targets, slice(None))
     known, z = known_pairs(block, mask), in_full_precision(logits)
@@ -96,7 +96,7 @@ def _known_positives(targets: Tensor, known: Tensor | None, dtype: torch.dtype) 
 
 
 def _blocks(targets: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Samples, their labels, and which are known; at least one block, and one only where a program is traced."""
+    """Samples, their labels, and which are known; at least one block, and exactly one under torch.compile."""
     samples, classes = targets.shape
     step = samples
     if not torch.compiler.is_compiling():

@@ -1,4 +1,4 @@
-"""The term in Numba's loops, for a CPU: every logit is read once, and nothing of the size of the batch is made."""
+"""The term by Numba loops for a CPU: every logit is read once, and no intermediate table is allocated."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ BACKEND = Numba()
 
 
 def _bits(logits: Tensor) -> tuple[NDArray[Any], np.uint32]:
-    """The bits of logits, and how far they have to be shifted to be those of float32."""
+    """The bits of logits, and the left shift that makes them those of float32."""
     z = logits.detach()
     z = (z.float() if z.dtype == torch.float16 else z).contiguous()
     if z.dtype == torch.bfloat16:

@@ -1,7 +1,7 @@
-"""The term in Triton's kernels, for CUDA: every logit is read once, and nothing waits for the device.
+"""The term by Triton kernels for CUDA: every logit is read once, without synchronisation.
 
-Of (B, C) bfloat16 logits with uint8 labels, evaluating moves 5 bytes per logit: 2 and 1 read, 2 written. Weights that
-follow from a sample's labels take 1 more before, and guidance 3, but for what the second-level cache still holds.
+For (B, C) bfloat16 logits with uint8 labels, an evaluation moves 5 bytes per logit: 3 read, 2 written. Weights that
+follow from a sample's labels read 1 more before, and guidance 3, except for hits of the second-level cache.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> No
 
 
 def _sides(positive: Side, negative: Side) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Both sides as the kernel takes them: numbers, vectors, and on the negative one None for what is the same."""
+    """Both sides as the kernel takes them: numbers, vectors, and on the negative one None for equal factors."""
     minus = []
     for field, own, other in zip(SIDE_FACTORS, positive.factors, negative.factors, strict=True):
         is_same = own is other or (not isinstance(own, Tensor) and not isinstance(other, Tensor) and own == other)
@@ -169,7 +169,7 @@ def _is_focal(side: Side) -> bool:
 
 
 def _dense_blocks(targets: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Labels as the kernels read them, and whose they are: all at once if they are dense, or blocks of sparse ones."""
+    """Labels as the kernels read them, with their samples: all at once if dense, or blocks of sparse ones."""
     samples, classes = targets.shape
     if not is_sparse(targets):
         yield slice(0, samples), _readable(_with_rows(targets))
@@ -200,7 +200,7 @@ def _known_rows(mask: Tensor | None, rows: slice) -> tuple[Tensor | None, int]:
 
 
 def _readable(labels: Tensor) -> Tensor:
-    """Booleans as the bytes that they are."""
+    """Booleans as bytes."""
     return labels.view(torch.uint8) if labels.dtype == torch.bool else labels
 
 
@@ -209,7 +209,7 @@ def _has_rows(table: Tensor) -> bool:
 
 
 def _with_rows(table: Tensor) -> Tensor:
-    """A table whose rows have no gaps in them."""
+    """A table with contiguous rows."""
     return table if _has_rows(table) else table.contiguous()
 
 
@@ -235,5 +235,5 @@ def _extent(length: int, unit: int, most: int, across: int) -> int:
 
 
 def _parts(length: int, size: int) -> int:
-    """Pieces of a size that cover a length."""
+    """Number of pieces of a size that cover a length."""
     return -(-length // size)
