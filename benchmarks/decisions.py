@@ -18,8 +18,8 @@ from jsonargparse import auto_cli
 from numpy.typing import NDArray
 
 from benchmarks.photos import configuration
+from tailwise.data import read as read_data
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.metrics import Decisions, calibration_error, f1_by_class, f1_scores, fit_decisions
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import METRICS_FILE, PREDICTIONS_FILE, VALIDATION_FILE
@@ -34,7 +34,7 @@ Predictions = tuple[NDArray[np.float32], NDArray[np.int8]]
 
 def decisions(photos: Path, weights: Path, output: Path = Path("runs/photos/decisions")) -> None:
     """Print CF1, OF1, mean F1 and calibration error at probability 1/2 and with fitted decisions, in percent."""
-    data = read_csv(photos / "labels.csv", classes=photos / "classes.json")
+    data = read_data(photos / "labels.csv", classes=photos / "classes.json")
     print(f"{HEADER}\n|{'---|' * HEADER.count(' | ')}---|")
     for loss in LOSSES:
         folder = output / loss

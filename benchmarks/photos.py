@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jsonargparse import auto_cli
 
+from tailwise.data import read
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.experiments.comparison import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
@@ -141,7 +141,7 @@ def cross_validate(
     workers: int = 1,
 ) -> list[Row]:
     """Rows of the held-out quarters of the training split, fold by fold and in each seed by seed."""
-    folds = write_folds(read_csv(photos / "labels.csv", classes=photos / "classes.json"), output / "folds")
+    folds = write_folds(read(photos / "labels.csv", classes=photos / "classes.json"), output / "folds")
     # One fold after the other: each opens a pool of workers.
     by_fold = []
     for fold in folds:

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from tailwise.data import read
 
 # In alphabetical order, which formats without an order of their own fall back on.
 CLASSES = ("blue", "dark", "green", "red")
@@ -33,6 +35,11 @@ class Example:
 
 
 Writer = Callable[[Path, Sequence[Example]], Path]
+
+
+read_csv, read_parquet, read_jsonl, read_folder, read_hub, read_voc, read_coco = (
+    partial(read, format=name) for name in ("csv", "parquet", "jsonl", "folder", "hf", "voc", "coco")
+)
 
 
 @cache

@@ -21,9 +21,9 @@ from PIL import Image
 
 from tailwise import __version__
 from tailwise.cli import main
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.long_tail import read_manifest
 from tailwise.training.trainer import MultiLabelModule
+from tests.formats import read_csv
 
 CLASSES = ("cat", "dog", "bird")
 Outcome = tuple[int, str, str]

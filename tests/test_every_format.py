@@ -15,9 +15,8 @@ import pytest
 from scipy.sparse import issparse
 
 from tailwise.cli import main
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.long_tail import read_manifest
-from tests.formats import CLASSES, WRITERS, Example, examples, single_label
+from tests.formats import CLASSES, WRITERS, Example, examples, read_csv, single_label
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

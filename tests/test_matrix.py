@@ -11,8 +11,8 @@ from scipy.sparse import csr_array, issparse
 
 from tailwise import matrix as module
 from tailwise.data.dataset import Dataset, Files
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.long_tail import build_long_tail, labels_digest, read_manifest, write_csv, write_manifest
+from tests.formats import read_csv
 
 MATRIX = hnp.arrays(np.int8, st.tuples(st.integers(1, 12), st.integers(1, 8)), elements=st.sampled_from([0, 0, 1, -1]))
 

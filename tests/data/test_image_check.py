@@ -16,11 +16,11 @@ from rich.console import Console
 from scipy import sparse
 
 from tailwise.data.dataset import Dataset, Files
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.pixels import image_check
 from tailwise.data.pixels.decode import ImageError, decode_image
 from tailwise.data.pixels.image_check import ImageReport, check_images
 from tailwise.errors import InputError
+from tests.formats import read_csv
 
 ORIENTATION = 0x0112
 

@@ -23,10 +23,10 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from tailwise import matrix
 from tailwise.data import label_facts
 from tailwise.data.dataset import Dataset, Files
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.label_facts import MAX_SPLITS, ClassPairs, Inspection, count_pairs, inspect_labels
 from tailwise.data.samplers import ClassAwareSampler
 from tailwise.errors import InputError
+from tests.formats import read_csv
 
 
 def labelled(targets: NDArray[np.int8], splits: tuple[str, ...] | None = None) -> Dataset:

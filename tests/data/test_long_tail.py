@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from scipy.stats import pareto
 
 from tailwise.data.dataset import Dataset, Files
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.long_tail import (
     LongTailSubset,
     build_long_tail,
@@ -29,6 +28,7 @@ from tailwise.data.long_tail import (
 )
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
+from tests.formats import read_csv
 
 LABELS = arrays(np.int8, st.tuples(st.integers(1, 40), st.integers(1, 6)), elements=st.sampled_from([1, 0, 0, -1]))
 

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_array
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.splits import read_split_file, split_by_ratio
 from tailwise.errors import InputError
+from tests.formats import read_csv
 
 TARGETS = hnp.arrays(np.int8, st.tuples(st.integers(1, 60), st.integers(1, 6)), elements=st.sampled_from([0, 0, 1, -1]))
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
 from tailwise.experiments.published import GROUPS, published_table
@@ -17,6 +16,7 @@ from tailwise.experiments.results import MethodResult, RunFailure
 from tailwise.report.results_tables import published_table as results_table
 from tailwise.training.config import OptimConfig, TrainConfig
 from tests.experiments.given import comparison_of, result_of
+from tests.formats import read_csv
 
 
 def experiment(**changes: Any) -> Experiment:

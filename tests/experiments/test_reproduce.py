@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 
 from tailwise.cli import main
 from tailwise.commands.reproduce import FigureName
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.long_tail import build_long_tail
 from tailwise.experiments.published import TABLES, published_table
 from tailwise.experiments.reproduction import Experiment, shortened
@@ -32,6 +31,7 @@ from tailwise.report.paper_figures import FIGURES, KAPPA, MU, gradient_on_negati
 from tailwise.report.results_tables import published_table as results_table
 from tailwise.training.config import OptimConfig, TrainConfig, load
 from tests.experiments.given import result_of
+from tests.formats import read_csv
 
 Outcome = tuple[int, str, str]
 LABELS = {"db": "DB", "pr-neg_slope": "λ₁⁻+", "pr-pos_divisor": "λ₂⁺+", "pr": "λ₁⁻+ λ₂⁺+"}

@@ -10,11 +10,11 @@ import pytest
 from scipy import sparse
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.label_facts import inspect_labels
 from tailwise.data.pixels.image_check import check_images
 from tailwise.report.inspection import inspection_page
 from tailwise.report.inspection.inspection_page import write_inspection_page
+from tests.formats import read_csv
 from tests.report.browser import browse
 from tests.report.conftest import NASTY_NAMES, labelled
 from tests.report.pages import TOOLS, Elements, page_data

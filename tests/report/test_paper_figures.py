@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.stats import pareto
 
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.experiments.reproduction import Experiment
 from tailwise.labels import LabelStats
 from tailwise.losses import create
@@ -17,6 +16,7 @@ from tailwise.metrics import ProbabilityCurves
 from tailwise.report.paper_figures import FIGURES, gradient_on_negatives
 from tailwise.training.config import TrainConfig
 from tests.experiments.given import result_of
+from tests.formats import read_csv
 
 TABLE_2 = ["ERM", "RW", "Focal", "RS", "ML-GCN", "LDAM", "CB Focal", "ASL", "DB Focal", "PG"]
 METHODS_2 = [

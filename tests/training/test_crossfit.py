@@ -17,7 +17,6 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
 from tailwise.metrics import f1_scores, fit_decisions
 from tailwise.models.model_config import ModelConfig
@@ -26,6 +25,7 @@ from tailwise.training.config import TrainConfig, load, resolve
 from tailwise.training.folder import load_thresholds
 from tailwise.training.run import evaluate, train
 from tailwise.training.trainer import MultiLabelModule
+from tests.formats import read_csv
 from tests.training.conftest import Interruption
 
 Tiny = Callable[..., TrainConfig]

@@ -16,13 +16,13 @@ from scipy.special import expit
 from sklearn.metrics import f1_score
 
 from tailwise.cli import main
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
 from tailwise.metrics import calibration_error, f1_scores, fit_decisions
 from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import OptimConfig, TrainConfig, resolve
 from tailwise.training.folder import load_thresholds
 from tailwise.training.run import evaluate, train
+from tests.formats import read_csv
 
 Tiny = Callable[..., TrainConfig]
 

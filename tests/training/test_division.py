@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.splits import split_by_ratio
 from tailwise.training.config import TrainConfig, load
 from tailwise.training.inputs import with_division
 from tailwise.training.run import evaluate, train
+from tests.formats import read_csv
 from tests.training.conftest import CLASSES, Interruption
 
 

@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from tailwise.cli import main
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.formats.digits import digits
 from tailwise.data.pixels.augment import Augmentation
 from tailwise.errors import InputError
@@ -27,6 +26,7 @@ from tailwise.models.gcn import label_adjacency
 from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import TrainConfig, load, resolve
 from tailwise.training.run import Result, evaluate, train
+from tests.formats import read_csv
 from tests.training.conftest import Interruption
 
 Tiny = Callable[..., TrainConfig]

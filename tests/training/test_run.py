@@ -19,7 +19,6 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from tailwise import LabelStats
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.data.pixels.augment import Augmentation
 from tailwise.data.samplers import (
     ClassAwareSampler,
@@ -33,6 +32,7 @@ from tailwise.training.config import TrainConfig, load, resolve
 from tailwise.training.finetune import AugmentedInputs
 from tailwise.training.run import Result, evaluate, train
 from tailwise.training.trainer import MultiLabelModule, create_sampler
+from tests.formats import read_csv
 from tests.training.conftest import Interruption
 
 Tiny = Callable[..., TrainConfig]

@@ -17,12 +17,12 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler, normalize
 
 from tailwise import LabelStats
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
 from tailwise.training import finetune, probe
 from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.inputs import open_images, read_run
 from tailwise.training.run import evaluate, train
+from tests.formats import read_csv
 from tests.training.conftest import Interruption
 
 Tiny = Callable[..., TrainConfig]

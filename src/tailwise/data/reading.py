@@ -12,7 +12,7 @@ from tailwise.data.cache_folder import cache_folder
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats import FORMATS
 from tailwise.data.formats.arrays import read_features
-from tailwise.data.formats.rows import Blank, Negative
+from tailwise.data.formats.rows import Blank, Negative, Problems, Request, class_list
 from tailwise.data.formats.voc import Difficult
 from tailwise.data.splits import read_split_file, split_by_ratio
 from tailwise.errors import InputError, OnError
@@ -75,7 +75,7 @@ def read(
     data: str | Path,
     options: ReadOptions | None = None,
     *,
-    classes: Sequence[str] | None = None,
+    classes: str | Path | Sequence[str] | None = None,
     **given: Any,
 ) -> Dataset:
     """Read labelled data in any of the formats.
@@ -85,7 +85,7 @@ def read(
             or with JSON lines, or of a saved Hugging Face data set; ``hf:owner/name`` for one on the hub; a ``.npz``
             file of arrays; or "digits".
         options: how to read them.
-        classes: class names in the order wanted, instead of those of ``options``.
+        classes: class names in the order wanted, or a JSON file that lists them, instead of those of ``options``.
         given: fields of :class:`ReadOptions`, instead of those of ``options``.
 
     Raises:
@@ -99,11 +99,13 @@ def read(
     if unknown:
         names = ReadOptions.__dataclass_fields__
         raise InputError(f"there is no option {unknown[0]!r} of reading{near(unknown[0], names)}")
-    options = replace(options or ReadOptions(), **given)
+    plain: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    options = replace(options or ReadOptions(), **plain)
     if options.split_ratios is not None and options.split_file is not None:
         raise InputError("--split-ratios and --split-file are both given; choose one")
     name = detect_format(data) if options.format == "auto" else options.format
-    found = FORMATS[name].read(data, options, options.classes if classes is None else classes)
+    class_names = class_list(options.classes if classes is None else classes)
+    found = FORMATS[name].read(Request(str(data), options, class_names, Problems(options.on_error)))
     if found.skipped:
         _logger.warning("%d rows are left out; the first: %s", len(found.skipped), found.skipped[0])
     if options.features is not None:

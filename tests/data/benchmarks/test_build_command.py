@@ -13,9 +13,9 @@ import pytest
 
 from tailwise.cli import main
 from tailwise.data.benchmarks import BENCHMARKS, LongTailBenchmark
-from tailwise.data.formats.csv_table import read_csv
 from tests.data.benchmarks import tiny
 from tests.data.file_server import FileServer
+from tests.formats import read_csv
 
 MAKERS = {"voc-mlt": tiny.voc, "coco-mlt": tiny.coco}
 ORDERS = {"voc-mlt": tiny.CLASSES, "coco-mlt": tiny.BY_ID}

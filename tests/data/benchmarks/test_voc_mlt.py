@@ -18,11 +18,11 @@ from tailwise.data.benchmarks import VOC_MLT, LongTailBenchmark
 from tailwise.data.benchmarks.benchmark import class_differences, read_image_ids, require_published
 from tailwise.data.benchmarks.store import Store
 from tailwise.data.dataset import require_images
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
 from tests.data.benchmarks.tiny import CLASSES, VOC_LIST, VOC_TEST, VOC_TRAIN, build, photo, remote, tar, voc, year
 from tests.data.file_server import Fault, FileServer
 from tests.data.formats.voc_tree import annotation, write_year
+from tests.formats import read_csv
 
 
 @pytest.fixture

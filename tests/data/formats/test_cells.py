@@ -16,12 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.csv_table import read_csv
-from tailwise.data.formats.jsonl import read_jsonl
-from tailwise.data.formats.parquet import read_parquet
 from tailwise.data.reading import ReadOptions
 from tailwise.data.reading import read as read_data
 from tailwise.errors import InputError
+from tests.formats import read_csv, read_jsonl, read_parquet
 
 NAMES = ("cat", "dog", "cow")
 Columns = Sequence[Sequence[int | None]]

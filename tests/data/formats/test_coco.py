@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailwise.data.formats.coco import holds_coco, read_coco, read_instances
+from tailwise.data.formats.coco import holds_coco, read_instances
 from tailwise.data.formats.rows import Problems
 from tailwise.errors import InputError
 from tests.data.formats.coco_file import box, instances, write_instances
+from tests.formats import read_coco
 
 # COCO's ids have gaps, and files list categories in any order.
 CATEGORIES = {18: "dog", 1: "person", 90: "toothbrush", 17: "cat"}

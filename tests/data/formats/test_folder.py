@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tailwise.data.formats.image_folder import holds_image_folders, read_folder
+from tailwise.data.formats.image_folder import holds_image_folders
 from tailwise.errors import InputError
+from tests.formats import read_folder
 
 
 def touch(root: Path, *names: str) -> None:

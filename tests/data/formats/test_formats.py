@@ -8,26 +8,24 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tailwise.data.dataset import Dataset, require_images
 from tailwise.data.formats import FORMATS
-from tailwise.data.formats.coco import read_coco
-from tailwise.data.formats.csv_table import read_csv
-from tailwise.data.formats.hugging_face import read_hub
-from tailwise.data.formats.image_folder import read_folder
-from tailwise.data.formats.jsonl import read_jsonl
-from tailwise.data.formats.parquet import read_parquet
-from tailwise.data.formats.rows import Format
-from tailwise.data.formats.voc import read_voc
+from tailwise.data.formats.rows import Format, Request, Row
 from tailwise.data.reading import ReadOptions, detect_format
 from tailwise.data.reading import read as read_data
 from tailwise.data.splits import read_split_file, split_by_ratio
 from tailwise.errors import InputError
-from tests.formats import CLASSES, WRITERS, Example, examples, single_label
+from tests.formats import (
+    CLASSES,
+    WRITERS,
+    Example,
+    examples,
+    single_label,
+)
 
 WRITTEN = list(WRITERS)
 EXPECTED_FORMAT = {
@@ -84,9 +82,10 @@ def test_every_format_that_can_be_written_is_tested() -> None:
 
 
 def test_a_format_is_a_reader_and_a_line_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_toy(data: str | Path, options: ReadOptions, classes: Any) -> Dataset:
-        labels = [line.split() for line in Path(data).read_text().splitlines()]
-        return Dataset.from_arrays(np.eye(len(labels)), labels, classes, source=str(data))
+    def read_toy(request: Request) -> Dataset:
+        lines = enumerate(request.path.read_text().splitlines(), 1)
+        rows = (Row(line, f"{line}.jpg", text.split()) for line, text in lines)
+        return request.assemble(rows, root=request.root(request.path.parent))
 
     monkeypatch.setitem(FORMATS, "toy", Format("toy", read_toy, suffixes=(".toy",)))
     (tmp_path / "labels.toy").write_text("cat dog\ncat\n\ndog\n")
@@ -254,18 +253,14 @@ def test_a_folder_is_what_is_found_in_it_first(tmp_path: Path) -> None:
 
 def test_what_is_given_by_name_only() -> None:
     """Places of options would be mistaken, and a new one would shift the others."""
-    readers = (read_csv, read_parquet, read_jsonl, read_coco, read_voc, read_folder, read_hub)
-    for function in (*readers, read_split_file, split_by_ratio, read_data):
+    for function in (read_split_file, split_by_ratio, read_data):
         parameters = list(inspect.signature(function).parameters.values())
-        free = {read_split_file: 2, split_by_ratio: 2, read_data: 2}.get(function, 1)
-        assert {parameter.kind for parameter in parameters[:free]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
-        assert {parameter.kind for parameter in parameters[free:]} <= {
+        assert {parameter.kind for parameter in parameters[:2]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        assert {parameter.kind for parameter in parameters[2:]} <= {
             inspect.Parameter.KEYWORD_ONLY,
             *([inspect.Parameter.VAR_KEYWORD] if function is read_data else []),
         }
-        defaults = {parameter.name: parameter.default for parameter in parameters}
-        assert defaults.get("on_error", "raise") == "raise"
-        assert defaults.get("separator", "|") == "|"
+    assert (ReadOptions().on_error, ReadOptions().separator) == ("raise", "|")
 
 
 def test_the_format_may_be_told(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailwise.data.formats.jsonl import JsonCells, jsonl_rows, read_jsonl
-from tailwise.data.formats.rows import Cells, Problems
+from tailwise.data.formats.jsonl import JsonCells, jsonl_rows
+from tailwise.data.formats.rows import Problems, Request
+from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
+from tests.formats import read_jsonl
 
 
 def write(folder: Path, *records: Any) -> Path:
@@ -77,7 +79,8 @@ def test_names_splits_and_images_are_stripped(tmp_path: Path) -> None:
 
 def test_a_folder_and_a_split_are_those_of_rows_that_name_none(tmp_path: Path) -> None:
     path = write(tmp_path, {"image": "a.jpg", "labels": []}, {"image": "b.jpg", "labels": [], "split": "own"})
-    first, second = jsonl_rows(path, JsonCells(path, Cells()), Problems(), folder="train/", split="train")
+    request = Request(str(path), ReadOptions(), None, Problems())
+    first, second = jsonl_rows(path, JsonCells(request), request.problems, folder="train/", split="train")
     assert (first.image, first.split, first.line) == ("train/a.jpg", "train", 1)
     assert (second.image, second.split, second.line) == ("train/b.jpg", "own", 2)
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import issparse
 
-from tailwise.data.formats import parquet as tables
-from tailwise.data.formats.parquet import read_parquet
+from tailwise.data.formats import label_table as tables
 from tailwise.errors import InputError
+from tests.formats import read_parquet
 
 
 def parquet(folder: Path, **columns: Any) -> Path:

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailwise.data.dataset import Dataset, require_images
-from tailwise.data.formats.csv_table import read_csv
 from tailwise.errors import InputError
+from tests.formats import read_csv
 
 
 def write(folder: Path, text: str | bytes, name: str = "labels.csv") -> Path:

@@ -16,9 +16,10 @@ from PIL import Image
 from torchvision.datasets import VOCDetection
 
 from tailwise.data.dataset import require_images
-from tailwise.data.formats.voc import VocImage, label_rows, read_voc
+from tailwise.data.formats.voc import VocImage, label_rows
 from tailwise.errors import InputError
 from tests.data.formats.voc_tree import annotation, write_year
+from tests.formats import read_voc
 
 CLASSES = ("cat", "dog", "person", "tvmonitor")
 IMAGES: dict[str, list[str | tuple[str, int]]] = {
@@ -153,7 +154,7 @@ def test_lists_that_are_read(tmp_path: Path, lists: list[str], splits: list[str]
 
 
 def test_difficult_is_one_of_two(year: Path, unchecked: None) -> None:
-    with pytest.raises(InputError, match="difficult must be 'positive' or 'unknown', got 'ignore'"):
+    with pytest.raises(InputError, match="difficult must be one of 'positive', 'unknown', got 'ignore'"):
         read_voc(year, difficult="ignore")  # type: ignore[arg-type]
 
 

@@ -2,12 +2,11 @@
 
 from tailwise.data.formats.arrays import ARRAYS
 from tailwise.data.formats.coco import COCO
-from tailwise.data.formats.csv_table import CSV
 from tailwise.data.formats.digits import SCENES
 from tailwise.data.formats.hugging_face import HUGGING_FACE
 from tailwise.data.formats.image_folder import IMAGE_FOLDER
 from tailwise.data.formats.jsonl import JSON_LINES
-from tailwise.data.formats.parquet import PARQUET
+from tailwise.data.formats.label_table import CSV, PARQUET
 from tailwise.data.formats.rows import Format
 from tailwise.data.formats.voc import VOC
 

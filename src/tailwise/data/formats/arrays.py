@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.dataset import CSR_ARRAYS, Dataset, Features, Files, features_of
-from tailwise.data.formats.rows import Format, class_list
+from tailwise.data.formats.rows import Format, Request
 from tailwise.errors import InputError
 from tailwise.spelling import near
 
@@ -21,7 +21,7 @@ _ROWS = ("names", "splits", "groups")
 _KNOWN = (*_INPUTS, "targets", *CSR_ARRAYS, *_ROWS, "class_names")
 
 
-def read_arrays(path: str | Path, *, classes: str | Sequence[str] | None = None) -> Dataset:
+def read_arrays(request: Request) -> Dataset:
     """Read a ``.npz`` file of arrays; see :meth:`tailwise.data.Dataset.save` for its keys.
 
     ``class_names`` default to ``class 0``, ..., ``names`` to the positions, and ``splits`` to none.
@@ -29,7 +29,7 @@ def read_arrays(path: str | Path, *, classes: str | Sequence[str] | None = None)
     Raises:
         InputError: the file cannot be read, or its arrays are no data set.
     """
-    path = Path(path)
+    path = request.path
     arrays = _load(path)
     unknown = sorted(arrays.keys() - set(_KNOWN))
     if unknown:
@@ -53,8 +53,7 @@ def read_arrays(path: str | Path, *, classes: str | Sequence[str] | None = None)
     )
     if given == ["root"]:
         data = replace(data, inputs=Files(Path(str(arrays["root"]))))
-    wanted = class_list(classes)
-    return data if wanted is None else data.with_classes(wanted)
+    return data if request.class_names is None else data.with_classes(request.class_names)
 
 
 def read_features(path: str | Path, data: Dataset) -> Dataset:
@@ -148,4 +147,4 @@ def _strings(arrays: Mapping[str, NDArray[Any]], name: str, path: Path) -> tuple
     return tuple(str(value) for value in values.tolist())
 
 
-ARRAYS = Format("npz", lambda data, _options, classes: read_arrays(data, classes=classes), suffixes=(".npz",))
+ARRAYS = Format("npz", read_arrays, suffixes=(".npz",))

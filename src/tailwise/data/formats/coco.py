@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.rows import Format, Problems, Row, assemble, class_list, read_text
-from tailwise.errors import InputError, OnError
+from tailwise.data.formats.rows import Format, Problems, Request, Row, read_text
+from tailwise.errors import InputError
 
 _LISTS = ("images", "annotations", "categories")
 _FOLDER = "annotations"
@@ -43,28 +43,16 @@ class Instances:
     images: tuple[CocoImage, ...]
 
 
-def read_coco(
-    path: str | Path,
-    *,
-    classes: str | Path | Sequence[str] | None = None,
-    root: str | Path | None = None,
-    on_error: OnError = "raise",
-) -> Dataset:
+def read_coco(request: Request) -> Dataset:
     """Read COCO instances: an image has the classes of its boxes.
 
     A box gives no label if its width or height is below 1 or its area is not positive; boxes of crowds give one.
     Images without a label stay. A file is decoded as a whole: the 450 MB of ``instances_train2017.json`` take about 15
     seconds and 2 GB of memory.
 
-    Args:
-        path: a file of JSON; a folder with ``annotations/instances_<split>.json`` and the images in ``<split>/``; or a
-            folder with ``<split>/_annotations.coco.json`` next to the images.
-        classes: class names in the order wanted, or a JSON file that lists them; all categories by increasing id when
-            absent.
-        root: the folder that image references start from. When absent: ``path`` if it is a folder; for a file, the
-            images are looked for in its folder, in ``<split>/`` and in ``../<split>/``.
-        on_error: "raise", or "skip" to leave out images that, or whose boxes, cannot be used, and list them in
-            ``skipped``.
+    The path is a JSON file; a folder with ``annotations/instances_<split>.json`` and the images in ``<split>/``; or a
+    folder with ``<split>/_annotations.coco.json`` next to the images. The images of a single file are looked for in its
+    folder, in ``<split>/`` and in ``../<split>/``. The classes are all categories by increasing id.
 
     Returns:
         One row per image, with its id as its line. That the images exist is not checked.
@@ -73,9 +61,7 @@ def read_coco(
         InputError: a file cannot be read, is no JSON or no such file; an id is unknown or stands twice; something is
             missing or of another type; or the images are nowhere. The message names the file and the id.
     """
-    path = Path(path)
-    problems = Problems(on_error)
-    class_names = class_list(classes)
+    path = request.path
     base, files = _annotation_files(path)
     if not files:
         raise InputError(
@@ -84,22 +70,17 @@ def read_coco(
     own_names: tuple[str, ...] | None = None
     rows: list[Row] = []
     for file, split in files:
-        instances = read_instances(file, problems)
-        if class_names is None and own_names not in (None, instances.class_names):
+        instances = read_instances(file, request.problems)
+        if request.class_names is None and own_names not in (None, instances.class_names):
             raise InputError(f"{file} has other categories than {files[0][0]}; give the class names wanted of both")
         own_names = instances.class_names
         prefix = f"{split}/"
         if not path.is_dir():
-            base, prefix = (base, "") if root is not None else _image_folder(file, split, instances.images)
+            base, prefix = (
+                (base, "") if request.options.root is not None else _image_folder(file, split, instances.images)
+            )
         rows += [Row(image.id, f"{prefix}{image.file_name}", image.labels, split=split) for image in instances.images]
-    return assemble(
-        rows,
-        source=path,
-        root=base if root is None else Path(root),
-        class_names=class_names or own_names,
-        problems=problems,
-        place="{source}, image {line}",
-    )
+    return request.assemble(rows, root=request.root(base), class_names=own_names, place="{source}, image {line}")
 
 
 def holds_coco(path: Path) -> bool:
@@ -261,7 +242,7 @@ def _is_number(value: object) -> bool:
 
 COCO = Format(
     "coco",
-    lambda data, options, classes: read_coco(data, classes=classes, root=options.root, on_error=options.on_error),
+    read_coco,
     suffixes=(".json",),
     holds=holds_coco,
     folder="annotations/instances_*.json or train/_annotations.coco.json (COCO)",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.dataset import Dataset, Pixels
-from tailwise.data.formats.rows import Format, class_list
+from tailwise.data.formats.rows import Format, Request
 from tailwise.data.long_tail import LongTailSubset, build_long_tail
 from tailwise.errors import require_extra
 from tailwise.labels import LabelStats
 from tailwise.shapes import Int, UInt8
 
 DIGITS = "digits"
-"""What these data are called."""
+"""The name of these data."""
 
 _SIDE = 32
 _CELL = _SIDE // 2
@@ -69,7 +68,7 @@ def digits(
     """Compose long-tailed multi-label scenes of scikit-learn's 1,797 real handwritten digits.
 
     A scene shows one to four different digits on a noisy ground. Some digits are frequent, and each has favourite
-    companions; which ones, the seed decides. :func:`~tailwise.data.long_tail.build_long_tail` chooses the training
+    companions, chosen by the seed. :func:`~tailwise.data.long_tail.build_long_tail` chooses the training
     scenes from a pool of 10,000 label sets. Test scenes have more even class frequencies, the same companions, and are
     made of the half of the handwritten digits that no training scene uses.
 
@@ -135,7 +134,7 @@ def _compose(
 ) -> NDArray[np.int8]:
     """(count, 10) label sets: a first digit by ``frequency``, companions by ``frequency`` times its ``affinity``."""
     rows = np.arange(count)
-    # The smallest of exponential variates over their weights is a draw by weight, the next ones go on without it.
+    # The smallest of exponential variates over their weights is a draw by weight, the next ones are drawn without it.
     first = np.argmin(-np.log1p(-generator.random((count, _NUM_CLASSES))) / frequency, axis=1)
     order = -np.log1p(-generator.random((count, _NUM_CLASSES))) / (frequency * affinity[first])
     order[rows, first] = -1.0
@@ -184,11 +183,8 @@ def _interpolation(size: int, cells: int) -> NDArray[np.float64]:
     return np.maximum(1.0 - np.abs(centers[:, None] - np.arange(cells)), 0.0)
 
 
-def read_digits(classes: str | Path | Sequence[str] | None = None) -> Dataset:
+def read_digits(request: Request) -> Dataset:
     """The scenes of :func:`digits` as a data set with the splits "train" and "test".
-
-    Args:
-        classes: some of the class names in the order wanted, or a JSON file that lists them; all when absent.
 
     Raises:
         InputError: a class is no digit.
@@ -204,7 +200,7 @@ def read_digits(classes: str | Path | Sequence[str] | None = None) -> Dataset:
         source=Path(DIGITS),
         place="{source}, image {image}",
     )
-    return data.with_classes(class_list(classes) or scenes.class_names)
+    return data.with_classes(request.class_names or scenes.class_names)
 
 
-SCENES = Format("digits", lambda _data, _options, classes: read_digits(classes), is_named=lambda data: data == DIGITS)
+SCENES = Format("digits", read_digits, is_named=lambda data: data == DIGITS)

@@ -13,8 +13,8 @@ from typing import Any
 from tailwise.data.cache_folder import INDEX_FILE, NOTE_FILE, alone, make_room, touch
 from tailwise.data.dataset import Dataset
 from tailwise.data.download import why_unreachable
-from tailwise.data.formats.rows import Format, Problems, Row, assemble, class_list
-from tailwise.errors import InputError, OnError, require_extra
+from tailwise.data.formats.rows import Format, Problems, Request, Row
+from tailwise.errors import InputError, require_extra
 from tailwise.files import hold, replacing
 
 HUB_PREFIX = "hf:"
@@ -26,26 +26,16 @@ _hold_for_good = cache(hold)
 _logger = logging.getLogger(__name__)
 
 
-def read_hub(
-    name: str | Path,
-    *,
-    classes: str | Path | Sequence[str] | None = None,
-    folder: Path,
-    on_error: OnError = "raise",
-) -> Dataset:
+def read_hub(request: Request) -> Dataset:
     """Read a data set with a column of images and one of labels.
 
     The column of images is ``image`` or ``img``, or the only one of that type; the labels are in ``labels``,
     ``label``, ``tags`` or ``classes``, as a list of class labels, of strings or of numbers, or a single one. The images
-    are written to ``folder`` as they are, once: training reads files.
+    are written to the cache folder as they are, once: training reads files.
 
-    Args:
-        name: ``hf:owner/name`` or ``hf:owner/name:configuration`` on the hub, or a folder written by
-            ``save_to_disk``.
-        classes: class names in the order wanted, or a JSON file that lists them; those of the column when absent, or
-            the labels found, sorted. Numbers without names are their places in it.
-        folder: where image files are kept: the folder of such entries in a cache folder.
-        on_error: "raise", or "skip" to leave out the rows that cannot be used and list them in ``skipped``.
+    The data are ``hf:owner/name`` or ``hf:owner/name:configuration`` on the hub, or a folder written by
+    ``save_to_disk``. The classes are those that the column declares, or the labels found, sorted; given class names are
+    what numbers without names are positions in.
 
     Returns:
         One row per row of the data set, split by split.
@@ -54,24 +44,17 @@ def read_hub(
         InputError: the library is missing, the hub cannot be reached, the data set cannot be loaded, or it has no such
             columns or rows.
     """
+    name = request.data
     splits = _load(name)
     first = next(iter(splits.values()))
     image_column = _image_column(first.features, name)
     label_column = _label_column(first.features, name)
     own_names = _names_of(first.features[label_column])
-    names = class_list(classes)
-    root = folder / _digest(splits)
-    images = _image_files(splits, image_column, root, str(name))
-    make_room(folder.parent, keep=root)
-    problems = Problems(on_error)
-    return assemble(
-        _rows(splits, label_column, images, own_names or names, str(name), problems),
-        source=Path(name),
-        root=root,
-        class_names=names or own_names,
-        problems=problems,
-        place="{source}, image {image}",
-    )
+    root = request.options.cache_folder / "hub" / _digest(splits)
+    images = _image_files(splits, image_column, root, name)
+    make_room(request.options.cache_folder, keep=root)
+    rows = _rows(splits, label_column, images, own_names or request.class_names, name, request.problems)
+    return request.assemble(rows, root=root, class_names=own_names, place="{source}, image {image}")
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -79,13 +62,13 @@ def is_saved_dataset(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def _load(name: str | Path) -> dict[str, Any]:
+def _load(name: str) -> dict[str, Any]:
     """The splits of a data set, by name; a data set without splits is one split named ""."""
     require_extra(f"reading {name}", "hub")
     import datasets
 
     try:
-        if str(name).startswith(HUB_PREFIX):
+        if name.startswith(HUB_PREFIX):
             # The library repeats each request for half a minute where there is no network.
             offline = datasets.config.HF_HUB_OFFLINE
             if not offline and (reason := why_unreachable(datasets.config.HF_ENDPOINT)) is not None:
@@ -94,10 +77,10 @@ def _load(name: str | Path) -> dict[str, Any]:
                     "network, set HF_HUB_OFFLINE=1 to take what was loaded before, or give a folder written by "
                     "save_to_disk"
                 )
-            repository, _, configuration = str(name).removeprefix(HUB_PREFIX).partition(":")
+            repository, _, configuration = name.removeprefix(HUB_PREFIX).partition(":")
             loaded = datasets.load_dataset(repository, configuration or None)
         else:
-            loaded = datasets.load_from_disk(str(name))
+            loaded = datasets.load_from_disk(name)
     except InputError:
         raise
     except IndexError as error:  # how the library fails on what was saved without rows
@@ -110,7 +93,7 @@ def _load(name: str | Path) -> dict[str, Any]:
     return splits
 
 
-def _image_column(features: Mapping[str, Any], name: str | Path) -> str:
+def _image_column(features: Mapping[str, Any], name: str) -> str:
     from datasets import Image
 
     of_type = [column for column, feature in features.items() if isinstance(feature, Image)]
@@ -120,7 +103,7 @@ def _image_column(features: Mapping[str, Any], name: str | Path) -> str:
     raise InputError(f"{name}: expected one column of images, named 'image'; its columns are {_listed(features)}")
 
 
-def _label_column(features: Mapping[str, Any], name: str | Path) -> str:
+def _label_column(features: Mapping[str, Any], name: str) -> str:
     for column in _LABEL_COLUMNS:
         if column in features:
             return column
@@ -238,9 +221,7 @@ def _labels(cell: Any, names: Sequence[str] | None) -> list[str]:
 
 HUGGING_FACE = Format(
     "hf",
-    lambda data, options, classes: read_hub(
-        data, classes=classes, folder=options.cache_folder / "hub", on_error=options.on_error
-    ),
+    read_hub,
     holds=is_saved_dataset,
     folder="a saved Hugging Face data set",
     is_named=lambda data: data.startswith(HUB_PREFIX),

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats.jsonl import JsonCells, jsonl_rows, read_jsonl
-from tailwise.data.formats.rows import Blank, Cells, Format, Negative, Problems, Row, assemble, class_list
-from tailwise.errors import InputError, OnError
+from tailwise.data.formats.rows import Format, Problems, Request, Row
+from tailwise.errors import InputError
 
 METADATA = "metadata.jsonl"
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
-def read_folder(
-    path: str | Path,
-    *,
-    classes: str | Path | Sequence[str] | None = None,
-    negative: Negative | None = None,
-    blank: Blank | None = None,
-    on_error: OnError = "raise",
-) -> Dataset:
+def read_folder(request: Request) -> Dataset:
     """Read a folder of images.
 
     Either ``metadata.jsonl`` labels the images next to and below it (see
@@ -30,34 +24,19 @@ def read_folder(
     names are then the splits. Or images lie in folders named by their one class, ``cat/1.jpg``, which may lie in
     folders of splits, ``train/cat/1.jpg`` (names such as train, val, test).
 
-    Args:
-        path: the folder; references start from it.
-        classes: class names in the order wanted, or a JSON file that lists them; those found, sorted, when absent.
-        negative: as in :func:`~tailwise.data.formats.jsonl.read_jsonl`.
-        blank: as in :func:`~tailwise.data.formats.jsonl.read_jsonl`.
-        on_error: "raise", or "skip" to leave out the lines that cannot be used and list them in ``skipped``.
-
     Returns:
         The images in the order of the JSON lines, or of their paths.
 
     Raises:
         InputError: there are no such files, or as for JSON lines.
     """
-    path = Path(path)
+    path = request.path
     if (path / METADATA).is_file():
-        return read_jsonl(path / METADATA, classes=classes, negative=negative, blank=blank, on_error=on_error)
-    problems = Problems(on_error)
+        return read_jsonl(replace(request, data=str(path / METADATA)))
     metadata = sorted(path.glob(f"*/{METADATA}"))
-    cells = JsonCells(path, Cells(negative, blank))
-    rows = cells.checked(_metadata_rows(metadata, cells, problems)) if metadata else _class_folder_rows(path)
-    return assemble(
-        rows,
-        source=path,
-        root=path,
-        class_names=class_list(classes),
-        problems=problems,
-        place="{source}, image {image}",
-    )
+    cells = JsonCells(request)
+    rows = cells.checked(_metadata_rows(metadata, cells, request.problems)) if metadata else _class_folder_rows(path)
+    return request.assemble(rows, root=request.root(path), place="{source}, image {image}")
 
 
 def holds_image_folders(path: Path) -> bool:
@@ -96,9 +75,7 @@ def _is_image(file: Path) -> bool:
 
 IMAGE_FOLDER = Format(
     "folder",
-    lambda data, options, classes: read_folder(
-        data, classes=classes, negative=options.negative, blank=options.blank, on_error=options.on_error
-    ),
+    read_folder,
     holds=holds_image_folders,
     folder="metadata.jsonl next to or in folders of images, folders of images named by their class",
 )

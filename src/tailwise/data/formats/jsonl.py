@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +16,27 @@ from tailwise.data.formats.rows import (
     OMITTED,
     ONE,
     ZERO,
-    Blank,
     Cells,
     Format,
-    Negative,
     Problems,
+    Request,
     Row,
-    assemble,
-    class_list,
     read_text,
 )
-from tailwise.errors import InputError, OnError
+from tailwise.errors import InputError
 from tailwise.matrix import UNKNOWN
 
 _CODES = {1: ONE, 0: ZERO, -1: MINUS_ONE, None: BLANK}
 _EXPECTED = 'expected an object such as {"image": "a.jpg", "labels": ["cat", "dog"], "split": "train"}'
 
 
-def read_jsonl(
-    path: str | Path,
-    *,
-    classes: str | Path | Sequence[str] | None = None,
-    negative: Negative | None = None,
-    blank: Blank | None = None,
-    root: str | Path | None = None,
-    on_error: OnError = "raise",
-) -> Dataset:
+def read_jsonl(request: Request) -> Dataset:
     """Read a file of JSON lines.
 
     Each line is an object with ``image`` (or ``file_name``), ``labels``, and optionally ``unknown`` and ``split``.
     ``labels`` and ``unknown`` list class names; ``labels`` may also be an object that gives 1, 0, or -1 or null
     (unknown, unless ``negative`` and ``blank`` say otherwise) for classes. Classes that a line does not name are absent
     from its image. Further keys are ignored.
-
-    Args:
-        path: text in UTF-8.
-        classes: class names in the order wanted, or a JSON file that lists them; the names found, sorted, when absent.
-        negative: "-1" if -1 means absent, "0" if it means unknown. To be given for a file in which a class has 1 and -1
-            and is never absent.
-        blank: "negative" if null means absent, "unknown" if it was not judged. To be given for a file in which a class
-            has 1 and null only.
-        root: the folder that image references start from; the folder of ``path`` when absent.
-        on_error: "raise", or "skip" to leave out the lines that cannot be used and list them in ``skipped``.
 
     Returns:
         One row per line that is not blank, in their order.
@@ -66,28 +45,16 @@ def read_jsonl(
         InputError: the file cannot be read; or a line is no such object, names an unknown class, repeats an image or
             leaves ``root``, and the message names the line; or it is open what -1 or null mean.
     """
-    path = Path(path)
-    problems = Problems(on_error)
-    cells = JsonCells(path, Cells(negative, blank))
-    return assemble(
-        cells.checked(jsonl_rows(path, cells, problems)),
-        source=path,
-        root=path.parent if root is None else Path(root),
-        class_names=class_list(classes),
-        problems=problems,
-    )
+    cells = JsonCells(request)
+    rows = jsonl_rows(request.path, cells, request.problems)
+    return request.assemble(cells.checked(rows), root=request.root(request.path.parent))
 
 
 class JsonCells:
-    """What the objects of a whole source give for each class.
+    """Contents of the label objects of a whole source, by class."""
 
-    Args:
-        source: the file or folder.
-        cells: what it means.
-    """
-
-    def __init__(self, source: Path, cells: Cells) -> None:
-        self.source, self.cells = source, cells
+    def __init__(self, request: Request) -> None:
+        self.source, self.cells = request.path, Cells(request.options)
         self._held: defaultdict[str, int] = defaultdict(int)
         self._positive: set[str] = set()
         self._num_named: Counter[str] = Counter()
@@ -185,15 +152,4 @@ def _names(names: Any, key: str) -> list[str]:
     return [stripped for name in names if (stripped := name.strip())]
 
 
-JSON_LINES = Format(
-    "jsonl",
-    lambda data, options, classes: read_jsonl(
-        data,
-        classes=classes,
-        negative=options.negative,
-        blank=options.blank,
-        root=options.root,
-        on_error=options.on_error,
-    ),
-    suffixes=(".jsonl", ".ndjson"),
-)
+JSON_LINES = Format("jsonl", read_jsonl, suffixes=(".jsonl", ".ndjson"))

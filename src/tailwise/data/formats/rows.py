@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,26 +67,16 @@ class Cells:
     only distinguish present from absent use them for absent. Read as unknown there, they would leave a class without
     any negative, and every prediction of it would be correct; so :meth:`check` asks for the choice.
 
-    Args:
-        negative: "-1" where -1 means absent, "0" where it means unknown; None where neither is said.
-        blank: "negative" where a blank means absent, "unknown" where it means not judged; None where neither is given.
-
     Attributes:
         labels: (9,) int8 label of each code of a cell.
-
-    Raises:
-        InputError: one of them is something else.
     """
 
-    def __init__(self, negative: Negative | None = None, blank: Blank | None = None) -> None:
-        for name, value, allowed in (("negative", negative, Negative), ("blank", blank, Blank)):
-            if value is not None and value not in get_args(allowed):
-                raise InputError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
-        self.negative, self.blank = negative, blank
+    def __init__(self, options: ReadOptions) -> None:
+        self.negative, self.blank = options.negative, options.blank
         self.labels = np.zeros(BLANK + 1, dtype=np.int8)
         self.labels[ONE] = 1
-        self.labels[MINUS_ONE] = 0 if negative == "-1" else UNKNOWN
-        self.labels[BLANK] = 0 if blank == "negative" else UNKNOWN
+        self.labels[MINUS_ONE] = 0 if self.negative == "-1" else UNKNOWN
+        self.labels[BLANK] = 0 if self.blank == "negative" else UNKNOWN
 
     def check(
         self, source: str | Path, held: Mapping[str, int], *, column: str = "column", blanks: str = "blanks"
@@ -147,27 +137,6 @@ IMAGE_KEYS = ("image", "file_name", "filename", "image_path", "path", "image_id"
 """What a column or key of image references may be called; the first that is there counts."""
 
 
-@dataclass(frozen=True)
-class Format:
-    """One format of labelled data, as the table in :mod:`tailwise.data.formats` lists it.
-
-    Attributes:
-        name: what the option ``format`` calls it.
-        read: reads data with options, and class names (or a JSON file of them) in the order wanted, or None.
-        suffixes: endings of its files.
-        holds: whether a folder is in this format; None where folders are not read.
-        folder: what such a folder has in it, for messages.
-        is_named: whether data are of this format by their name; None where they are always files or folders.
-    """
-
-    name: str
-    read: Callable[[str | Path, ReadOptions, Any], Dataset]
-    suffixes: tuple[str, ...] = ()
-    holds: Callable[[Path], bool] | None = None
-    folder: str = ""
-    is_named: Callable[[str], bool] | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """One image as a reader found it.
@@ -188,23 +157,14 @@ class Row:
 
 
 class Problems:
-    """Problems of single rows: the first one raised, or all of them collected and their rows left out.
-
-    Args:
-        on_error: "raise" or "skip".
-
-    Raises:
-        InputError: ``on_error`` is something else.
-    """
+    """Problems of single rows: the first one raised, or all of them collected and their rows left out."""
 
     def __init__(self, on_error: OnError = "raise") -> None:
-        if on_error not in ("raise", "skip"):
-            raise InputError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         self.on_error = on_error
         self.messages: list[str] = []
 
     def add(self, message: str) -> None:
-        """Note what is wrong with a row; the caller leaves the row out.
+        """Record what is wrong with a row, which the caller leaves out.
 
         Raises:
             InputError: problems are to be raised.
@@ -212,6 +172,73 @@ class Problems:
         if self.on_error == "raise":
             raise InputError(f'{message} (or leave such rows out with on_error="skip")')
         self.messages.append(message)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Labelled data to be read, and how.
+
+    Attributes:
+        data: the path or the name of the data.
+        options: the options of reading.
+        class_names: the classes in the order wanted; None for those that the data define or name.
+        problems: what to do about bad rows.
+    """
+
+    data: str
+    options: ReadOptions
+    class_names: tuple[str, ...] | None
+    problems: Problems
+
+    @property
+    def path(self) -> Path:
+        """The file or folder, or the name as a path."""
+        return Path(self.data)
+
+    def root(self, default: Path) -> Path:
+        """The folder that image references start from: that of the options, or the default of the format."""
+        return default if self.options.root is None else Path(self.options.root)
+
+    def assemble(
+        self,
+        rows: Iterable[Row],
+        *,
+        root: Path,
+        class_names: tuple[str, ...] | None = None,
+        place: str = "{source}:{line}",
+    ) -> Dataset:
+        """The data set of these rows; ``class_names`` are those of the data, where none are given."""
+        names = self.class_names or class_names
+        return assemble(rows, source=self.path, root=root, class_names=names, problems=self.problems, place=place)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format of labelled data, as the table in :mod:`tailwise.data.formats` lists it.
+
+    Attributes:
+        name: the value of the option ``format``.
+        read: reads the data of a request; most readers yield a :class:`Row` for each image and end with
+            :meth:`Request.assemble`.
+        suffixes: endings of its files.
+        holds: whether a folder is in this format; None where folders are not read.
+        folder: what such a folder contains, for messages.
+        is_named: whether data are of this format by their name; None where they are always files or folders.
+
+    Example:
+        >>> def read_lists(request):
+        ...     lines = enumerate(read_text(request.path).splitlines(), 1)
+        ...     rows = (Row(line, image, labels) for line, text in lines for image, *labels in [text.split()])
+        ...     return request.assemble(rows, root=request.root(request.path.parent))
+        >>> lists = Format("lists", read_lists, suffixes=(".lst",))
+    """
+
+    name: str
+    read: Callable[[Request], Dataset]
+    suffixes: tuple[str, ...] = ()
+    holds: Callable[[Path], bool] | None = None
+    folder: str = ""
+    is_named: Callable[[str], bool] | None = None
 
 
 def assemble(

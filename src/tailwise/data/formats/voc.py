@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 from xml.etree import ElementTree
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.rows import Format, Problems, Row, assemble, class_list, read_text
-from tailwise.errors import InputError, OnError
+from tailwise.data.formats.rows import Format, Problems, Request, Row, read_text
+from tailwise.errors import InputError
 
 Difficult: TypeAlias = Literal["positive", "unknown"]
 """What a class is in an image that shows it in difficult objects only."""
@@ -39,14 +39,7 @@ class VocImage:
     split: str = ""
 
 
-def read_voc(
-    path: str | Path,
-    *,
-    classes: str | Path | Sequence[str] | None = None,
-    root: str | Path | None = None,
-    difficult: Difficult = "positive",
-    on_error: OnError = "raise",
-) -> Dataset:
+def read_voc(request: Request) -> Dataset:
     """Read a Pascal VOC tree: an image has the classes of its objects, and none if it has no objects.
 
     The images are those named in ``train.txt``, ``val.txt`` and ``test.txt`` in ``ImageSets/Main``, which are the
@@ -54,13 +47,7 @@ def read_voc(
     split. Where several years are read, the year stands before the split: ``VOC2007/test``. Names of classes may differ
     in case and white space.
 
-    Args:
-        path: ``VOCdevkit``, a folder that holds it, or the folder of one year, such as ``VOC2012``.
-        classes: class names in the order wanted, or a JSON file that lists them; the names found, sorted, when absent.
-        root: the folder that image references start from, when it is not where they were found.
-        difficult: "positive", as in the published splits, or "unknown" for a class of which all objects in an image are
-            marked as difficult.
-        on_error: "raise", or "skip" to leave out the images that cannot be used and list them in ``skipped``.
+    The path is ``VOCdevkit``, a folder that holds it, or the folder of one year, such as ``VOC2012``.
 
     Returns:
         One row per image, with references such as ``VOC2012/JPEGImages/2008_000023.jpg`` from ``VOCdevkit``, or
@@ -70,9 +57,7 @@ def read_voc(
         InputError: there is no such folder; or an annotation is missing, not XML, of another image, or names an unknown
             class.
     """
-    path = Path(path)
-    if difficult not in ("positive", "unknown"):
-        raise InputError(f"difficult must be 'positive' or 'unknown', got {difficult!r}")
+    path = request.path
     years = _find_years(path)
     if not years:
         raise InputError(
@@ -81,23 +66,15 @@ def read_voc(
         )
     parents = {year.parent for year in years}
     base = path if years == [path] or len(parents) > 1 else parents.pop()
-    problems = Problems(on_error)
-    class_names = class_list(classes)
     images: list[VocImage] = []
     for year in years:
         folder = year.relative_to(base).as_posix()
         prefix = "" if year == base else f"{folder}/"
-        for split, names in _splits(year, problems):
+        for split, names in _splits(year, request.problems):
             full_name = f"{folder}/{split}" if split and len(years) > 1 else split
-            images += annotated_images(year, names, problems, prefix=prefix, split=full_name)
-    return assemble(
-        label_rows(images, class_names, difficult),
-        source=path,
-        root=base if root is None else Path(root),
-        class_names=class_names,
-        problems=problems,
-        place="{source}, image {image}",
-    )
+            images += annotated_images(year, names, request.problems, prefix=prefix, split=full_name)
+    rows = label_rows(images, request.class_names, request.options.difficult)
+    return request.assemble(rows, root=request.root(base), place="{source}, image {image}")
 
 
 def holds_voc(path: Path) -> bool:
@@ -225,11 +202,4 @@ def _objects(file: Path, annotation: ElementTree.Element) -> Iterator[tuple[str,
         yield name, difficult == "1"
 
 
-VOC = Format(
-    "voc",
-    lambda data, options, classes: read_voc(
-        data, classes=classes, root=options.root, difficult=options.difficult, on_error=options.on_error
-    ),
-    holds=holds_voc,
-    folder="VOC2012/Annotations (VOC)",
-)
+VOC = Format("voc", read_voc, holds=holds_voc, folder="VOC2012/Annotations (VOC)")

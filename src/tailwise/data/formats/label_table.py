@@ -1,13 +1,13 @@
-"""Tables of labels in CSV, and the columns of a table of labels in any format."""
+"""Tables of labels in CSV and Parquet: their columns, and rows made from their cells."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,61 +19,37 @@ from tailwise.data.formats.rows import (
     MINUS_ONE,
     ONE,
     ZERO,
-    Blank,
     Cells,
     Format,
-    Negative,
     Problems,
+    Request,
     Row,
-    assemble,
-    class_list,
     read_text,
 )
-from tailwise.errors import InputError, OnError
+from tailwise.errors import InputError
 from tailwise.matrix import UNKNOWN
 from tailwise.spelling import near
 
-if TYPE_CHECKING:
-    from tailwise.data.reading import ReadOptions
-
 # Tables with holes are often written in floating point, so "1.0" means what "1" means.
 _TEXTS = {ONE: ("1", "1.0", "true"), ZERO: ("0", "0.0", "false"), MINUS_ONE: ("-1", "-1.0"), BLANK: ("",)}
-CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
+_CODES = {text: code for code, texts in _TEXTS.items() for text in texts}
 _DELIMITERS = (",", ";", "\t")
-LISTS = ("labels", "unknown")
-CELL_EXPECTED = "where 1, 0, -1 or nothing (unknown) is expected"
+_LISTS = ("labels", "unknown")
+_CELL_EXPECTED = "where 1, 0, -1 or nothing (unknown) is expected"
+_NO_LABEL = 0
+_BATCH = 65_536
 
 
-def read_csv(
-    path: str | Path,
-    *,
-    classes: str | Path | Sequence[str] | None = None,
-    separator: str = "|",
-    negative: Negative | None = None,
-    blank: Blank | None = None,
-    root: str | Path | None = None,
-    on_error: OnError = "raise",
-) -> Dataset:
+def read_csv(request: Request) -> Dataset:
     """Read a CSV file of image labels.
 
     The header names a column ``image`` (or ``file_name``, ``image_id``, ...), an optional column ``split``, and either
     a column ``labels`` that lists the positive classes of the image (an empty cell: none of them) and optionally one
     ``unknown`` that lists those that were not judged, or one column per class with cells 1, 0, and -1 or nothing for
-    unknown, unless ``negative`` and ``blank`` say otherwise. With ``labels``, further columns are ignored. Columns are
-    separated by commas, semicolons or tabs, whichever separates the header.
-
-    Args:
-        path: text in UTF-8, or in UTF-16 with byte-order mark, with any line ends.
-        classes: class names in the order wanted, or a JSON file that lists them. Without it, the classes are the
-            labels found, sorted, or every column other than ``image`` and ``split``, in the order of the file. Give
-            it whenever several files must agree on the classes.
-        separator: what stands between two labels in a cell.
-        negative: "-1" if -1 in a column of a class means absent, "0" if it means unknown. To be given for a file in
-            which such a column holds 1 and -1 and never 0.
-        blank: "negative" if nothing in a column of a class means absent, "unknown" if it was not judged. To be given
-            for a file in which such a column holds 1 and blanks only.
-        root: the folder that image references start from; the folder of ``path`` when absent.
-        on_error: "raise", or "skip" to leave out the rows that cannot be used and list them in ``skipped``.
+    unknown, unless the options ``negative`` and ``blank`` change it. With ``labels``, further columns are ignored.
+    Columns are separated by commas, semicolons or tabs, whichever separates the header. The text is in UTF-8, or in
+    UTF-16 with byte-order mark, with any line ends. Without class names, the classes are the labels found, sorted, or
+    every column other than ``image`` and ``split``, in the order of the file.
 
     Returns:
         One row per line of the file, in its order. That the images exist is not checked: see
@@ -84,50 +60,60 @@ def read_csv(
             image, a reference that leaves ``root``, or too few or too many cells, and the message names the line; or
             it is open what -1 or blanks mean.
     """
-    path = Path(path)
-    problems = Problems(on_error)
+    path = request.path
     lines = _lines(path)
     _, header = next(lines, (1, []))
     header = [name.strip() for name in header]
     if not header:
         raise InputError(f"{path} is empty; expected a header 'image,labels' and a row per image")
-    cells = Cells(negative, blank)
-    place, head = "{source}:{line}", f"{path}:1"
-    table = LabelTable(path, header, class_list(classes), separator, cells, problems, place=place, head=head)
-    whole = ((line, texts) for line, texts in lines if _is_whole(texts, header, f"{path}:{line}", problems))
-    return table.assemble((table.row_of_text(line, texts) for line, texts in whole), root)
+    table = LabelTable(request, header, place="{source}:{line}", head=f"{path}:1")
+    whole = ((line, texts) for line, texts in lines if _is_whole(texts, header, f"{path}:{line}", request.problems))
+    return table.assemble(table.row_of_text(line, texts) for line, texts in whole)
+
+
+def read_parquet(request: Request) -> Dataset:
+    """Read a Parquet file of image labels.
+
+    Its columns are those of :func:`read_csv`; ``labels`` and ``unknown`` may also be lists of strings, and the columns
+    of classes integers, floating point or booleans, in which a missing value is a blank. It is read in batches, so
+    that memory holds the labels only.
+
+    Returns:
+        One row per row of the file, in its order; :attr:`Dataset.lines` count rows from 1.
+
+    Raises:
+        InputError: as in :func:`read_csv`; messages name the row.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = request.path
+    try:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+            header = list(file.schema_arrow.names)
+            table = LabelTable(request, header, place="{source}, row {line}", head=str(path))
+            return table.assemble(_parquet_rows(table, file.iter_batches(_BATCH, columns=table.columns_read)))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a whole Parquet file: {error}; write it again") from error
 
 
 class LabelTable:
     """Columns of a table, and rows made from their cells.
 
     Args:
-        path: the file.
+        request: gives the file, the class names and the options.
         header: its column names.
-        names: class names given, or None.
-        separator: between two labels of a cell.
-        cells: what the cells of classes mean.
-        problems: gets what is wrong with single rows.
         place: as in :func:`~tailwise.data.formats.rows.assemble`.
         head: where the header stands, for messages.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        header: Sequence[str],
-        names: tuple[str, ...] | None,
-        separator: str,
-        cells: Cells,
-        problems: Problems,
-        *,
-        place: str,
-        head: str,
-    ) -> None:
-        if not separator:
+    def __init__(self, request: Request, header: Sequence[str], *, place: str, head: str) -> None:
+        self.request, self.path, self.problems, self.place = request, request.path, request.problems, place
+        self.separator, self.cells, names = request.options.separator, Cells(request.options), request.class_names
+        if not self.separator:
             raise InputError("separator must be at least one character")
-        self.path, self.head, self.place, self.problems, self.separator = path, head, place, problems, separator
-        self.cells = cells
         repeated = [name for name, count in Counter(header).items() if name and count > 1]
         if repeated:
             raise InputError(f"{head}: column {repeated[0]!r} stands more than once; column names must be distinct")
@@ -138,10 +124,10 @@ class LabelTable:
         self.image = named[0]
         self.has_lists = "labels" in self.column
         if self.has_lists:
-            split_name = next((name for name in names or () if separator in name), None)
+            split_name = next((name for name in names or () if self.separator in name), None)
             if split_name is not None:
                 raise InputError(
-                    f"class {split_name!r} holds the separator {separator!r} of the labels in {path}; "
+                    f"class {split_name!r} holds the separator {self.separator!r} of the labels in {self.path}; "
                     "use another separator in both"
                 )
             self.class_names = names
@@ -153,7 +139,7 @@ class LabelTable:
     @property
     def columns_read(self) -> list[str]:
         """Names of the columns that matter."""
-        labels = LISTS if self.has_lists else self.class_names or ()
+        labels = _LISTS if self.has_lists else self.class_names or ()
         return [name for name in (self.image, "split", *labels) if name in self.column]
 
     def row_of_text(self, line: int, cells: Sequence[str]) -> Row | None:
@@ -162,14 +148,14 @@ class LabelTable:
         split = cells[self.column["split"]].strip() if "split" in self.column else ""
         if self.has_lists:
             labels, unknown = (
-                self.labels_in(cells[self.column[name]]) if name in self.column else [] for name in LISTS
+                self.labels_in(cells[self.column[name]]) if name in self.column else [] for name in _LISTS
             )
             return Row(line, image, labels, unknown, split)
-        codes = [CODES.get(cells[column].strip().lower()) for column in self.class_columns]
+        codes = [_CODES.get(cells[column].strip().lower()) for column in self.class_columns]
         if None in codes:
             name = self.class_names[codes.index(None)]  # type: ignore[index]
             self.problems.add(
-                f"{self.path}:{line}: column {name!r} holds {cells[self.column[name]]!r} {CELL_EXPECTED}; lists of "
+                f"{self.path}:{line}: column {name!r} holds {cells[self.column[name]]!r} {_CELL_EXPECTED}; lists of "
                 "labels stand in a column named 'labels', and a column that is no class is left out by giving the "
                 "class names"
             )
@@ -188,14 +174,12 @@ class LabelTable:
         """The labels listed in a cell of text."""
         return [label for part in cell.split(self.separator) if (label := part.strip())]
 
-    def assemble(self, rows: Iterator[Row | None], root: str | Path | None) -> Dataset:
+    def assemble(self, rows: Iterator[Row | None]) -> Dataset:
         """Make the rows into labelled images."""
-        return assemble(
+        return self.request.assemble(
             self._checked(rows),
-            source=self.path,
-            root=self.path.parent if root is None else Path(root),
+            root=self.request.root(self.path.parent),
             class_names=self.class_names,
-            problems=self.problems,
             place=self.place,
         )
 
@@ -268,13 +252,84 @@ def _class_columns(head: str, header: Sequence[str], image: str, names: tuple[st
     return names
 
 
-def cell_options(options: ReadOptions) -> dict[str, Any]:
-    """The options of reading tables of labels."""
-    return {name: getattr(options, name) for name in ("separator", "negative", "blank", "root", "on_error")}
+def _parquet_rows(table: LabelTable, batches: Iterator[Any]) -> Iterator[Row | None]:
+    """Yield the rows of the record batches of a Parquet file."""
+    line = 0
+    for batch in batches:
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        images, splits = (_texts(columns.get(name), len(batch), table.path, name) for name in (table.image, "split"))
+        if table.has_lists:
+            lists = {name: columns[name].to_pylist() for name in _LISTS if name in columns}
+        else:
+            codes = _class_codes(columns, table)
+        for index, (image, split) in enumerate(zip(images, splits, strict=True)):
+            line += 1
+            if table.has_lists:
+                cells = {name: _labels_of(cell[index], table) for name, cell in lists.items()}
+                wrong = next((name for name, labels in cells.items() if labels is None), None)
+                if wrong is not None:
+                    cell = lists[wrong][index]
+                    table.problems.add(f"{table.path}, row {line}: column {wrong!r} holds {cell!r}, no list of strings")
+                    yield None
+                else:
+                    yield Row(line, image, cells["labels"] or (), cells.get("unknown") or (), split)
+            elif (bad := np.flatnonzero(codes[index] == _NO_LABEL)).size:
+                name = table.class_names[bad[0]]  # type: ignore[index]
+                cell = columns[name][index].as_py()
+                table.problems.add(f"{table.path}, row {line}: column {name!r} holds {cell!r} {_CELL_EXPECTED}")
+                yield None
+            else:
+                yield table.row_of_codes(line, image, split, codes[index])
 
 
-CSV = Format(
-    "csv",
-    lambda data, options, classes: read_csv(data, classes=classes, **cell_options(options)),
-    suffixes=(".csv", ".tsv", ".txt"),
-)
+def _class_codes(columns: Mapping[str, Any], table: LabelTable) -> NDArray[np.uint8]:
+    """(n, K) codes of the cells of a record batch; 0 where one holds anything else."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    codes = []
+    for name in table.class_names or ():
+        column = columns[name]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            cells = [_CODES.get((cell or "").strip().lower(), _NO_LABEL) for cell in column.to_pylist()]
+            codes.append(np.array(cells, dtype=np.uint8))
+            continue
+        try:
+            numbers = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(
+                f"{table.path}: column {name!r} has the type {column.type} {_CELL_EXPECTED}; lists of labels stand in "
+                "a column named 'labels', and a column that is no class is left out by giving the class names"
+            ) from error
+        found = np.full(len(numbers), _NO_LABEL, dtype=np.uint8)
+        for value, code in ((0, ZERO), (1, ONE), (-1, MINUS_ONE)):
+            found[numbers == value] = code
+        found[np.isnan(numbers)] = BLANK
+        codes.append(found)
+    return np.stack(codes, axis=1)
+
+
+def _texts(column: Any, length: int, path: Path, name: str) -> list[str]:
+    """The cells of a column of text, "" where there is none."""
+    if column is None:
+        return [""] * length
+    cells = column.to_pylist()
+    wrong = next((cell for cell in cells if not isinstance(cell, str | None)), None)
+    if wrong is not None:
+        raise InputError(f"{path}: column {name!r} holds {wrong!r} where text is expected")
+    return [(cell or "").strip() for cell in cells]
+
+
+def _labels_of(cell: object, table: LabelTable) -> list[str] | None:
+    """The labels in a cell of text or of a list; None if it is neither."""
+    if cell is None:
+        return []
+    if isinstance(cell, str):
+        return table.labels_in(cell)
+    if isinstance(cell, list) and all(isinstance(label, str) for label in cell):
+        return [stripped for label in cell if (stripped := label.strip())]
+    return None
+
+
+CSV = Format("csv", read_csv, suffixes=(".csv", ".tsv", ".txt"))
+PARQUET = Format("parquet", read_parquet, suffixes=(".parquet", ".pq"))
