@@ -12,7 +12,7 @@ from scipy import sparse
 from tailwise.data.dataset import Dataset
 from tailwise.data.label_facts import inspect_labels
 from tailwise.data.pixels.image_check import check_images
-from tailwise.report.inspection import inspection_page
+from tailwise.report.inspection import inspection_tables
 from tailwise.report.inspection.inspection_page import write_inspection_page
 from tests.formats import read_csv
 from tests.report.browser import browse
@@ -95,7 +95,7 @@ def test_labels_without_pairs_or_positives_make_a_page(tmp_path: Path) -> None:
 
 
 def test_of_very_many_classes_head_and_tail_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection_page, "_MOST_ROWS", 10)
+    monkeypatch.setattr(inspection_tables, "_MOST_ROWS", 10)
     write_inspection_page(tmp_path / "page.html", inspect_labels(labelled(np.tri(25))))
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     names = [row[0] for row in page_data(text)["class-table-rows"]]

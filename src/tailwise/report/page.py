@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jinja2
 from plotly.offline import get_plotlyjs
@@ -19,7 +19,14 @@ from tailwise.spelling import shorten
 
 GROUP_COLOURS = {"head": "var(--head)", "medium": "var(--medium)", "tail": "var(--tail)"}
 
+TraceKind: TypeAlias = Literal["points", "line", "bars"]
+
 _LONGEST_TICK = 22
+_KINDS: Mapping[TraceKind, Mapping[str, str]] = {
+    "points": {"type": "scatter", "mode": "markers"},
+    "line": {"type": "scatter", "mode": "lines"},
+    "bars": {"type": "bar"},
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,9 @@ class PagePlot:
         name: identifier, once in a page.
         title: what the figure shows, for people who do not see it.
         caption: how to read it.
-        figure: Plotly's ``data`` and ``layout``; a colour "var(--name)" is one of the page's style. Text from outside
-            goes through :func:`plot_text`.
+        traces: Plotly's traces; a colour "var(--name)" is one of the page's style. Text from outside goes through
+            :func:`plot_text`.
+        layout: Plotly's layout.
         height: in pixels.
         min_width: in pixels; a narrower screen scrolls.
         log_range: if given, the reader can choose a logarithmic vertical axis, which then shows these powers of ten.
@@ -50,11 +58,17 @@ class PagePlot:
     name: str
     title: str
     caption: str
-    figure: dict[str, Any]
+    traces: Sequence[Mapping[str, Any]]
+    layout: Mapping[str, Any]
     height: int = 360
     min_width: int = 0
     log_range: tuple[float, float] | None = None
     starts_log: bool = False
+
+    @property
+    def figure(self) -> dict[str, Any]:
+        """Plotly's figure."""
+        return {"data": self.traces, "layout": self.layout}
 
 
 def write_page(path: str | Path, template: str, **values: Any) -> None:
@@ -89,6 +103,32 @@ def _environment() -> jinja2.Environment:
 def plot_text(text: str) -> str:
     """Text that Plotly shows as it is: it would take tags and entities for formatting."""
     return html.escape(text, quote=False)
+
+
+def trace(kind: TraceKind, name: str, x: Sequence[Any], y: Sequence[Any], hover: str, **options: Any) -> dict[str, Any]:
+    """A trace of a Plotly figure.
+
+    Args:
+        kind: what it draws.
+        name: its name in the legend, as plain text.
+        x: horizontal places.
+        y: vertical places.
+        hover: Plotly's template of the text at a point.
+        **options: further options of the trace.
+    """
+    return {
+        **_KINDS[kind],
+        "name": plot_text(name),
+        "x": x,
+        "y": y,
+        "hovertemplate": f"{hover}<extra></extra>",
+        **options,
+    }
+
+
+def rule(level: float, **options: Any) -> dict[str, Any]:
+    """A horizontal line across a figure, with further options of a Plotly shape."""
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level, **options}
 
 
 def finite(value: float) -> float | None:

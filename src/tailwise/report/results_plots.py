@@ -18,7 +18,7 @@ from tailwise.labels import LabelStats
 from tailwise.metrics.curves import ProbabilityCurves
 from tailwise.metrics.groups import TOTAL
 from tailwise.report.evidence import NUM_THRESHOLDS
-from tailwise.report.page import GROUP_COLOURS, PagePlot, finite, name_ticks, plot_text, tick_length
+from tailwise.report.page import GROUP_COLOURS, PagePlot, finite, name_ticks, plot_text, rule, tick_length, trace
 
 _MOST_NAMED_CLASSES = 60
 _MOST_INTERVALS = 300
@@ -59,7 +59,6 @@ def class_precision(
     traces = [_precision_trace(place, method, names, order) for place, method in enumerate(methods)]
     named = len(order) <= _MOST_NAMED_CLASSES
     layout = {
-        "hovermode": "closest",
         "shapes": list(_group_lines(results.stats, order)),
         "xaxis": {
             "range": [0.3, len(order) + 0.7],
@@ -82,7 +81,8 @@ def class_precision(
         name="class-precision",
         title="Average precision of each class, from the most frequent class to the rarest",
         caption=f"Classes from the most frequent in training to the rarest.{lines}{choice if has_curves else ''}",
-        figure={"data": traces, "layout": layout},
+        traces=traces,
+        layout=layout,
         height=330 + 5 * tick_length(names) if named else 400,
         min_width=24 * len(order) + 60 if named else 0,
     )
@@ -92,22 +92,21 @@ def _precision_trace(place: int, method: MethodResult, names: Sequence[str], ord
     assert method.test is not None
     intervals = len(order) <= _MOST_INTERVALS
     values = _in_order(method.test.AP, order)
-    trace: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": plot_text(method.name),
-        "meta": {"method": place},
-        "x": list(range(1, len(order) + 1)),
-        "y": [None if value is None else round(value, 3) for value in values],
-        "text": [plot_text(name) for name in names],
-        "customdata": [int(k) for k in order],
-        "marker": {**method_style(place), "size": 8 if intervals else 4},
-        "hovertemplate": f"%{{text}}: %{{y:.1f}} ({plot_text(method.name)})<extra></extra>",
-    }
+    points = trace(
+        "points",
+        method.name,
+        list(range(1, len(order) + 1)),
+        [None if value is None else round(value, 3) for value in values],
+        f"%{{text}}: %{{y:.1f}} ({plot_text(method.name)})",
+        meta={"method": place},
+        text=[plot_text(name) for name in names],
+        customdata=[int(k) for k in order],
+        marker={**method_style(place), "size": 8 if intervals else 4},
+    )
     low, high = method.test.AP_low, method.test.AP_high
     if intervals and low is not None and high is not None:
-        trace["error_y"] = _error_bars(values, _in_order(low, order), _in_order(high, order))
-    return trace
+        points["error_y"] = _error_bars(values, _in_order(low, order), _in_order(high, order))
+    return points
 
 
 def gains(results: Comparison, methods: Sequence[MethodResult]) -> PagePlot | None:
@@ -126,18 +125,17 @@ def gains(results: Comparison, methods: Sequence[MethodResult]) -> PagePlot | No
         for group, members in stats.groups.items():
             known = members[np.isfinite(gain[members])]
             traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": plot_text(group),
-                    "meta": {"method": place},
-                    "x": np.maximum(stats.class_counts[known], 0.5).tolist(),
-                    "y": gain[known].round(3).tolist(),
-                    "text": [plot_text(stats.class_names[k]) for k in known.tolist()],
-                    "customdata": known.tolist(),
-                    "marker": {"color": GROUP_COLOURS.get(group, "var(--soft)"), "size": 9 if len(gain) < 300 else 5},
-                    "hovertemplate": "%{text} (%{x:,} images): %{y:+.1f}<extra></extra>",
-                }
+                trace(
+                    "points",
+                    group,
+                    np.maximum(stats.class_counts[known], 0.5).tolist(),
+                    gain[known].round(3).tolist(),
+                    "%{text} (%{x:,} images): %{y:+.1f}",
+                    meta={"method": place},
+                    text=[plot_text(stats.class_names[k]) for k in known.tolist()],
+                    customdata=known.tolist(),
+                    marker={"color": GROUP_COLOURS.get(group, "var(--soft)"), "size": 9 if len(gain) < 300 else 5},
+                )
             )
     if not traces:
         return None
@@ -146,20 +144,17 @@ def gains(results: Comparison, methods: Sequence[MethodResult]) -> PagePlot | No
         name="gains",
         title=f"Gain in average precision over {baseline.name} by number of training images",
         caption=f"Each point is a class: its average precision minus that of {baseline.name}.{unseen}",
-        figure={
-            "data": traces,
-            "layout": {
-                "hovermode": "closest",
-                "xaxis": {
-                    "type": "log",
-                    "title": {"text": "training images (logarithmic)"},
-                    "tickvals": [first * 10**power for power in range(7) for first in (1, 2, 5)],
-                    "tickformat": ",d",
-                },
-                "yaxis": {
-                    "title": {"text": f"AP gain over {plot_text(baseline.name)}"},
-                    "zerolinecolor": "var(--soft)",
-                },
+        traces=traces,
+        layout={
+            "xaxis": {
+                "type": "log",
+                "title": {"text": "training images (logarithmic)"},
+                "tickvals": [first * 10**power for power in range(7) for first in (1, 2, 5)],
+                "tickformat": ",d",
+            },
+            "yaxis": {
+                "title": {"text": f"AP gain over {plot_text(baseline.name)}"},
+                "zerolinecolor": "var(--soft)",
             },
         },
     )
@@ -176,16 +171,15 @@ def thresholds(
     """
     levels = [round(level, 4) for level in np.linspace(0, 1, NUM_THRESHOLDS).tolist()]
     traces = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": f"{measure} {plot_text(method.name)}",
-            "meta": {"method": place},
-            "x": levels,
-            "y": [None if (value := finite(score)) is None else round(100 * value, 4) for score in scores],
-            "line": {"color": method_style(place)["color"], "width": 2, "dash": dash},
-            "hovertemplate": f"{measure} %{{y:.1f}} at %{{x:.3f}} ({plot_text(method.name)})<extra></extra>",
-        }
+        trace(
+            "line",
+            f"{measure} {method.name}",
+            levels,
+            [None if (value := finite(score)) is None else round(100 * value, 4) for score in scores],
+            f"{measure} %{{y:.1f}} at %{{x:.3f}} ({plot_text(method.name)})",
+            line={"color": method_style(place)["color"], "width": 2, "dash": dash},
+            meta={"method": place},
+        )
         for place, method in enumerate(methods)
         if method.name in sweeps
         for measure, dash, scores in zip(("CF1", "OF1"), ("solid", "dot"), sweeps[method.name], strict=True)
@@ -194,13 +188,10 @@ def thresholds(
         name="threshold-curves",
         title="CF1 and OF1 over the threshold",
         caption="CF1 solid, OF1 dotted: predictions are the classes whose probability reaches the threshold.",
-        figure={
-            "data": traces,
-            "layout": {
-                "hovermode": "closest",
-                "xaxis": {"title": {"text": "threshold on the probability"}, "range": [0, 1], "zeroline": False},
-                "yaxis": {"title": {"text": "F1 (%)"}, "rangemode": "tozero"},
-            },
+        traces=traces,
+        layout={
+            "xaxis": {"title": {"text": "threshold on the probability"}, "range": [0, 1], "zeroline": False},
+            "yaxis": {"title": {"text": "F1 (%)"}, "rangemode": "tozero"},
         },
     )
 
@@ -211,34 +202,29 @@ def probability_curves(method: str, place: int, curves: ProbabilityCurves) -> Pa
     for group, members in curves.groups.items():
         if not len(members):
             continue
-        colour = GROUP_COLOURS.get(group, "var(--soft)")
         for kind, dash, values in zip(
             ("positives", "negatives"), ("solid", "dot"), curves.group_means(group), strict=True
         ):
             traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": plot_text(group),
-                    "legendgroup": group,
-                    "showlegend": kind == "positives",
-                    "x": curves.steps.tolist(),
-                    "y": [None if np.isnan(value) else round(float(value), 4) for value in values],
-                    "line": {"color": colour, "width": 2, "dash": dash},
-                    "hovertemplate": f"{plot_text(group)} {kind}: %{{y:.3f}} at step %{{x:,}}<extra></extra>",
-                }
+                trace(
+                    "line",
+                    group,
+                    curves.steps.tolist(),
+                    [None if np.isnan(value) else round(float(value), 4) for value in values],
+                    f"{plot_text(group)} {kind}: %{{y:.3f}} at step %{{x:,}}",
+                    line={"color": GROUP_COLOURS.get(group, "var(--soft)"), "width": 2, "dash": dash},
+                    legendgroup=group,
+                    showlegend=kind == "positives",
+                )
             )
     return PagePlot(
         name=f"probabilities-{place}",
         title=f"Mean probabilities of positives and negatives during training with {method}",
         caption="",
-        figure={
-            "data": traces,
-            "layout": {
-                "hovermode": "closest",
-                "xaxis": {"title": {"text": "training step"}, "tickformat": ",d", "rangemode": "tozero"},
-                "yaxis": {"title": {"text": "mean probability"}, "range": [0, 1]},
-            },
+        traces=traces,
+        layout={
+            "xaxis": {"title": {"text": "training step"}, "tickformat": ",d", "rangemode": "tozero"},
+            "yaxis": {"title": {"text": "mean probability"}, "range": [0, 1]},
         },
         height=280,
     )
@@ -262,19 +248,17 @@ def _forest(results: Comparison, methods: Sequence[MethodResult], reference: Ref
         middle = [entry.difference for _, entry in found]
         low, high = [entry.low for _, entry in found], [entry.high for _, entry in found]
         traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": group,
-                "x": middle,
-                "y": [row + (place - (len(groups) - 1) / 2) * 0.64 / len(groups) for row, _ in found],
-                "text": [plot_text(methods[row].name) for row, _ in found],
-                "customdata": [list(ends) for ends in zip(low, high, strict=True)],
-                "marker": {"color": GROUP_COLOURS.get(group, "var(--ink)"), "size": 8},
-                "error_x": _error_bars(middle, low, high),
-                "hovertemplate": f"%{{text}}, {group}: %{{x:+.2f}} "
-                "[%{customdata[0]:+.2f}, %{customdata[1]:+.2f}]<extra></extra>",
-            }
+            trace(
+                "points",
+                group,
+                middle,
+                [row + (place - (len(groups) - 1) / 2) * 0.64 / len(groups) for row, _ in found],
+                f"%{{text}}, {group}: %{{x:+.2f}} [%{{customdata[0]:+.2f}}, %{{customdata[1]:+.2f}}]",
+                text=[plot_text(methods[row].name) for row, _ in found],
+                customdata=[list(ends) for ends in zip(low, high, strict=True)],
+                marker={"color": GROUP_COLOURS.get(group, "var(--ink)"), "size": 8},
+                error_x=_error_bars(middle, low, high),
+            )
         )
     names = [method.name for method in methods]
     return PagePlot(
@@ -282,29 +266,23 @@ def _forest(results: Comparison, methods: Sequence[MethodResult], reference: Ref
         title=f"Difference in mAP to {name}",
         caption=f"Difference in mAP to {name}, the {reference}, in points, with {_level(results.bootstrap)} intervals. "
         "Where an interval contains 0, this test split shows no difference between the two.",
-        figure={
-            "data": traces,
-            "layout": {
-                "hovermode": "closest",
-                "shapes": [_rule(row - 0.5) for row in range(1, len(names))],
-                "xaxis": {"title": {"text": f"mAP minus that of {plot_text(name)}"}, "zerolinecolor": "var(--ink)"},
-                "yaxis": {
-                    **name_ticks(names),
-                    "tickangle": 0,
-                    "range": [len(names) - 0.4, -0.6],
-                    "showgrid": False,
-                    "zeroline": False,
-                },
+        traces=traces,
+        layout={
+            "shapes": [
+                rule(row - 0.5, layer="below", line={"color": "var(--line)", "width": 1})
+                for row in range(1, len(names))
+            ],
+            "xaxis": {"title": {"text": f"mAP minus that of {plot_text(name)}"}, "zerolinecolor": "var(--ink)"},
+            "yaxis": {
+                **name_ticks(names),
+                "tickangle": 0,
+                "range": [len(names) - 0.4, -0.6],
+                "showgrid": False,
+                "zeroline": False,
             },
         },
         height=110 + 46 * len(names),
     )
-
-
-def _rule(level: float) -> dict[str, Any]:
-    """A line across the figure."""
-    line = {"color": "var(--line)", "width": 1}
-    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level, "layer": "below", "line": line}
 
 
 def _group_lines(stats: LabelStats, order: NDArray[np.intp]) -> Iterator[dict[str, Any]]:

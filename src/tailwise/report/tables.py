@@ -7,7 +7,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -15,9 +15,21 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tailwise.files import replacing
+from tailwise.spelling import percent, shorten
 
 Kind: TypeAlias = Literal[
-    "text", "named", "group", "count", "decimal", "factor", "percent", "spread", "interval", "difference", "published"
+    "text",
+    "named",
+    "group",
+    "count",
+    "range",
+    "decimal",
+    "factor",
+    "percent",
+    "spread",
+    "interval",
+    "difference",
+    "published",
 ]
 Value: TypeAlias = str | int | float | Sequence[str | float | None] | None
 
@@ -64,6 +76,7 @@ class Column:
         key: what CSV calls it; by default the title.
         only_csv: whether other forms leave it out.
         is_below: whether a terminal writes it below the column before it.
+        short: its title where there is little space; by default the title.
     """
 
     title: str
@@ -73,6 +86,7 @@ class Column:
     key: str = ""
     only_csv: bool = False
     is_below: bool = False
+    short: str = ""
 
     def text(self, value: Value) -> str:
         """A value as text; "-" for None."""
@@ -90,7 +104,11 @@ class Column:
             return f"{first:.{self.digits}f}" + "".join(f" ± {deviation:.{self.digits}f}" for deviation in given)
         if self.kind == "interval":
             return f"{first:.1f}" + (" ({:.0f} to {:.0f})".format(*given) if len(given) == 2 else "")
-        form = {"count": "{:,}", "factor": "{:.1f}×", "percent": "{:.1%}"}.get(self.kind, f"{{:.{self.digits}f}}")
+        if self.kind == "range":
+            return "{:,} to {:,}".format(first, *given)
+        if self.kind == "percent":
+            return percent(first)
+        form = {"count": "{:,}", "factor": "{:.1f}×"}.get(self.kind, f"{{:.{self.digits}f}}")
         return form.format(first)
 
     @property
@@ -154,6 +172,41 @@ class Table:
         pairs = zip(self.columns, self.rows[row], strict=True)
         texts = [column.text(value) for column, value in pairs if not column.only_csv]
         return [texts[0], "failed", *texts[2:]] if row in self.failed else texts
+
+    def select(self, *titles: str) -> Table:
+        """The table with those columns alone that have these titles, in this order; others are passed over."""
+        place_of = {column.title: place for place, column in enumerate(self.columns)}
+        places = [place_of[title] for title in titles if title in place_of]
+        rows = [[row[place] for place in places] for row in self.rows]
+        return replace(self, columns=[self.columns[place] for place in places], rows=rows)
+
+    def without(self, title: str) -> Table:
+        """The table without a column."""
+        return self.select(*(column.title for column in self.columns if column.title != title))
+
+    def to_plain(self, widest: int) -> RichTable:
+        """For a terminal, without frames, by the short titles; words have at most ``widest`` characters."""
+        table = RichTable(
+            title=self.caption,
+            title_justify="left",
+            title_style="bold",
+            header_style="cyan",
+            box=None,
+            padding=(0, 2, 0, 0),
+            show_header=any(column.title for column in self.columns),
+        )
+        for column in self.columns:
+            if column.is_number:
+                table.add_column(column.short or column.title, justify="right", no_wrap=True)
+            else:
+                table.add_column(column.short or column.title, no_wrap=True, max_width=widest)
+        for row in self.rows:
+            texts = []
+            for column, value in zip(self.columns, row, strict=True):
+                text = "–" if value is None else column.text(value)
+                texts.append(Text(printable(text if column.is_number else shorten(text, widest))))
+            table.add_row(*texts)
+        return table
 
     def to_rich(self, *, title: bool = True) -> RichTable:
         """For a terminal: failed rows in red, the best in bold."""
@@ -255,6 +308,11 @@ def best_cells(columns: Sequence[Column], rows: Sequence[Sequence[Value]]) -> fr
             shown = place - sum(other.only_csv for other in columns[:place])
             found |= {(row, shown) for row, mean in known.items() if mean == max(known.values())}
     return frozenset(found)
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: characters that would control it are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def escape_latex(text: str) -> str:

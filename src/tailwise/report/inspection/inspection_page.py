@@ -1,29 +1,39 @@
-"""Facts about a data set as a page."""
+"""The page of an inspection, with its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tailwise.data.label_facts import Inspection
 from tailwise.data.pixels.image_check import ImageReport
-from tailwise.report.inspection.inspection_plots import heat_map, labels_per_image, long_tail
+from tailwise.report.inspection import inspection_tables as tables
 from tailwise.report.inspection.problems import find_problems
-from tailwise.report.inspection.terminal import describe_mode, split_name
-from tailwise.report.page import Fact, finite, write_page
-from tailwise.report.tables import Column, Table, Value
+from tailwise.report.page import (
+    GROUP_COLOURS,
+    Fact,
+    PagePlot,
+    name_ticks,
+    plot_text,
+    rule,
+    tick_length,
+    trace,
+    write_page,
+)
 from tailwise.spelling import counted, percent
 
-_MOST_ROWS = 20_000
-_MOST_FILES = 1_000
+_MOST_BARS = 300
+_MOST_NAMED_BARS = 40
 
 
 def write_inspection_page(path: str | Path, inspection: Inspection, images: ImageReport | None = None) -> None:
-    """Write everything :func:`~tailwise.report.inspection.terminal.show_inspection` prints, and more, as one file.
+    """Write an inspection as one HTML file, with more than the terminal shows.
 
-    The page loads nothing and works from a disk without a network. Tables can be sorted and filtered.
+    The page loads nothing and works without a network. Tables can be sorted and filtered.
 
     Args:
         path: the file, which is replaced if it exists; its folder must exist.
@@ -37,6 +47,7 @@ def write_inspection_page(path: str | Path, inspection: Inspection, images: Imag
         "pairs": "Pairs",
         "splits": "Splits",
     }
+    found = inspection.cooccurrence
     write_page(
         path,
         "inspection.html",
@@ -46,11 +57,11 @@ def write_inspection_page(path: str | Path, inspection: Inspection, images: Imag
         cards=list(_cards(inspection)),
         problems=find_problems(inspection, images),
         long_tail=long_tail(inspection),
-        classes=_class_table(inspection),
+        classes=tables.class_table(inspection),
         labels_per_image=labels_per_image(inspection),
         heat_map=heat_map(inspection),
-        pairs=_pair_table(inspection),
-        splits=_split_table(inspection),
+        pairs=tables.pair_table(inspection, found.by_count, found.by_share, found.by_lift),
+        splits=tables.split_table(inspection),
         files=None if images is None else _files(images),
     )
 
@@ -77,177 +88,178 @@ def _cards(inspection: Inspection) -> Iterator[Fact]:
         yield Fact("Class-aware epoch", f"{inspection.class_aware_epoch:,}", "images drawn")
 
 
-def _class_table(inspection: Inspection) -> Table:
-    stats, found, test = inspection.stats, inspection.cooccurrence, inspection.test
-    repeats = inspection.class_aware_repeats
-    others = [f for f in inspection.splits if f.name not in (inspection.train_split, inspection.test_split)]
-    has_unknown = inspection.train.unknown_share > 0
-    shown = inspection.order
-    if len(shown) > _MOST_ROWS:
-        shown = np.concatenate([shown[: _MOST_ROWS // 2], shown[-_MOST_ROWS // 2 :]])
-    columns = [Column("class", "text"), Column("group", "group"), Column("training images", "count")]
-    columns += [Column("test images", "count")] if test is not None else []
-    columns += [Column(split_name(inspection, facts), "count") for facts in others]
-    columns += [Column("unknown", "percent")] if has_unknown else []
-    columns += [
-        Column("draws per image", "decimal"),
-        Column("most often with", "text"),
-        Column("share with it", "percent"),
-    ]
-    rows: list[list[Value]] = []
-    for k in shown.tolist():
-        count, companion = int(stats.class_counts[k]), int(found.companions[k])
-        row: list[Value] = [stats.class_names[k], inspection.group_of[k], count]
-        row += [int(facts.class_counts[k]) for facts in ([test] if test is not None else []) + others]
-        row += [int(inspection.train.unknown_counts[k]) / inspection.train.num_images] if has_unknown else []
-        row += [None if count == 0 else round(float(repeats[k]), 4)]
-        row += (
-            [None, None] if companion < 0 else [stats.class_names[companion], _share(found.companion_counts[k], count)]
-        )
-        rows.append(row)
-    note = "“Draws per image”: how often class-aware sampling draws each image of the class in an epoch."
-    if len(shown) < stats.num_classes:
-        left = stats.num_classes - len(shown)
-        note += f" {counted(left, 'class', 'classes')} of middling frequency are left out of this page."
-    return Table("class-table", "Classes", tuple(columns), rows, note, "class, group or companion", sort_by=2)
-
-
-def _share(part: int, whole: int) -> float:
-    """A share with as many digits as anybody reads."""
-    return float(f"{part / whole:.6g}")
-
-
-def _split_table(inspection: Inspection) -> Table:
-    shows_unknown = inspection.total.unknown_share > 0
-    columns = [
-        Column("split", "text"),
-        Column("images", "count"),
-        Column("labels per image", "decimal"),
-        Column("without label", "count"),
-        Column("positive labels", "percent"),
-        *([Column("unknown labels", "percent")] if shows_unknown else []),
-        Column("classes", "count"),
-        Column("classes without image", "count"),
-        Column("classes with one", "count"),
-        Column("head only", "percent"),
-        Column("imbalance ratio", "count"),
-    ]
-    rows: list[list[Value]] = []
-    for facts in (*inspection.splits, inspection.total):
-        present = int(np.count_nonzero(facts.class_counts))
-        row: list[Value] = [split_name(inspection, facts), facts.num_images, facts.mean_labels, facts.unlabelled]
-        row += [facts.density, facts.unknown_share] if shows_unknown else [facts.density]
-        row += [present, len(facts.class_counts) - present, int(np.count_nonzero(facts.class_counts == 1))]
-        rows.append([*row, finite(facts.head_only_share), finite(round(facts.imbalance_ratio, 0))])
-    note = (
-        "“Head only”: share of the labelled images whose labels are all of head classes. “Imbalance ratio”: images of "
-    )
-    note += "the most frequent class over those of the rarest that has any."
-    return Table("split-table", "Splits", tuple(columns), rows, note, "split")
-
-
-def _pair_table(inspection: Inspection) -> Table:
-    found, names = inspection.cooccurrence, inspection.stats.class_names
-    columns = (
-        Column("class", "text"),
-        Column("with", "text"),
-        Column("images", "count"),
-        Column("share of the class", "percent"),
-        Column("share of the other", "percent"),
-        Column("lift", "decimal"),
-    )
-    rows: dict[tuple[int, int], list[Value]] = {}
-    for pairs in (found.by_count, found.by_share, found.by_lift):
-        for first, second, *values in zip(
-            pairs.first.tolist(),
-            pairs.second.tolist(),
-            pairs.counts.tolist(),
-            pairs.share.tolist(),
-            pairs.reverse_share.tolist(),
-            pairs.lift.tolist(),
-            strict=True,
-        ):
-            rows[first, second] = [names[first], names[second], *values]
-    note = "The rarer class stands first. “Lift”: how many times more often the two come together than by chance. "
-    if len(rows) < found.num_pairs:
-        note += (
-            f"Of {found.num_pairs:,} pairs these are the {found.top} with the most images, and the {found.top} with "
-        )
-        note += f"the largest share and lift of those on {found.min_count} images or more."
-    return Table("pair-table", "Pairs of classes", columns, list(rows.values()), note, "class", sort_by=2)
-
-
 def _files(images: ImageReport) -> dict[str, object]:
-    sizes = images.size_quantiles()
-    cards = [
-        Fact("Readable", f"{images.num_readable:,}", f"of {len(images.data):,}"),
-        Fact("Missing", f"{len(images.missing):,}"),
-        Fact(
-            "Unreadable",
-            f"{len(images.unreadable):,}",
-            f"{images.num_empty:,} of zero bytes" if images.num_empty else "",
-        ),
-        Fact("Copies", f"{len(images.duplicates):,}", "groups of equal files"),
-        Fact("Turned by EXIF", f"{len(images.rotated):,}", "shown upright in training"),
-        Fact("Several frames", f"{len(images.animated):,}", "the first is used"),
-        Fact("Far from square", f"{len(images.extreme):,}", "one side 3 times the other or more"),
-    ]
-    formats: list[list[Value]] = [[name, number] for name, number in images.formats.items()]
-    modes: list[list[Value]] = [[describe_mode(mode), number] for mode, number in images.modes.items()]
-    levels = ("smallest", "5% are below", "median", "5% are above", "largest")
-    quantiles: list[list[Value]] = [
-        [level, int(width), int(height)] for level, width, height in zip(levels, *sizes, strict=True)
-    ]
-    count = Column("images", "count")
     return {
-        "cards": cards,
-        "tables": [
-            Table("format-table", "Formats", (Column("format", "text"), count), formats),
-            Table("mode-table", "Colours", (Column("colours", "text"), count), modes),
-            Table(
-                "size-table",
-                "Sizes in pixels",
-                (Column("size", "text"), Column("width", "count"), Column("height", "count")),
-                quantiles if images.num_readable else [],
-            ),
-        ],
-        "bad": _bad_files(images),
-        "copies": _copies(images),
+        "cards": list(tables.image_facts(images)),
+        "tables": tables.image_tables(images),
+        "bad": tables.bad_file_table(images),
+        "copies": tables.copy_table(images),
     }
 
 
-def _bad_files(images: ImageReport) -> Table:
-    columns = (Column("image", "text"), Column("split", "text"), Column("place", "text"), Column("reason", "text"))
-    # What is damaged is rarer than what is missing, and would drown in it.
-    bad = [*images.unreadable.items(), *((int(row), "there is no such file") for row in images.missing)]
-    rows = [
-        [images.data.names[row], images.data.splits[row] or None, images.data.where(row), reason]
-        for row, reason in bad[:_MOST_FILES]
+def long_tail(inspection: Inspection) -> PagePlot:
+    """Training images of each class, by falling count, in the colours of the groups; test images as circles."""
+    counts, order = inspection.stats.class_counts, inspection.order
+    names = [inspection.stats.class_names[k] for k in order]
+    # Thousands of bars are slow, one outline is not.
+    as_bars = len(order) <= _MOST_BARS
+    traces = [
+        drawn
+        for group in GROUP_COLOURS
+        if (drawn := _group_trace(group, np.array(inspection.group_of)[order] == group, counts[order], names, as_bars))
     ]
-    note = f"{len(bad):,} in all, of which the first {_MOST_FILES:,} are listed." if len(bad) > _MOST_FILES else ""
-    return Table("bad-table", "Images that cannot be read", columns, rows, note, "image, split or reason")
-
-
-def _copies(images: ImageReport) -> Table:
-    columns = (
-        Column("image", "text"),
-        Column("group", "count"),
-        Column("split", "text"),
-        Column("labels", "text"),
-        Column("place", "text"),
+    highest = int(counts.max())
+    circles = inspection.test is not None and as_bars
+    if inspection.test is not None and circles:
+        traces.append(
+            trace(
+                "points",
+                f"images in {inspection.test.name}",
+                list(range(1, len(order) + 1)),
+                inspection.test.class_counts[order].tolist(),
+                "%{text}: %{y:,} test images",
+                text=[plot_text(name) for name in names],
+                marker={"color": "var(--surface)", "size": 7, "line": {"color": "var(--ink)", "width": 1.5}},
+            )
+        )
+        highest = max(highest, int(inspection.test.class_counts.max()))
+    named = len(order) <= _MOST_NAMED_BARS
+    low, high = inspection.stats.thresholds
+    lines = ((high, f"head from {high:,}"), (low, f"tail below {low:,}"))
+    layout = {
+        "barmode": "overlay",
+        "bargap": 0.15,
+        "shapes": [_threshold(count, text) for count, text in lines if 0 < count <= counts.max()],
+        "xaxis": {
+            "range": [0.4, len(order) + 0.6],
+            "showgrid": False,
+            **(
+                name_ticks(names, start=1)
+                if named
+                else {"title": {"text": "classes by falling number of images"}, "tickformat": ",d"}
+            ),
+        },
+        "yaxis": {"title": {"text": "images"}, "tickformat": ",d"},
+    }
+    return PagePlot(
+        name="long-tail",
+        title="Training images of each class, from the most frequent class to the rarest",
+        caption="Training images of each class, from the most frequent to the rarest"
+        + ("; circles are images of the test split." if circles else ".")
+        + " A logarithmic scale has no place for a count of 0.",
+        traces=traces,
+        layout=layout,
+        height=360 + 5 * tick_length(names) if named else 400,
+        min_width=11 * len(order) + 60 if named else 0,
+        # A little below 1, so that a class with one image has a bar.
+        log_range=(-0.2, float(np.log10(max(highest, 1))) + 0.2),
+        starts_log=highest > 20,
     )
-    rows: list[list[Value]] = [
-        [
-            images.data.names[row],
-            number,
-            images.data.splits[row] or None,
-            "equal" if group.same_labels else "differ",
-            images.data.where(row),
-        ]
-        for number, group in enumerate(images.duplicates, 1)
-        for row in group.rows
+
+
+def labels_per_image(inspection: Inspection) -> PagePlot:
+    """Share of the training images, and of the test images, by number of positive labels."""
+    train, test = inspection.train, inspection.test
+    shown = [(train, "training", "var(--train)"), *([] if test is None else [(test, "test", "var(--test)")])]
+    traces = [
+        trace(
+            "bars",
+            f"{name} images",
+            list(range(len(facts.histogram))),
+            (facts.histogram / facts.num_images).tolist(),
+            f"%{{x}} labels: %{{customdata:,}} {name} images (%{{y:.1%}})",
+            marker={"color": colour},
+            customdata=facts.histogram.tolist(),
+        )
+        for facts, name, colour in shown
     ]
-    note = "Files that are equal byte for byte have the same group number."
-    if len(rows) > _MOST_FILES:
-        note += f" {len(rows):,} in all, of which the first {_MOST_FILES:,} are listed."
-    return Table("copy-table", "Copies of images", columns, rows[:_MOST_FILES], note, "image or split")
+    longest = max(facts.max_labels for facts, _, _ in shown)
+    layout = {
+        "bargap": 0.25,
+        "showlegend": len(shown) > 1,
+        "xaxis": {
+            "title": {"text": "positive labels of an image"},
+            "showgrid": False,
+            "zeroline": False,
+            **({"dtick": 1} if longest <= 20 else {"tickformat": "d"}),
+        },
+        "yaxis": {"title": {"text": "share of images"}, "tickformat": ".0%"},
+    }
+    return PagePlot(
+        name="labels-per-image",
+        title="Share of images by number of positive labels",
+        caption=f"Training images have {train.mean_labels:.2f} positive labels on average and at most "
+        f"{train.max_labels}; {counted(train.unlabelled, 'image')} {'has' if train.unlabelled == 1 else 'have'} none.",
+        traces=traces,
+        layout=layout,
+        height=320,
+    )
+
+
+def heat_map(inspection: Inspection) -> PagePlot:
+    """p(column | row) of the most frequent classes."""
+    counts = inspection.frequent_pairs
+    names = [inspection.stats.class_names[k] for k in inspection.frequent]
+    own = np.diagonal(counts)[:, None]
+    share = np.divide(counts, own, out=np.full(counts.shape, np.nan), where=own > 0)
+    np.fill_diagonal(share, np.nan)
+    escaped = [plot_text(name) for name in names]
+    cells = {
+        "type": "heatmap",
+        "z": [[None if np.isnan(value) else float(f"{value:.4g}") for value in row] for row in share],
+        "zmin": 0,
+        "zmax": 1,
+        "customdata": [
+            [[row, column, int(counts[i, j])] for j, column in enumerate(escaped)] for i, row in enumerate(escaped)
+        ],
+        "hovertemplate": "%{customdata[0]}, with %{customdata[1]} too: %{customdata[2]:,} images, %{z:.1%}"
+        "<extra></extra>",
+        "hoverongaps": False,
+        "colorscale": [[0, "var(--surface)"], [0.5, "var(--heat-middle)"], [1, "var(--heat)"]],
+        "colorbar": {"tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
+        "xgap": 1,
+        "ygap": 1,
+    }
+    plain = {"showgrid": False, "zeroline": False, "showline": False}
+    layout = {
+        "xaxis": {**plain, **name_ticks(names)},
+        "yaxis": {**plain, **name_ticks(names), "tickangle": 0, "autorange": "reversed"},
+    }
+    which = "All classes" if len(names) == inspection.stats.num_classes else f"The {len(names)} most frequent classes"
+    return PagePlot(
+        name="heat-map",
+        title="How often the images of one class have another",
+        caption=f"{which}: the share of the training images of the class on the left that have the class below, too.",
+        traces=[cells],
+        layout=layout,
+        height=120 + 5 * tick_length(names) + 20 * len(names),
+        min_width=110 + 6 * tick_length(names) + 16 * len(names),
+    )
+
+
+def _group_trace(
+    group: str, mine: NDArray[np.bool_], counts: NDArray[np.int64], names: Sequence[str], as_bars: bool
+) -> dict[str, Any] | None:
+    """The classes of one group among the classes by falling count; None if there are none."""
+    places = np.flatnonzero(mine)
+    if not len(places):
+        return None
+    colour = GROUP_COLOURS[group]
+    style = {"marker": {"color": colour}} if as_bars else {"line": {"color": colour, "width": 2.5, "shape": "hv"}}
+    return trace(
+        "bars" if as_bars else "line",
+        group,
+        (places + 1).tolist(),
+        counts[places].tolist(),
+        "%{text}: %{y:,} training images",
+        text=[plot_text(names[place]) for place in places.tolist()],
+        textposition="none",
+        **style,
+    )
+
+
+def _threshold(count: int, text: str) -> dict[str, Any]:
+    """A dashed line across the figure at a count."""
+    font = {"color": "var(--soft)", "size": 11}
+    label = {"text": text, "textposition": "end", "yanchor": "bottom", "font": font}
+    return rule(count, line={"color": "var(--soft)", "width": 1, "dash": "dash"}, label=label)
