@@ -159,7 +159,7 @@ def test_the_ends_of_counts_and_indices():
     assert {name: index.tolist() for name, index in stats.groups.items()} == {"a": [1], "b": [0], "none": []}
     assert LabelStats([0], 1).class_counts.tolist() == [0]
     for index in (-1, 2):
-        with pytest.raises(ValueError, match=f"group 'a' names {index}, which is none of the 2 classes"):
+        with pytest.raises(ValueError, match=f"group 'a' names {index}, which is not one of the 2 classes"):
             LabelStats([1, 1], 2, groups={"a": [0, index], "b": [1]})
     with pytest.raises(ValueError, match=r"thresholds must be .* got \(-1, 5\)"):
         LabelStats([1], 2, thresholds=(-1, 5))

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tailwise.errors import InputError
-from tailwise.files import replacing
 from tailwise.matrix import (
     Csr,
     are_label_lists,
     decode_labels,
     dense_or_parts,
     distinct_names,
+    entries,
     frame_columns,
     hard_labels,
     require_matrix,
 )
+from tailwise.records import read_record, write_record
 
 IndexArray: TypeAlias = NDArray[np.intp]
 _FORMAT = "tailwise-label-stats-1"
@@ -133,20 +132,22 @@ class LabelStats:
         counts: NDArray[np.int64] | None = None
         columns: tuple[str, ...] | None = None
         num_samples = 0
-        for chunk in _count_chunks(targets, class_names, dense=cooccurrence):
+        for matrix, own in _matrices(targets, class_names):
+            num_classes = matrix.shape[1]
             if counts is None:
-                counts, columns = np.zeros(len(chunk.counts), dtype=np.int64), chunk.names
-            if len(chunk.counts) != len(counts):
-                raise ValueError(f"chunks of targets have {len(counts)} classes, then {len(chunk.counts)}")
-            if chunk.names != columns:
+                counts, columns = np.zeros(num_classes, dtype=np.int64), own
+                pairs = np.zeros((num_classes, num_classes), dtype=np.int64) if cooccurrence else None
+            if num_classes != len(counts):
+                raise ValueError(f"chunks of targets have {len(counts)} classes, then {num_classes}")
+            if own != columns:
                 raise ValueError("chunks of targets have other columns, or the same in another order, than the first")
-            counts += chunk.counts
-            num_samples += chunk.num_rows
-            if chunk.rows is not None:
-                # float32 products of 0/1 rows are exact: a chunk has far fewer than 2**24 rows.
-                product = (chunk.rows.T @ chunk.rows).astype(np.int64)
-                pairs = product if pairs is None else pairs + product
-        if counts is None:
+            num_samples += matrix.shape[0]
+            for row, column, value in entries(matrix):
+                positive = hard_labels(value) == 1
+                counts += np.bincount(column[positive], minlength=num_classes)
+                if pairs is not None:
+                    _add_pairs(pairs, row[positive], column[positive])
+        if counts is None or not num_samples:
             raise ValueError("targets hold no row: give an (N, K) label matrix with N >= 1")
         names = columns if class_names is None else class_names
         return cls(counts, num_samples, names, thresholds, groups=groups, cooccurrence=pairs)
@@ -154,7 +155,6 @@ class LabelStats:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics as JSON, atomically."""
         record: dict[str, Any] = {
-            "format": _FORMAT,
             "num_samples": self.num_samples,
             "class_counts": self.class_counts.tolist(),
             "class_names": list(self.class_names),
@@ -169,8 +169,7 @@ class LabelStats:
                 column.tolist(),
                 self.cooccurrence[row, column].tolist(),
             ]
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+        write_record(path, _FORMAT, record)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LabelStats:
@@ -179,12 +178,7 @@ class LabelStats:
         Raises:
             ValueError: the file is not a statistics file, or its content is inconsistent.
         """
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a JSON file of label statistics: {error}") from error
-        if not isinstance(record, dict) or record.get("format") != _FORMAT:
-            raise ValueError(f'{path} is not a file of label statistics: no "format": "{_FORMAT}" in it')
+        record = read_record(path, _FORMAT, "label statistics")
         pairs = None
         if "cooccurrence" in record:
             row, column, count = record["cooccurrence"]
@@ -279,62 +273,34 @@ def _whole_counts(class_counts: ArrayLike, num_samples: int) -> NDArray[np.int64
     return given.astype(np.int64)
 
 
-class _Chunk(NamedTuple):
-    """Counts of some samples."""
-
-    rows: NDArray[np.float32] | None
-    """0/1 rows, if requested."""
-    counts: NDArray[np.int64]
-    """Positives per class."""
-    num_rows: int
-    names: tuple[str, ...] | None = None
-    """Names of the columns, if the samples have any."""
-
-
-def _count_chunks(targets: Any, class_names: Sequence[str] | None, *, dense: bool) -> Iterator[_Chunk]:
-    """Count each chunk of the targets; give 0/1 rows if ``dense``."""
+def _matrices(
+    targets: Any, class_names: Sequence[str] | None
+) -> Iterator[tuple[NDArray[Any] | Csr, tuple[str, ...] | None]]:
+    """Each chunk of the targets, and the names of its columns if it has any."""
     names = frame_columns(targets)
     if are_label_lists(targets):
         targets, names = decode_labels(targets, class_names)
     matrix = dense_or_parts(targets)
-    if isinstance(matrix, Csr):
-        chunks = _count_csr(matrix, dense=dense)
-    elif matrix is not None:
-        chunks = _count_dense(matrix, dense=dense)
+    if matrix is not None:
+        yield require_matrix(matrix), names
     elif isinstance(targets, Iterable) and not isinstance(targets, str | bytes | Mapping):
         for part in targets:
-            yield from _count_chunks(part, class_names, dense=dense)
-        return
+            yield from _matrices(part, class_names)
     else:
         given = f" {targets!r:.40}" if isinstance(targets, str | bytes | int | float) else ""
         raise InputError(
             "targets must be an (N, K) matrix of 1, 0 and unknown (-1 or NaN), a data frame of such columns, N lists "
             f"of class names, or an iterable of (n, K) matrices, got {type(targets).__name__}{given}"
         )
-    for chunk in chunks:
-        yield chunk._replace(names=names)
 
 
-def _count_dense(matrix: NDArray[Any], *, dense: bool) -> Iterator[_Chunk]:
-    require_matrix(matrix)
-    step = max(1, _CHUNK_ELEMENTS // max(1, matrix.shape[1]))
-    for start in range(0, len(matrix), step):
-        positive = hard_labels(matrix[start : start + step]) == 1
-        rows = positive.astype(np.float32) if dense else None
-        yield _Chunk(rows, positive.sum(axis=0, dtype=np.int64), len(positive))
-
-
-def _count_csr(csr: Csr, *, dense: bool) -> Iterator[_Chunk]:
-    positive = hard_labels(csr.values) == 1
-    num_rows = len(csr.starts) - 1
-    if not dense:
-        counts = np.bincount(csr.columns[positive], minlength=csr.num_columns).astype(np.int64)
-        yield _Chunk(None, counts, num_rows)
-        return
-    step = max(1, _CHUNK_ELEMENTS // max(1, csr.num_columns))
-    for start in range(0, num_rows, step):
-        stop = min(start + step, num_rows)
-        row, stored = csr.rows(start, stop)
-        rows = np.zeros((stop - start, csr.num_columns), dtype=np.float32)
-        rows[row[positive[stored]], csr.columns[stored][positive[stored]]] = 1
-        yield _Chunk(rows, rows.sum(axis=0, dtype=np.float64).astype(np.int64), stop - start)
+def _add_pairs(pairs: NDArray[np.int64], row: IndexArray, column: IndexArray) -> None:
+    """Add the classes that are positive together, of positives by ascending row."""
+    step = max(1, _CHUNK_ELEMENTS // max(1, len(pairs)))
+    first, stop = (row[0], row[-1] + 1) if len(row) else (0, 0)
+    for start in range(first, stop, step):
+        part = slice(*np.searchsorted(row, [start, start + step]))
+        rows = np.zeros((min(step, stop - start), len(pairs)), dtype=np.float32)
+        rows[row[part] - start, column[part]] = 1
+        # float32 products of 0/1 rows are exact: there are at most 2**24 rows.
+        pairs += (rows.T @ rows).astype(np.int64)

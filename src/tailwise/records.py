@@ -1,8 +1,9 @@
-"""JSON objects read from files, and dataclasses as JSON by their fields, with errors that name the key."""
+"""JSON files of objects, with their format, and dataclasses as JSON by their fields, with errors that name the key."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from tailwise.errors import InputError
+from tailwise.files import replacing
 
 KEY = "key"
 """Entry of a field's metadata: its name in JSON, where it has another one."""
@@ -63,6 +65,31 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content
+
+
+def read_record(path: str | os.PathLike[str], form: str, kind: str) -> dict[str, Any]:
+    """Read what :func:`write_record` has written.
+
+    Raises:
+        InputError: the file is not JSON, or its format is another.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not a JSON file of {kind}: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise InputError(f'{path} is not a file of {kind}: no "format": "{form}" in it')
+    return content
+
+
+def write_record(
+    path: str | os.PathLike[str], form: str, content: Mapping[str, Any], *, indent: int | None = None
+) -> None:
+    """Write an object as JSON with its format, atomically."""
+    text = json.dumps({"format": form, **content}, indent=indent, ensure_ascii=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text if indent is None else text + "\n", encoding="utf-8")
 
 
 def _key(entry: Field[Any]) -> str | None:

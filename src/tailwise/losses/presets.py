@@ -23,6 +23,8 @@ from tailwise.losses.statistics import (
     ShiftFormula,
     class_balanced,
     inverse_frequency,
+    margins,
+    prior,
     rebalanced,
 )
 
@@ -61,7 +63,7 @@ def cb_focal(classes: Classes, *, loss_weight: float = 1.0, **options: Any) -> F
 def ldam(classes: Classes, *, max_margin: float = 0.5) -> Formula:
     """Label-distribution-aware margins on the positive side, v⁺_k = Δ_k (Cao et al., NeurIPS 2019)."""
     require("0 or more", max_margin=max_margin)
-    return Formula(Side(shift=classes.margins(max_margin)))
+    return Formula(Side(shift=margins(classes, largest=max_margin)))
 
 
 @preset("asl")
@@ -90,7 +92,7 @@ def ntr(classes: Classes, *, neg_scale: float = 2.0, kappa: float = 0.05, shift:
     """
     require("a positive number", neg_scale=neg_scale)
     require_choice(ShiftFormula, shift=shift)
-    v = classes.prior_shift(kappa / neg_scale if shift == "published" else kappa)
+    v = prior(classes, strength=kappa / neg_scale if shift == "published" else kappa)
     return Formula(Side(shift=v), Side(shift=v, slope=neg_scale, divisor=neg_scale))
 
 
@@ -231,7 +233,7 @@ def pg_auto(
         window=window,
         sync=sync,
     )
-    side = Side(shift=classes.prior_shift(kappa))
+    side = Side(shift=prior(classes, strength=kappa))
     weight = r_bce(classes, **options).weight if rebalance else None
     return Formula(side, side, weight=weight, scale=balance, guidance=steering)
 

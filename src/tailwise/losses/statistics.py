@@ -54,18 +54,6 @@ class Classes:
             )
         return counts
 
-    def inverse_frequency(self, power: float) -> Float[Tensor, "C"]:
-        """(N / n_k)^power."""
-        return torch.from_numpy((self.stats.num_samples / self.counts) ** power).float()
-
-    def prior_shift(self, strength: float) -> Float[Tensor, "C"]:
-        """strength · log(N/n_k − 1): z − v lowers the logits of rare classes during training (DB, eq. 5 and 6)."""
-        return torch.from_numpy(strength * np.log(self.stats.num_samples / self.counts - 1)).float()
-
-    def margins(self, largest: float) -> Float[Tensor, "C"]:
-        """LDAM's margins Δ_k = C / n_k^¼, of which the largest is given (Cao et al., NeurIPS 2019, eq. 13)."""
-        return torch.from_numpy(largest * (self.counts.min() / self.counts) ** 0.25).float()
-
     def effective_number(self, beta: float) -> Float[Tensor, "C"]:
         """Effective number of samples E_n = (1 − βⁿ)/(1 − β) (Cui et al., CVPR 2019, eq. 2); β = 1 gives n."""
         numbers = self.counts if beta == 1 else (1 - beta**self.counts) / (1 - beta)
@@ -202,7 +190,7 @@ def rebalanced(classes: Classes, *, alpha: float = 0.1, beta: float = 10.0, mu: 
 def inverse_frequency(classes: Classes, *, power: float = 0.5) -> Weighting:
     """(N/n_k)^power: 1/2 for the smoothed weight √(N/n_k), 1 for N/n_k."""
     require("0 or more", power=power)
-    return ClassWeight(classes.inverse_frequency(power))
+    return ClassWeight(torch.from_numpy((classes.stats.num_samples / classes.counts) ** power).float())
 
 
 def class_balanced(classes: Classes, *, beta: float = 0.9, mode: EffectiveMode = "mean_effective") -> Weighting:
@@ -220,11 +208,11 @@ def class_balanced(classes: Classes, *, beta: float = 0.9, mode: EffectiveMode =
 
 
 def prior(classes: Classes, *, strength: float = 0.025) -> Tensor:
-    """Strength · log(N/n − 1); the strength of DB is κ/λ."""
-    return classes.prior_shift(strength)
+    """strength · log(N/n_k − 1): z − v lowers the logits of rare classes in training (DB, eq. 5 and 6, with κ/λ)."""
+    return torch.from_numpy(strength * np.log(classes.stats.num_samples / classes.counts - 1)).float()
 
 
 def margins(classes: Classes, *, largest: float = 0.5) -> Tensor:
-    """LDAM's margins ∝ n^−¼, of which the largest is that of the rarest class."""
+    """LDAM's margins Δ_k = C / n_k^¼ with a given largest one (Cao et al., NeurIPS 2019, eq. 13)."""
     require("0 or more", largest=largest)
-    return classes.margins(largest)
+    return torch.from_numpy(largest * (classes.counts.min() / classes.counts) ** 0.25).float()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -15,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tailwise.files import replacing
 from tailwise.metrics.calibration import Calibration, CalibrationMethod, fit_calibration
 from tailwise.metrics.score_matrix import Labels, Scores, as_tensor, scores_and_targets
+from tailwise.records import read_record, write_record
 from tailwise.shapes import Bool, Float, Int
 
 Objective: TypeAlias = Literal["f1", "precision", "recall"]
@@ -87,7 +85,6 @@ class Decisions:
         }
         lists = {name: values.tolist() for name, values in columns.items()}
         record = {
-            "format": _FORMAT,
             "objective": self.objective,
             "target": self.target,
             "calibration": self.method,
@@ -96,8 +93,7 @@ class Decisions:
                 for index, name in enumerate(self.class_names)
             },
         }
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_record(path, _FORMAT, record, indent=2)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Decisions:
@@ -106,12 +102,7 @@ class Decisions:
         Raises:
             ValueError: the file is not a thresholds file, or is incomplete.
         """
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a JSON file of thresholds: {error}") from error
-        if not isinstance(record, dict) or record.get("format") != _FORMAT:
-            raise ValueError(f'{path} is not a file of thresholds: no "format": "{_FORMAT}" in it')
+        record = read_record(path, _FORMAT, "thresholds")
         try:
             rows = record["classes"]
 
