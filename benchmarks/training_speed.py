@@ -36,9 +36,8 @@ from tailwise.training.datamodule import EpochBatches
 from tailwise.training.folder import checkpoint_path
 from tailwise.training.inputs import open_images, read_run
 from tailwise.training.run import create_loss, train
-from tailwise.training.schedule import warmup_and_decay
-from tailwise.training.testing import PRECISION_TYPES, Task
-from tailwise.training.trainer import create_sampler, fit
+from tailwise.training.testing import PRECISION_TYPES, TrainingTask
+from tailwise.training.trainer import create_sampler, fit, warmup_and_decay
 
 WARMUP_STEPS = 5
 Part = Literal["all", "features", "step", "probe"]
@@ -124,7 +123,7 @@ def fine_tuning_step(shared: TrainConfig, steps: int, repeats: int) -> None:
     )
 
 
-def loop_by_hand(config: TrainConfig, task: Task, loss: nn.Module) -> Iterator[None]:
+def loop_by_hand(config: TrainConfig, task: TrainingTask, loss: nn.Module) -> Iterator[None]:
     """Train in bf16, and yield after each step."""
     model, split = task.model.train(), task.train.split
     targets = torch.from_numpy(split.targets)

@@ -23,9 +23,9 @@ from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.models.backbone import refuse_sources
 from tailwise.shapes import Float, UInt8
-from tailwise.training import finetune, frozen, probe
+from tailwise.training import finetune, probe
 from tailwise.training.config import Accelerator, load
-from tailwise.training.folder import CONFIG_FILE, STATS_FILE, checkpoint_path, load_thresholds, read_checkpoint
+from tailwise.training.folder import CONFIG_FILE, STATS_FILE, load_thresholds, model_state
 from tailwise.training.run import Result, evaluate, require_finished
 from tailwise.training.testing import choose_device
 
@@ -175,13 +175,10 @@ class Model:
                 yield np.stack(list(threads.map(read, batch)))
 
     @cached_property
-    def _state(self) -> dict[str, Tensor]:
-        saved = read_checkpoint(checkpoint_path(self.folder))["state_dict"]
-        return {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
-
-    @cached_property
-    def _probe(self) -> tuple[probe.ProbeModel, Any]:
-        model, backbone = probe.restore(self.folder, self.config, self._state, len(self.class_names), self.device)
+    def _probe(self) -> tuple[probe.ProbeModel, probe.Backbone | None]:
+        model, backbone = probe.restore(
+            self.folder, self.config, model_state(self.folder), len(self.class_names), self.device
+        )
         return model.to(self.device).eval(), backbone
 
     @cached_property
@@ -190,10 +187,10 @@ class Model:
         size = self.config.image_size
         if self.config.mode == "probe":
             head, backbone = self._probe
-            if isinstance(backbone, frozen.GivenFeatures):
+            if backbone is None:
                 raise InputError(f"the model has no backbone: it takes {head.width} features of each input, not images")
             return lambda pixels: head(backbone.features(pixels, size))
-        network = finetune.restore(self.folder, self.config, self._state, len(self.class_names))
+        network = finetune.restore(self.folder, self.config, model_state(self.folder), len(self.class_names))
         network = network.to(self.device).eval()
         return lambda pixels: network(prepare(pixels, size, network.mean, network.std))
 

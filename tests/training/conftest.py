@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tailwise.models.model_config import ModelConfig
-from tailwise.training import frozen
+from tailwise.training import probe
 from tailwise.training.config import OptimConfig, TrainConfig
 from tailwise.training.trainer import MultiLabelModule
 
@@ -93,13 +93,13 @@ def weights(tmp_path: Path) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What features are computed of, from now on."""
     found: list[str] = []
-    forward = frozen.forward_table
+    forward = probe.forward_table
 
     def noted(*arguments: Any, description: str, **options: Any) -> torch.Tensor:
         found.append(description)
         return forward(*arguments, description=description, **options)
 
-    monkeypatch.setattr(frozen, "forward_table", noted)
+    monkeypatch.setattr(probe, "forward_table", noted)
     return found
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from tailwise.errors import InputError
 from tailwise.models import backbone as backbones
 from tailwise.models.model_config import ModelConfig
-from tailwise.training import frozen, probe
+from tailwise.training import probe
 from tailwise.training.config import TrainConfig
 from tailwise.training.run import evaluate, train
 from tests.training.conftest import Interruption
@@ -132,7 +132,6 @@ def test_features_are_found_again_whatever_versions_and_places(
 ) -> None:
     train(probing)
     assert len(computed) == 2
-    monkeypatch.setattr(frozen, "version", lambda name: "999.0")
     monkeypatch.setattr(probe, "version", lambda name: "999.0")
     assert_tests_as_before(tmp_path / "run", tmp_path / "again")
     # The same weights in a file of another kind, the same images in another folder.
@@ -175,25 +174,13 @@ def test_notes_of_backbones_are_not_trusted_blindly(probing: TrainConfig, tmp_pa
     assert {path.name for path in features.iterdir()} == before
 
 
-@pytest.mark.parametrize("recorded", ["1.0.0", "999.0"])
-def test_runs_older_than_the_record_are_tested_as_before(
-    probing: TrainConfig, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: str
+def test_without_its_record_a_run_takes_the_weights_that_it_was_trained_with_and_no_others(
+    probing: TrainConfig, weights: Path, tmp_path: Path
 ) -> None:
     train(probing)
     folder = tmp_path / "run"
     (folder / "backbone.json").unlink()
     (folder / "backbone.safetensors").unlink()
-    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    parts = ["test_resnet", {}, sha256, None, None, "fp32", recorded]
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    saved = torch.load(checkpoint, weights_only=True)
-    old_key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-    saved["state_dict"]["model._extra_state"] = {"backbone_key": old_key}
-    torch.save(saved, checkpoint)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["versions"]["timm"] = recorded
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    monkeypatch.setattr(probe, "version", lambda name: "999.0")
     assert_tests_as_before(folder, tmp_path / "again")
     other_weights(weights)
     with pytest.raises(InputError, match="no longer what it was trained with: the weights file has changed"):

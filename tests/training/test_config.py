@@ -16,8 +16,8 @@ from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import config as configuration
-from tailwise.training.config import OptimConfig, TrainConfig, differences, resolve
-from tailwise.training.schedule import scheduled, warmup_and_decay
+from tailwise.training.config import OptimConfig, TrainConfig, differences, resolve, scheduled
+from tailwise.training.trainer import warmup_and_decay
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from tailwise.data.pixels.augment import prepare
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import probe
 from tailwise.training.config import TrainConfig
-from tailwise.training.frozen import Backbone
 from tailwise.training.inputs import open_images, read_run
 from tailwise.training.run import train
 
@@ -79,7 +78,7 @@ def test_key_follows_everything_that_changes_features(tiny: Callable[..., TrainC
     save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), other)
 
     def key(model: ModelConfig = base.model, **options: Any) -> str:
-        return Backbone.new(replace(base, model=model, **options), CPU).key
+        return probe.Backbone.new(replace(base, model=model, **options), CPU).key
 
     random = replace(base.model, weights=None, pretrained=False)
     keys = [

@@ -31,8 +31,8 @@ from tailwise.spelling import counted
 from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.folder import DATA_FILE, write_json
-from tailwise.training.frozen import compute_features
 from tailwise.training.inputs import RunSplits, check_labels, open_images, read_run
+from tailwise.training.probe import compute_features
 from tailwise.training.testing import choose_device
 from tailwise.training.trainer import create_sampler
 

@@ -23,7 +23,7 @@ from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import checkpoint_path
 from tailwise.training.inputs import RunSplits, open_images
-from tailwise.training.testing import EvaluationTask, Task
+from tailwise.training.testing import Task, TrainingTask
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class AugmentedInputs:
         )
 
 
-def new_task(config: TrainConfig, splits: RunSplits) -> Task:
+def new_task(config: TrainConfig, splits: RunSplits) -> TrainingTask:
     """Make the network, and decode the images.
 
     Raises:
@@ -71,8 +71,8 @@ def new_task(config: TrainConfig, splits: RunSplits) -> Task:
     # Runs that hold out other parts find the whole split decoded.
     whole = open_images(splits.whole, training_size(config), config)
     validation = splits.validation
-    return Task(
-        model,
+    return TrainingTask(
+        model=model,
         train=whole.subset(~splits.held_out) if splits.held_out.any() else whole,
         train_inputs=AugmentedInputs(config.image_size, model.mean, model.std, config.seed, config.augment),
         test=None if splits.test is None else open_images(splits.test, config.image_size, config),
@@ -95,11 +95,11 @@ def restore(run: Path, config: TrainConfig, state: Mapping[str, Tensor], num_cla
     return model.to(memory_format=torch.channels_last)
 
 
-def evaluation_task(run: Path, config: TrainConfig, state: Mapping[str, Tensor], test: Dataset) -> EvaluationTask:
+def evaluation_task(run: Path, config: TrainConfig, state: Mapping[str, Tensor], test: Dataset) -> Task:
     """Make the network of the run in a folder with the state of its checkpoint, and decode the images."""
     model = restore(run, config, state, len(test.class_names))
-    return EvaluationTask(
-        model,
+    return Task(
+        model=model,
         test=open_images(test, config.image_size, config),
         test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
     )

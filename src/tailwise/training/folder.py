@@ -240,6 +240,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def model_state(folder: Path) -> dict[str, Any]:
+    """The state of the model of a run, from its checkpoint.
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
+    saved = read_checkpoint(checkpoint_path(folder))["state_dict"]
+    return {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
+
+
 def forget_logs_after(folder: Path, step: int) -> None:
     """Remove the rows of later steps from the CSV logs of an interrupted run: it will go through these steps again."""
     for path in (folder / "logs").glob("version_*/metrics.csv"):

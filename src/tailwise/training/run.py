@@ -37,7 +37,7 @@ from tailwise.training.folder import (
     claim,
     is_first_process,
     load_thresholds,
-    read_checkpoint,
+    model_state,
     read_logits,
     require_same_labels,
     versions,
@@ -45,7 +45,7 @@ from tailwise.training.folder import (
     write_skipped,
 )
 from tailwise.training.inputs import RunSplits, check_labels, each_fold, read_run
-from tailwise.training.testing import Task, choose_device, judge_validation, run_test, run_validation
+from tailwise.training.testing import TrainingTask, choose_device, judge_validation, run_test, run_validation
 from tailwise.training.trainer import create_sampler, fit
 
 FOLDS_FOLDER = "folds"
@@ -101,26 +101,15 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     recorded = claim(config, folder)
     if recorded is not None:
         return Result(recorded, folder)
-    # The parts of a cross-fitting, in folders of its folder, begin with its backbone.
+    # The parts of a cross-fitting, in folders of its folder, start with its backbone.
     origin = folder if part is None else folder.parents[1]
-    _check_loss_name(config, given_loss)
-    splits = part or read_run(config)
-    # What has begun keeps or records its backbone, whatever has become of the file that it came from.
-    needs_backbone = not isinstance(splits.whole.inputs, Features) and not (origin / RECORD_FILE).is_file()
-    num_features = try_backbone(config.model, config.image_size) if needs_backbone else None
-    config = replace(config, split_ratios=splits.ratios)
-    stats = _stats(splits.train, config)
-    check_labels(splits, stats, tell=part is None)
-    if num_features is not None:
-        require_memory(config.model, num_features, stats.num_classes)
-    # Images may take long to decode: first see that sampler and loss can be made. What they warn of comes when they are
-    # made for training.
-    with warnings.catch_warnings(action="ignore"):
-        check_epoch(create_sampler(config, splits.train.targets), config)
-        create_loss(config, stats, given_loss)
+    config, splits = _checked(config, part, given_loss, origin)
     if config.compile:
         require_compiler(device)
-    task = _new_task(config, splits, device, origin)
+    if config.mode == "finetune":
+        task = finetune.new_task(config, splits)
+    else:
+        task = probe.new_task(config, splits, device, origin)
     stats = _stats(task.train.split, config)
     loss = create_loss(config, stats)
     if is_first_process():
@@ -149,6 +138,39 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     }
     write_json(folder / METRICS_FILE, metrics)
     return Result(metrics, folder)
+
+
+def _checked(
+    config: TrainConfig, part: RunSplits | None, given_loss: str, origin: Path
+) -> tuple[TrainConfig, RunSplits]:
+    """The labels of a run, and its configuration with their division, after all checks that need no images.
+
+    Args:
+        config: the run, resolved.
+        part: its labels, if they were read before.
+        given_loss: the loss as the user named it, for messages.
+        origin: the folder where the backbone is recorded, if the run was begun.
+    """
+    if not losses.is_dotted_path(config.loss):  # a misspelt name, before anything is read
+        try:
+            losses.option_names(config.loss)
+        except ValueError as error:
+            raise InputError(f"--loss {given_loss}: {error}") from error
+    splits = part or read_run(config)
+    # A run that was begun has recorded its backbone, even where the file of its weights is gone.
+    needs_backbone = not isinstance(splits.whole.inputs, Features) and not (origin / RECORD_FILE).is_file()
+    num_features = try_backbone(config.model, config.image_size) if needs_backbone else None
+    config = replace(config, split_ratios=splits.ratios)
+    stats = _stats(splits.train, config)
+    check_labels(splits, stats, tell=part is None)
+    if num_features is not None:
+        require_memory(config.model, num_features, stats.num_classes)
+    # Images may take long to decode: sampler and loss are tried first. Their warnings come when they are made for
+    # training.
+    with warnings.catch_warnings(action="ignore"):
+        check_epoch(create_sampler(config, splits.train.targets), config)
+        create_loss(config, stats, given_loss)
+    return config, splits
 
 
 def require_finished(run: Path) -> dict[str, Any]:
@@ -202,23 +224,14 @@ def evaluate(
     device = choose_device(
         "cpu" if config.accelerator == "cpu" else "auto", config.precision if config.mode == "probe" else "fp32"
     )
-    name = split or (config.test_split if data is None else None)
-    if name == config.test_split == NO_SPLIT and split is None:
-        raise InputError(f"the run in {run} has no test split: say what to test it on with --split or --data")
-    if isinstance(data, Dataset):
-        if output is not None:
-            raise InputError("a report cannot read data in memory again: save them, and give the file with the output")
-        test_split = inputs.select_rows(data.with_classes(stats.class_names), name, config)
-    else:
-        if data is not None:
-            config = inputs.read_as(config, data, options or ReadOptions())
-        test_split = inputs.read_rows(config.data, name, config, classes=stats.class_names)
-    saved = read_checkpoint(checkpoint_path(run))["state_dict"]
-    state = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
+    if isinstance(data, Dataset) and output is not None:
+        raise InputError("a report cannot read data in memory again: save them, and give the file with the output")
+    config, rows, name = _rows_to_test(run, config, data, options or ReadOptions(), split, stats)
+    state = model_state(run)
     if config.mode == "finetune":
-        task = finetune.evaluation_task(run, config, state, test_split)
+        task = finetune.evaluation_task(run, config, state, rows)
     else:
-        task = probe.evaluation_task(run, config, state, test_split, device)
+        task = probe.evaluation_task(run, config, state, rows, device)
     if output is not None:
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -231,9 +244,29 @@ def evaluate(
         "versions": versions(),
     }
     if output is not None:
+        assert task.test is not None
         write_skipped(task.test.split.skipped, output)
         write_json(output / METRICS_FILE, metrics)
     return Result(metrics, output)
+
+
+def _rows_to_test(
+    run: Path,
+    config: TrainConfig,
+    data: str | Dataset | None,
+    options: ReadOptions,
+    split: str | None,
+    stats: LabelStats,
+) -> tuple[TrainConfig, Dataset, str | None]:
+    """The rows that a finished run is tested on, the configuration that reads them, and the name of their split."""
+    name = split or (config.test_split if data is None else None)
+    if name == config.test_split == NO_SPLIT and split is None:
+        raise InputError(f"the run in {run} has no test split: say what to test it on with --split or --data")
+    if isinstance(data, Dataset):
+        return config, inputs.select_rows(data.with_classes(stats.class_names), name, config), name
+    if data is not None:
+        config = inputs.read_as(config, data, options)
+    return config, inputs.read_rows(config.data, name, config, classes=stats.class_names), name
 
 
 def create_loss(config: TrainConfig, stats: LabelStats, given: str | None = None) -> nn.Module:
@@ -255,26 +288,11 @@ def create_loss(config: TrainConfig, stats: LabelStats, given: str | None = None
         raise InputError(f"--loss {given or config.loss}: {error}") from error
 
 
-def _check_loss_name(config: TrainConfig, given: str) -> None:
-    """Find a misspelt name before anything is read."""
-    if not losses.is_dotted_path(config.loss):
-        try:
-            losses.option_names(config.loss)
-        except ValueError as error:
-            raise InputError(f"--loss {given}: {error}") from error
-
-
 def _stats(split: Dataset, config: TrainConfig) -> LabelStats:
     return LabelStats.from_targets(split.targets, split.class_names, config.thresholds)
 
 
-def _new_task(config: TrainConfig, splits: RunSplits, device: torch.device, begun_in: Path) -> Task:
-    if config.mode == "finetune":
-        return finetune.new_task(config, splits)
-    return probe.new_task(config, splits, device, begun_in)
-
-
-def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Path) -> None:
+def _write_start(config: TrainConfig, stats: LabelStats, task: TrainingTask, folder: Path) -> None:
     """Record what the run is about to do."""
     recorded = folder / STATS_FILE
     if config.resume:
@@ -290,7 +308,7 @@ def _write_start(config: TrainConfig, stats: LabelStats, task: Task, folder: Pat
 def cross_fit(
     config: TrainConfig,
     splits: RunSplits,
-    task: Task,
+    task: TrainingTask,
     stats: LabelStats,
     folder: Path,
 ) -> tuple[dict[str, Any], Decisions]:

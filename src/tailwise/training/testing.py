@@ -55,50 +55,50 @@ _LISTED = 5
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """A model with its data.
+    """A model with the rows that it is tested on.
 
     Attributes:
         model: inputs to (B, K) logits.
-        train: training rows.
-        train_inputs: makes training rows into inputs, on the device; None where they are that already.
         test: test rows, if any.
-        validation: validation rows, if any.
         test_inputs: makes test and validation rows into inputs, on the device.
-        record: the backbone that training begins with; None where a run goes on that is older than such records.
-        keep_backbone: writes the backbone's weights into a folder; None where they are not wanted there.
     """
 
     model: nn.Module
-    train: Images
-    train_inputs: TrainTransform | None
     test: Images | None
-    validation: Images | None
     test_inputs: Callable[[Tensor], Tensor]
-    record: BackboneRecord | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingTask(Task):
+    """A model with all rows of its run.
+
+    Attributes:
+        train: training rows.
+        train_inputs: makes training rows into inputs, on the device; None where they are inputs already.
+        validation: validation rows, if any.
+        record: the backbone that training starts with; None without one.
+        keep_backbone: writes the backbone's weights into a folder; None where they are not wanted there.
+    """
+
+    train: Images
+    train_inputs: TrainTransform | None = None
+    validation: Images | None
+    record: BackboneRecord | None
     keep_backbone: Callable[[Path], None] | None = None
 
     def write_backbone(self, folder: Path) -> None:
-        """Record in the folder of the run what training begins with, and keep it where that is wanted."""
+        """Record the backbone in the folder of the run, and keep its weights where that is wanted."""
         if self.keep_backbone is not None:
             self.keep_backbone(folder)
         if self.record is not None:
             self.record.save(folder / RECORD_FILE)
 
 
-@dataclass(frozen=True, eq=False)
-class EvaluationTask:
-    """A trained model with data to test it on; attributes as in :class:`Task`."""
-
-    model: nn.Module
-    test: Images
-    test_inputs: Callable[[Tensor], Tensor]
-
-
 def run_test(
     config: TrainConfig,
-    task: Task | EvaluationTask,
+    task: Task,
     stats: LabelStats,
     device: torch.device,
     decisions: Decisions | None,
@@ -118,7 +118,7 @@ def run_test(
 
 
 def run_validation(
-    config: TrainConfig, task: Task, stats: LabelStats, device: torch.device, folder: Path, *, tell: bool = True
+    config: TrainConfig, task: TrainingTask, stats: LabelStats, device: torch.device, folder: Path, *, tell: bool = True
 ) -> tuple[dict[str, Any] | None, Decisions | None]:
     """Test a model on its validation images, if it has any, and fit thresholds and calibration to them.
 
@@ -290,9 +290,7 @@ def choose_device(accelerator: Accelerator, precision: Precision) -> torch.devic
     return device
 
 
-def _logits(
-    config: TrainConfig, task: Task | EvaluationTask, images: Images, device: torch.device
-) -> Float[Tensor, "N K"]:
+def _logits(config: TrainConfig, task: Task, images: Images, device: torch.device) -> Float[Tensor, "N K"]:
     model = task.model.to(device).eval()
     # What is compiled for training would be compiled again for a single pass.
     with torch.compiler.set_stance("force_eager") if config.compile else nullcontext():

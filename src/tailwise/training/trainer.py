@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, MultiStepLR
 from typing_extensions import override
 
 from tailwise.data.samplers import (
@@ -35,11 +36,10 @@ from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.matrix import Targets
 from tailwise.training.callbacks import LastCheckpoint, LossLog, ProbabilityCurveCallback, TrainingProgress
-from tailwise.training.config import ALL_FOLDS, Precision, TrainConfig
+from tailwise.training.config import ALL_FOLDS, OptimConfig, Precision, TrainConfig
 from tailwise.training.datamodule import Batch, TrainData
 from tailwise.training.folder import CURVES_FILE, checkpoint_path, forget_logs_after, is_first_process, steps_in
-from tailwise.training.schedule import OptimConfig, warmup_and_decay
-from tailwise.training.testing import Task
+from tailwise.training.testing import TrainingTask
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -77,7 +77,7 @@ _logger = logging.getLogger(__name__)
 
 def fit(
     config: TrainConfig,
-    task: Task,
+    task: TrainingTask,
     loss: nn.Module,
     stats: LabelStats,
     folder: Path,
@@ -214,6 +214,22 @@ class MultiLabelModule(pl.LightningModule):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         logits: Tensor = self.model(batch.inputs)
         return {"loss": self.loss(logits, batch.targets), "logits": logits.detach()}
+
+
+def warmup_and_decay(
+    optimizer: Optimizer, optim: OptimConfig, milestones: tuple[int, ...], steps_per_epoch: int
+) -> LRScheduler:
+    """Linear warm-up times multi-step decay, stepped after every optimizer step.
+
+    The rate of step t = 0, 1, ... is lr · (r + (1 − r) min(1, t / W)) · decay^m, with the warm-up ratio r, its W
+    steps, and m the number of milestones that are at most t / steps_per_epoch.
+    """
+    parts: list[LRScheduler] = [
+        MultiStepLR(optimizer, [epoch * steps_per_epoch for epoch in milestones], gamma=optim.decay)
+    ]
+    if optim.warmup_steps:
+        parts.append(LinearLR(optimizer, start_factor=optim.warmup_ratio, total_iters=optim.warmup_steps))
+    return ChainedScheduler(parts, optimizer=optimizer)
 
 
 def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
@@ -364,7 +380,7 @@ def _title(config: TrainConfig) -> str:
     return f"training without fold {config.val_fold} of {config.val_folds}" if holds_out else "training"
 
 
-def _train_data(config: TrainConfig, task: Task) -> TrainData:
+def _train_data(config: TrainConfig, task: TrainingTask) -> TrainData:
     targets = task.train.split.targets
     return TrainData(
         task.train.table,
