@@ -29,7 +29,7 @@ import hashlib
 
 import torch
 from tailwise.data.pixels.augment import augment
-from tailwise.data.pixels.colours import vary
+from tailwise.data.pixels.augmentation_loops import vary
 from tailwise.labels import LabelStats
 from tailwise.losses import FormulaLoss, available, create
 from tailwise.losses.backends.numba_loops import evaluate

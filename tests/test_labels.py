@@ -198,7 +198,7 @@ def test_files_of_another_kind_are_refused(tmp_path, content):
         (([[1, 2]], 10), r"shape \(1, 2\)"),
         (([1], 0), "num_samples must be at least 1"),
         (([1, 2], 10, ["a"]), "1 class names for 2 class counts"),
-        (([1, 2], 10, ["a", "a"]), "'a' stands more than once"),
+        (([1, 2], 10, ["a", "a"]), "'a' occurs more than once"),
         (([1, 2], 10, None, (100, 20)), "thresholds must be"),
     ],
 )
@@ -229,7 +229,7 @@ def test_bad_statistics(arguments, message):
         (pd.DataFrame({"cat": [1, None, "1"]}), "column 'cat' .* found '1'"),
         (pd.DataFrame({"cat": [1, 0], "score": [0.5, 1]}), "column 'score' .* found 0.5"),
         (pd.DataFrame({"day": pd.to_datetime(["2020-01-01"])}), r"column 'day' .* found datetime64"),
-        (pd.DataFrame([[1, 0]], columns=["cat", "cat"]), "'cat' stands more than once"),
+        (pd.DataFrame([[1, 0]], columns=["cat", "cat"]), "'cat' occurs more than once"),
         (pd.DataFrame({"cat": []}), "hold no row"),
         ((pd.DataFrame([[1, 0]], columns=list(names)) for names in ("ab", "ba")), "the same in another order"),
     ],

@@ -184,7 +184,7 @@ def distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tuple
     """K distinct class names; ``class 0``, ... when absent.
 
     Raises:
-        InputError: there are more or fewer, or one stands twice.
+        InputError: their number differs, or one is repeated.
     """
     if class_names is None:
         return tuple(f"class {index}" for index in range(num_classes))
@@ -193,7 +193,7 @@ def distinct_names(class_names: Sequence[str] | None, num_classes: int) -> tuple
         raise InputError(f"{len(names)} class names for {num_classes} class counts")
     if len(set(names)) != len(names):
         repeated = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"class names must be distinct; {repeated!r} stands more than once")
+        raise InputError(f"class names must be distinct; {repeated!r} occurs more than once")
     return names
 
 
@@ -211,7 +211,7 @@ def require_matrix(labels: NDArray[Any] | Csr) -> NDArray[Any] | Csr:
     """Labels, after checking that they have two dimensions.
 
     Raises:
-        InputError: they have not.
+        InputError: they have a different number.
     """
     if len(labels.shape) != 2:
         raise InputError(f"targets must be (N, K), got shape {labels.shape}")

@@ -99,7 +99,7 @@ def test_rows_are_selected_with_all_that_belongs_to_them() -> None:
         ({"names": ["a", "b", "c"]}, "targets have 4 rows and names 3"),
         ({"names": ["a", "b", "b", "c"]}, "the name 'b' is given to several rows"),
         ({"class_names": ["cat", "dog"]}, "2 class names for 3"),
-        ({"class_names": ["cat", "dog", "cat"]}, "'cat' stands more than once"),
+        ({"class_names": ["cat", "dog", "cat"]}, "'cat' occurs more than once"),
         ({"targets": LABELS * 0.5}, "found 0.5"),
         ({"targets": LABELS[:, 0]}, r"targets must be \(N, K\), got shape \(4,\)"),
         ({"targets": "cat"}, "N lists of class names, got str"),

@@ -10,7 +10,7 @@ import torch
 numba = pytest.importorskip("numba", reason="the loops are Numba's")
 
 from tailwise.data.pixels.augment import augment  # noqa: E402
-from tailwise.data.pixels.colours import vary  # noqa: E402
+from tailwise.data.pixels.augmentation_loops import vary  # noqa: E402
 from tailwise.labels import LabelStats  # noqa: E402
 from tailwise.losses import create  # noqa: E402
 from tailwise.losses.backends import numba_loops, numba_sum_loops  # noqa: E402

@@ -1,8 +1,8 @@
-"""The cache folder: its entries with their size and age, locks of those who write them, and removal of unused ones.
+"""The cache folder: its entries with their size and age, locks of their writers, and removal of unused entries.
 
 A cache folder has a folder for each kind of entry: ``images`` (decoded pixels), ``features`` (of a frozen backbone) and
 ``hub`` (the images of Hugging Face data sets as files). An entry is named by 64 hexadecimal digits, and was made under
-a lock, whose file stays: nothing without such a file is taken for an entry, however it is named.
+a lock, whose file is kept: nothing without such a file counts as an entry.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def require_space(folder: Path, needed: int, what: str, way_out: str = "make roo
     Args:
         folder: the folder.
         needed: bytes to be written.
-        what: what would be written, for the message.
-        way_out: what to do if there is too little room.
+        what: its name in the message.
+        way_out: advice for the message.
 
     Raises:
-        InputError: there is.
+        InputError: there is too little.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -51,7 +51,7 @@ def alone(path: Path) -> Iterator[bool]:
     """Keep other processes out of a block of code that writes ``path``; waits for them.
 
     Yields:
-        Whether they are kept out: not in a folder whose files cannot be locked, as a warning then says.
+        Whether they are kept out; False, with a warning, where files cannot be locked.
     """
     lock = lock_of(path)
     try:
@@ -75,9 +75,9 @@ def alone(path: Path) -> Iterator[bool]:
 
 
 def lock_of(path: Path) -> BaseFileLock:
-    """The lock of those who write ``path``, an empty file that stays.
+    """The lock of the writers of ``path``, an empty file that is kept.
 
-    The system drops the lock of a process that ends, however it ends.
+    The system releases the lock when its process ends, even if it is killed.
     """
     return FileLock(path.with_name(f".{path.name}.lock"))
 
@@ -86,9 +86,9 @@ LIMIT = "TAILWISE_CACHE_LIMIT"
 """The environment variable of the limit, in GB."""
 DEFAULT_LIMIT_GB = 50.0
 INDEX_FILE = "images.json"
-"""What makes a folder of images a data set."""
+"""The file that makes a folder of images a data set."""
 NOTE_FILE = "about.json"
-"""What a folder of images is of; the other kinds of entries have a JSON file of their name."""
+"""The description of a folder of images; other kinds of entries have a JSON file of their name."""
 
 _KINDS = {"images": ".bin", "features": ".npy", "hub": ""}
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -119,11 +119,11 @@ class Entry:
 
     @property
     def note(self) -> Path:
-        """The JSON file that says what it is of."""
+        """The JSON file with its description."""
         return self.path / NOTE_FILE if self.kind == "hub" else self.path.with_suffix(".json")
 
     def describe(self) -> str:
-        """What it is of, in words; "" where that was not recorded."""
+        """Its contents in words; "" where they were not recorded."""
         try:
             return str(json.loads(self.note.read_text(encoding="utf-8"))["of"])
         except (OSError, ValueError, LookupError, TypeError):
@@ -137,10 +137,10 @@ def cache_folder(named: str | None = None) -> Path:
 
 
 def cache_limit() -> float:
-    """Bytes that a cache folder may have, as $TAILWISE_CACHE_LIMIT says; infinite for "inf".
+    """The limit of a cache folder in bytes, from $TAILWISE_CACHE_LIMIT; infinite for "inf".
 
     Raises:
-        InputError: the variable is no number of GB.
+        InputError: the variable is not a number of GB.
     """
     given = os.environ.get(LIMIT) or str(DEFAULT_LIMIT_GB)
     try:
@@ -164,13 +164,13 @@ def find_entries(folder: Path) -> list[Entry]:
 
 
 def touch(path: Path) -> None:
-    """Note that an entry is used now; its time of change stays. Where that may not be noted, it is not."""
+    """Record that an entry is used now, where permissions allow; its modification time is unchanged."""
     with suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def remove(entry: Entry) -> bool:
-    """Remove an entry unless a process is making or using it. Killed in between, it leaves what is taken for an entry.
+    """Remove an entry unless a process is making or using it. What an interrupted removal leaves is still an entry.
 
     Returns:
         Whether it is gone.
@@ -211,7 +211,7 @@ def make_room(folder: Path, keep: Path) -> None:
 
     Args:
         folder: the cache folder.
-        keep: the entry that has just been made or used, which stays.
+        keep: the entry that has just been made or used, which is kept.
     """
     limit = cache_limit()
     entries = find_entries(folder)
@@ -240,10 +240,10 @@ def _keys(folder: Path) -> set[str]:
 
 
 def _entry(kind: str, path: Path) -> Entry | None:
-    """The entry at a path; None if it has gone meanwhile."""
+    """The entry at a path; None if it was removed meanwhile."""
     measured = path / INDEX_FILE if kind == "hub" and (path / INDEX_FILE).exists() else path
     note = Entry(kind, path, 0, 0.0).note
-    # What wrote many files has noted how large they are, so that they need not all be looked at.
+    # Writers of many files record their total size, so that not every file need be examined.
     noted = _noted_bytes(note) if kind == "hub" and measured != path else None
     files = list(_files(path)) if kind == "hub" and noted is None else [measured, note]
     size, used = noted or 0, 0.0

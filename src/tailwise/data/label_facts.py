@@ -39,7 +39,7 @@ class ClassPairs:
         counts: (P,) images in which both are positive.
         share: (P,) p(second | first): the share of the images of ``first`` that have ``second`` too.
         reverse_share: (P,) p(first | second), never above ``share``.
-        lift: (P,) p(first, second) / (p(first) p(second)): how many times more often the two come together than if
+        lift: (P,) p(first, second) / (p(first) p(second)): how many times more often the two occur together than if
             they were independent.
     """
 
@@ -56,12 +56,12 @@ class ClassPairs:
 
 @dataclass(frozen=True, eq=False)
 class Cooccurrence:
-    """The pairs that stand out, and each class's most frequent companion.
+    """The most notable pairs, and each class's most frequent companion.
 
     Attributes:
         by_count: the most frequent pairs.
-        by_share: the pairs in which the rarer class says most about the other.
-        by_lift: the pairs that come together most often beyond chance.
+        by_share: the pairs in which the rarer class predicts the other best.
+        by_lift: the pairs that occur together most often beyond chance.
         top: the most pairs that each of them holds.
         min_count: images a pair must have in common to be in ``by_share`` or ``by_lift``.
         num_pairs: pairs of distinct classes that have an image in common.
@@ -329,7 +329,7 @@ def count_pairs(positives: sparse.csr_array, *, top: int = 100, min_count: int =
     Args:
         positives: (N, K) int32, 1 where a label is positive, nothing stored elsewhere, no entry stored twice.
         top: P, the most pairs to keep in each order. Equals are ordered by count, then by the classes' indices.
-        min_count: images a pair must have in common to be ranked by share or lift: rare classes come together with
+        min_count: images a pair must have in common to be ranked by share or lift: rare classes occur together with
             an enormous lift by chance.
     """
     num_images, num_classes = positives.shape

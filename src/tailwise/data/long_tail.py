@@ -37,21 +37,21 @@ from tailwise.shapes import Int
 
 _FORMAT = "tailwise-long-tail-1"
 _LAST_QUANTILE = 0.99
-# Where the quantiles are finite and apart enough to be told from each other, and counts are exact.
+# The range in which quantiles are finite and distinct in double precision, and counts are exact.
 _PARETO_RANGE = (0.01, 1e6)
 _LARGEST_COUNT = 10**12
 
 
 @dataclass(frozen=True, eq=False)
 class LongTailSubset:
-    """A long-tailed choice of rows, with how it came about.
+    """A long-tailed choice of rows, with the history of its construction.
 
     Attributes:
         indices: (n,) chosen rows of the source, ascending.
         reference: (K,) number of positives each class was built towards.
         order: (K,) classes in the order they were visited, head to tail.
         history: (K + 1, K) positives per class before the first visit and after each one.
-        notes: what did not go as the reference asks, one sentence each.
+        notes: deviations from the reference counts, one sentence each.
         num_max: reference count of the first class.
         num_min: lower limit of the reference counts.
         pareto_b: shape of the Pareto distribution.
@@ -77,7 +77,7 @@ class LongTailSubset:
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A long-tailed subset as read from its file: enough to train on, and to tell the labels it was built from.
+    """A long-tailed subset as read from its file: enough to train on, and to identify the labels it was built from.
 
     Attributes:
         subset: the rows and their history.
@@ -142,8 +142,8 @@ def build_long_tail(
 ) -> LongTailSubset:
     r"""Choose rows of a label matrix so that the class counts follow a Pareto distribution.
 
-    Classes are visited head to tail: by descending :math:`\sum_i p(j | i) = \sum_i n_{ij} / n_i`, how much the other
-    classes bring class j along, with :math:`n_{ij}` the rows in which i and j are positive together. At each visit,
+    Classes are visited head to tail: by descending :math:`\sum_i p(j | i) = \sum_i n_{ij} / n_i`, how often class j
+    accompanies the other classes, with :math:`n_{ij}` the rows in which i and j are positive together. At each visit,
     random rows with the class join the subset until it has as many as :func:`reference_counts` asks, or random ones
     leave it. Later visits change the counts of earlier classes, so the counts reached differ from the reference.
 
@@ -282,7 +282,7 @@ def write_csv(path: str | Path, splits: Mapping[str, Dataset], *, separator: str
     Args:
         path: the file to write.
         splits: the rows of each split, such as ``{"train": pool.subset(subset.indices), "test": test}``.
-        separator: what stands between two labels.
+        separator: text between two labels.
 
     Raises:
         InputError: the splits have different classes or roots, an image is in two of them, or a class name cannot
@@ -331,7 +331,7 @@ def _visit(
     for step, k in enumerate(order):
         surplus = int(history[step, k] - reference[k])
         candidates = rows_of[k][chosen[rows_of[k]] == (surplus > 0)]
-        # Sorted uniform keys: the doubles of PCG64 are fixed for good, while NumPy may change how `choice` uses them.
+        # Sorted uniform keys: the doubles of PCG64 never change, while NumPy may change how `choice` uses them.
         keys = generator.random(len(candidates))
         moved = candidates[np.argsort(keys, kind="stable")[: abs(surplus)]]
         chosen[moved] = surplus < 0

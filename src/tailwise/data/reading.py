@@ -158,6 +158,6 @@ def detect_format(data: str | Path) -> str:
         if path.suffix.lower() in known.suffixes:
             return known.name
     raise InputError(
-        f"{path}: the ending {path.suffix!r} says nothing of its format; give --format, one of "
+        f"{path}: the ending {path.suffix!r} belongs to no format; give --format, one of "
         f"{', '.join(sorted(known.name for known in formats if known.suffixes))}"
     )

@@ -7,7 +7,6 @@ import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sized
-from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -17,26 +16,30 @@ from torch.utils.data import DistributedSampler
 
 from tailwise.errors import InputError
 from tailwise.matrix import entries, read_matrix
-from tailwise.shapes import Int
+
+# Attributes with which a state was saved and must be loaded.
+_FIXED = ("seed", "length", "num_replicas")
+# One draw in the fixed-point numbers of :class:`RepeatFactorSampler`.
+_ONE = 1 << 32
 
 
 class EpochSampler(DistributedSampler[int], ABC):
     """Draws of one epoch after the other, the same in every run with the same seed.
 
     All processes compute the same draws and rank r takes every ``num_replicas``-th from the r-th on. Where the length
-    is no multiple of ``num_replicas``, the draws go on until every rank has as many as the others.
+    is no multiple of ``num_replicas``, further draws are made until all ranks have equally many.
 
-    Nothing needs to be said about the processes: by default ``torch.distributed`` is asked whenever the sampler is
-    iterated or measured, so that the sampler may be made before the process group is. It is a ``DistributedSampler``
-    for the sake of trainers that would otherwise replace it: they leave it as it is, and tell it the epoch.
+    By default rank and number of processes are those of ``torch.distributed`` whenever the sampler is iterated or
+    measured, so that the sampler may be made before the process group. It is a ``DistributedSampler`` because trainers
+    replace other samplers by one; this one they keep, and set its epoch.
 
-    An iteration that runs to its end moves on to the next epoch by itself; :meth:`set_epoch` goes to any other. An
-    iteration that is broken off starts over the next time, unless its state was saved and loaded.
+    A finished iteration advances to the next epoch; :meth:`set_epoch` selects any other. An interrupted iteration
+    restarts the next time, unless its state was saved and loaded.
 
     Args:
         length: draws in an epoch of a single process.
         seed: seed of every epoch, not negative.
-        rank: this process, from 0; None for what ``torch.distributed`` says, which is 0 where it is not in use.
+        rank: this process, from 0; None for that of ``torch.distributed``, which is 0 where it is not in use.
         num_replicas: number of processes that share the draws; None as with ``rank``, 1 where it is not in use.
 
     Raises:
@@ -44,17 +47,13 @@ class EpochSampler(DistributedSampler[int], ABC):
     """
 
     def __init__(self, length: int, *, seed: int, rank: int | None, num_replicas: int | None) -> None:
-        # Not the parent's constructor, which asks for a process group that need not be there yet.
+        # Not the parent's constructor, which needs a process group, and there may be none yet.
         if seed < 0:
             raise InputError(f"seed must not be negative, got {seed}")
         _check_processes(0 if rank is None else rank, math.inf if num_replicas is None else num_replicas)
-        self.length = length
-        self.seed = seed
-        self.epoch = 0
-        self._rank = rank
-        self._num_replicas = num_replicas
-        self._position = 0
-        self._start = 0
+        self.length, self.seed, self.epoch = length, seed, 0
+        self._rank, self._num_replicas = rank, num_replicas
+        self._position = self._start = 0
 
     @property
     def rank(self) -> int:  # type: ignore[override]
@@ -80,15 +79,13 @@ class EpochSampler(DistributedSampler[int], ABC):
         _check_processes(rank, num_replicas)
         self._start = 0
         draws = self._draw(epoch, len(self) * num_replicas)[rank::num_replicas]
-        self._position = start
-        for position, row in enumerate(draws[start:].tolist(), start + 1):
-            self._position = position
+        for self._position, row in enumerate(draws[start:].tolist(), start + 1):
             yield row
         self.epoch = epoch + 1
         self._position = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; the epoch the sampler is in already keeps the place loaded into it."""
+        """Go to the start of an epoch; the current epoch keeps the position that was loaded."""
         if epoch < 0:
             raise InputError(f"epoch must not be negative, got {epoch}")
         if epoch != self.epoch:
@@ -96,26 +93,21 @@ class EpochSampler(DistributedSampler[int], ABC):
             self._position = self._start = 0
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the current epoch, the same for all ranks.
+        """The position in the current epoch, the same for all ranks.
 
         ``position`` counts the rows handed out. A loader with workers asks for rows ahead of the training: save
         ``position`` as the number of rows trained on by each rank then.
         """
-        return {
-            "epoch": self.epoch,
-            "position": self._position,
-            "seed": self.seed,
-            "length": self.length,
-            "num_replicas": self.num_replicas,
-        }
+        fixed = {name: getattr(self, name) for name in _FIXED}
+        return {"epoch": self.epoch, "position": self._position, **fixed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Make the next iteration the rest of the epoch that ``state`` stopped in.
+        """Make the next iteration the rest of the epoch in which ``state`` was saved.
 
         Raises:
             InputError: the state is of a sampler with other draws, or its position is not in the epoch.
         """
-        for name in ("seed", "length", "num_replicas"):
+        for name in _FIXED:
             if state[name] != getattr(self, name):
                 raise InputError(
                     f"the sampler's state was saved with {name} = {state[name]} and this sampler has "
@@ -132,6 +124,9 @@ class EpochSampler(DistributedSampler[int], ABC):
     @abstractmethod
     def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
         """(count,) draws of an epoch; fewer are the beginning of more."""
+
+    def _seeds(self, epoch: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence([self.seed, epoch])
 
 
 class UniformSampler(EpochSampler):
@@ -155,7 +150,7 @@ class UniformSampler(EpochSampler):
         rank: int | None = None,
         num_replicas: int | None = None,
     ) -> None:
-        # A sparse matrix of scipy has a shape and refuses to tell its length.
+        # A sparse matrix of SciPy has a shape and no length.
         shape = getattr(samples, "shape", ())
         length = shape[0] if shape else len(samples) if isinstance(samples, Sized) else operator.index(samples)
         if length < 1:
@@ -163,13 +158,17 @@ class UniformSampler(EpochSampler):
         super().__init__(length, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
-        return shuffled_rounds(np.random.SeedSequence([self.seed, epoch]), self.length, count)
+        return _shuffled_rounds(self._seeds(epoch), self.length, count)
 
 
-def shuffled_rounds(seed: np.random.SeedSequence, size: int, count: int) -> NDArray[np.intp]:
+def _generator(seed: np.random.SeedSequence) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def _shuffled_rounds(seed: np.random.SeedSequence, size: int, count: int) -> NDArray[np.intp]:
     """(count,) items of a list of ``size`` that is shuffled, walked through, shuffled again, and so on."""
-    # Sorted uniform keys: the doubles of PCG64 are fixed for good, while NumPy may change how `shuffle` uses them.
-    keys = np.random.Generator(np.random.PCG64(seed)).random((-(-count // size), size))
+    # Sorted uniform keys: the doubles of PCG64 never change, while NumPy may change how `shuffle` uses them.
+    keys = _generator(seed).random((-(-count // size), size))
     return np.argsort(keys, axis=1, kind="stable").reshape(-1)[:count]
 
 
@@ -182,17 +181,13 @@ def _in_process_group() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-_ONE = 1 << 32
-"""One draw in the fixed-point numbers that epochs of :class:`RepeatFactorSampler` are counted in."""
-
-
 class ClassAwareSampler(EpochSampler):
     """Every class equally often (Shen et al., "Relay Backpropagation for Effective Learning of Deep CNNs", ECCV 2016).
 
     Walks through the shuffled list of classes, and takes the next ``samples_per_class`` images of each from that
     class's own shuffled list. A list that ends is shuffled again. An epoch has ``max_k n_k * K / reduce`` draws,
-    with K the number of classes that have images and n_k the number of images of class k: as many as bring each of
-    the most frequent class's images up once, divided by ``reduce``. An image without a positive label never comes up.
+    with K the number of classes that have images and n_k the number of images of class k: enough to draw each
+    image of the most frequent class once, divided by ``reduce``. An image without a positive label is never drawn.
 
     Args:
         targets: (N, K) labels: 1, 0, or -1 for unknown, which is no positive. An array, a tensor, or a CSR matrix of
@@ -222,7 +217,7 @@ class ClassAwareSampler(EpochSampler):
     ) -> None:
         if samples_per_class < 1 or not reduce > 0:
             raise InputError(f"expected samples_per_class >= 1 and reduce > 0, got {samples_per_class} and {reduce}")
-        positives = find_positives(targets)
+        positives = _Positives(targets)
         counts = positives.counts[positives.counts > 0]
         self._images = np.split(positives.rows, np.cumsum(counts)[:-1])
         num_classes = len(positives.counts)
@@ -234,16 +229,16 @@ class ClassAwareSampler(EpochSampler):
         super().__init__(length, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
-        # A stream for the list of classes and one for each class's images: how far one list goes moves no other.
-        walk, *streams = np.random.SeedSequence([self.seed, epoch]).spawn(1 + len(self._images))
+        # A stream for the list of classes and one for each class's images, so that no list depends on another.
+        walk, *streams = self._seeds(epoch).spawn(1 + len(self._images))
         # Of a visit that is longer than the epoch, no more than the epoch is drawn.
         length = min(self.samples_per_class, count)
-        visits = shuffled_rounds(walk, len(self._images), -(-count // length))
+        visits = _shuffled_rounds(walk, len(self._images), -(-count // length))
         num_visits = np.bincount(visits, minlength=len(self._images))
         visits_by_class = np.split(np.argsort(visits, kind="stable"), np.cumsum(num_visits)[:-1])
         draws = np.empty((len(visits), length), dtype=np.intp)
         for images, mine, stream in zip(self._images, visits_by_class, streams, strict=True):
-            draws[mine] = images[shuffled_rounds(stream, len(images), len(mine) * length)].reshape(-1, length)
+            draws[mine] = images[_shuffled_rounds(stream, len(images), len(mine) * length)].reshape(-1, length)
         return draws.reshape(-1)[:count]
 
 
@@ -251,8 +246,8 @@ class InverseFrequencySampler(EpochSampler):
     """Rows drawn independently of each other, with replacement, by the frequencies of their classes.
 
     Row i has the weight w_i = Σ_k y_ik / n_k, with n_k the number of rows positive for class k, and each draw is row i
-    with probability w_i / Σ_j w_j. This is the same as to draw a class, each with the same probability, and then one
-    of its rows: what :class:`ClassAwareSampler` does in turn, left to chance. An epoch has N draws.
+    with probability w_i / Σ_j w_j. This is the same as drawing a class, each with the same probability, and then one
+    of its rows, which :class:`ClassAwareSampler` does in turn. An epoch has N draws.
 
     Rows without a positive label ("normal", "no finding") count as one more class by default, so that no row is left
     out: together they have the weight ``background``, and each of them its share.
@@ -283,7 +278,7 @@ class InverseFrequencySampler(EpochSampler):
     ) -> None:
         if not 0 <= background < math.inf:
             raise InputError(f"expected background >= 0, got {background}")
-        positives = find_positives(targets)
+        positives = _Positives(targets)
         shares = 1 / np.maximum(positives.counts, 1)
         self.weights = np.bincount(positives.rows, np.repeat(shares, positives.counts), minlength=positives.num_rows)
         is_background = np.bincount(positives.rows, minlength=positives.num_rows) == 0
@@ -293,7 +288,7 @@ class InverseFrequencySampler(EpochSampler):
         super().__init__(positives.num_rows, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
+        generator = _generator(self._seeds(epoch))
         points = generator.random(count) * self._ends[-1]
         draws: NDArray[np.intp] = np.searchsorted(self._ends, points, side="right")
         return draws
@@ -315,7 +310,7 @@ class RepeatFactorSampler(EpochSampler):
         seed: seed of every epoch.
         threshold: t, the share of the rows below which a class is repeated, in (0, 1]. The default is that of LVIS,
             where it repeats classes with fewer than 100 of its 100,000 images. Among 1,000 rows, it repeats nothing:
-            100 / N does there what .001 does for LVIS.
+            100 / N there is the equivalent of .001 for LVIS.
         rank: as in :class:`EpochSampler`.
         num_replicas: as in :class:`EpochSampler`.
 
@@ -326,7 +321,7 @@ class RepeatFactorSampler(EpochSampler):
         InputError: no label is positive, ``targets`` is no matrix, or a number is out of range.
 
     Warns:
-        UserWarning: no class is below the threshold, so that every row comes up once.
+        UserWarning: no class is below the threshold, so that every row is drawn once.
     """
 
     def __init__(
@@ -340,7 +335,7 @@ class RepeatFactorSampler(EpochSampler):
     ) -> None:
         if not 0 < threshold <= 1:
             raise InputError(f"expected a threshold in (0, 1], got {threshold}")
-        positives = find_positives(targets)
+        positives = _Positives(targets)
         counts = np.maximum(positives.counts, 1)
         factors = np.maximum(1.0, np.sqrt(threshold / (counts / positives.num_rows)))
         self.repeats = np.ones(positives.num_rows)
@@ -361,7 +356,7 @@ class RepeatFactorSampler(EpochSampler):
         super().__init__(length, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
+        generator = _generator(self._seeds(epoch))
         rounds = [self._round(generator) for _ in range(-(-count // self.length))]
         return np.concatenate(rounds)[:count]
 
@@ -372,34 +367,32 @@ class RepeatFactorSampler(EpochSampler):
         return rows[np.argsort(generator.random(len(rows)), kind="stable")]
 
 
-@dataclass(frozen=True, eq=False)
-class Positives:
-    """The P positive labels of N rows and K classes: rows of the first class ascending, then those of the second."""
-
-    rows: Int[np.ndarray, "P"]
-    counts: Int[np.ndarray, "K"]
-    num_rows: int
-
-
-def find_positives(targets: Any) -> Positives:
-    """Find the positive labels of a matrix in the order of classes.
+class _Positives:
+    """The P positive labels of N rows and K classes: rows of the first class ascending, then those of the second.
 
     A sparse matrix is never made dense: memory and time are those of its stored labels. A label that a CSR matrix
     stores twice counts once.
 
+    Attributes:
+        rows: (P,) rows.
+        counts: (K,) positives of each class.
+        num_rows: N.
+
     Raises:
         InputError: ``targets`` is no matrix, or holds no positive label.
     """
-    matrix = read_matrix(targets)
-    num_rows, num_classes = matrix.shape
-    parts = [(row[value == 1], column[value == 1]) for row, column, value in entries(matrix)]
-    rows, columns = np.concatenate([np.empty((2, 0), dtype=np.intp), *map(np.stack, parts)], axis=1)
-    # The coordinates come row by row: a stable sort keeps the rows of a class rising, and the same label together.
-    order = np.argsort(columns, kind="stable")
-    rows, columns = rows[order], columns[order]
-    is_first = np.ones(len(rows), dtype=bool)
-    is_first[1:] = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
-    rows, columns = rows[is_first], columns[is_first]
-    if not len(rows):
-        raise InputError(f"none of the {num_rows} rows has a positive label: there is nothing to draw")
-    return Positives(rows, np.bincount(columns, minlength=num_classes), num_rows)
+
+    def __init__(self, targets: Any) -> None:
+        matrix = read_matrix(targets)
+        self.num_rows, num_classes = matrix.shape
+        parts = [(row[value == 1], column[value == 1]) for row, column, value in entries(matrix)]
+        rows, columns = np.concatenate([np.empty((2, 0), dtype=np.intp), *map(np.stack, parts)], axis=1)
+        # The coordinates come row by row: a stable sort keeps the rows of a class rising, and equal labels adjacent.
+        order = np.argsort(columns, kind="stable")
+        rows, columns = rows[order], columns[order]
+        is_first = np.ones(len(rows), dtype=bool)
+        is_first[1:] = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
+        self.rows = rows[is_first]
+        if not len(self.rows):
+            raise InputError(f"none of the {self.num_rows} rows has a positive label: there is nothing to draw")
+        self.counts = np.bincount(columns[is_first], minlength=num_classes)

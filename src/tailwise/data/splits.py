@@ -1,4 +1,4 @@
-"""Division of a data set into splits and folds: evenly in every class, or as a file says."""
+"""Division of a data set into splits and folds: evenly in every class, or by a file."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def split_by_ratio(targets: Targets, ratios: Mapping[str, float], *, seed: int =
     if seed < 0:
         raise InputError(f"split_seed must not be negative, got {seed}")
     generator = np.random.Generator(np.random.PCG64(seed))
-    # Sorted uniform keys: the doubles of PCG64 are fixed for good, while NumPy may change how `shuffle` uses them.
+    # Sorted uniform keys: the doubles of PCG64 never change, while NumPy may change how `shuffle` uses them.
     rank = np.argsort(np.argsort(generator.random(targets.shape[0]), kind="stable"), kind="stable")
     chosen = _stratify(targets, shares, rank, generator)
     return tuple(names[split] for split in chosen)
 
 
 def read_split_file(data: Dataset, path: str | Path) -> tuple[str, ...]:
-    """The split of each row as a file says.
+    """The split of each row in a file of splits.
 
     Args:
         data: the rows.
@@ -87,7 +87,7 @@ def read_split_file(data: Dataset, path: str | Path) -> tuple[str, ...]:
 
 
 def divide(train: Dataset, folds: int) -> NDArray[np.intp]:
-    """Divide a training split into parts that are held out in turn, the same whatever else a run is like.
+    """Divide a training split into parts that are held out in turn, the same in all runs.
 
     Args:
         train: the split.

@@ -153,9 +153,12 @@ def test_bad_connections_do_not_matter(tiny: LongTailBenchmark, server: FileServ
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"<html>log in</html>", r"000000000009.jpg: what came is no image that can be decoded .*\(5 attempts\)"),
-        (photo(9)[:200], r"000000000009.jpg: what came is no image that can be decoded .*\(5 attempts\)"),
-        (photo(9, width=7), r"an image of 7 x 6 pixels came instead of 8 x 6 \(5 attempts\); try again later, or get"),
+        (b"<html>log in</html>", r"000000000009.jpg: the answer is not an image that can be decoded .*\(5 attempts\)"),
+        (photo(9)[:200], r"000000000009.jpg: the answer is not an image that can be decoded .*\(5 attempts\)"),
+        (
+            photo(9, width=7),
+            r"an image of 7 x 6 pixels instead of 8 x 6 \(5 attempts\); try again later, or get",
+        ),
     ],
 )
 def test_an_image_that_stays_wrong_stops_the_build(

@@ -267,7 +267,7 @@ def test_bad_boxes_are_named_or_their_images_left_out(
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ({"id": 5, "file_name": "other.jpg"}, "image 5 stands more than once"),
+        ({"id": 5, "file_name": "other.jpg"}, "image 5 occurs more than once"),
         ({"id": 6, "file_name": 6}, "image 6: 'file_name' is 6 where text is expected"),
         ({"id": 6}, "image 6: 'file_name' is None"),
         ({"id": 6, "file_name": "a", "width": "8"}, "image 6: 'width' is '8' where a whole number"),
@@ -275,7 +275,7 @@ def test_bad_boxes_are_named_or_their_images_left_out(
         ({"file_name": "a"}, "image number 2: expected an object whose 'id'"),
         ("a.jpg", "image number 2: expected an object whose 'id' is a whole number, got 'a.jpg'"),
         ({"id": 6, "file_name": "../a.jpg"}, "image 6: image '../a.jpg' lies outside the root"),
-        ({"id": 6, "file_name": "000000000005.jpg"}, "image '000000000005.jpg' stands at .*, image 5 already"),
+        ({"id": 6, "file_name": "000000000005.jpg"}, "image '000000000005.jpg' is at .*, image 5 already"),
     ],
 )
 def test_bad_images_are_named_or_left_out(tmp_path: Path, image: Any, message: str) -> None:

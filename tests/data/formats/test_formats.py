@@ -123,7 +123,7 @@ def outside_the_root(rows: tuple[Example, ...]) -> tuple[Example, ...]:
 
 DAMAGES = {
     "unknown class": (with_unknown_class, r"'gren' is none of the 4 classes \(did you mean 'green'\?\)"),
-    "repeated image": (with_repeated_image, r"image '.*1\.jpg' stands at .* already"),
+    "repeated image": (with_repeated_image, r"image '.*1\.jpg' is at .* already"),
     "outside the root": (outside_the_root, r"'.*1(\.jpg)?' (lies outside the root|is not the name of an image)"),
 }
 # What a format cannot say, it cannot say wrongly: files of a folder have different names, and columns their class.
@@ -181,7 +181,7 @@ def test_missing_images_are_found_by_their_place(read: Callable[..., Dataset], n
     ("path", "message"),
     [
         ("gone.csv", "there is no such file or folder"),
-        ("notes.docx", r"the ending '.docx' says nothing of its format; give --format, one of coco, csv"),
+        ("notes.docx", r"the ending '.docx' belongs to no format; give --format, one of coco, csv"),
         ("empty", "no data set in a known form is in this folder"),
     ],
 )

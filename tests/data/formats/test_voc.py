@@ -251,7 +251,7 @@ def test_unknown_classes_and_repeated_images(year: Path) -> None:
     with pytest.raises(InputError, match=r"image JPEGImages/2008_000001.jpg: 'dog' is none of the 3 classes"):
         read_voc(year, classes=["cat", "person", "tvmonitor"])
     (year / "ImageSets/Main/val.txt").write_text("2008_000003\n")
-    with pytest.raises(InputError, match=r"'JPEGImages/2008_000003.jpg' stands at .* already"):
+    with pytest.raises(InputError, match=r"'JPEGImages/2008_000003.jpg' is at .* already"):
         read_voc(year)
     assert len(read_voc(year, on_error="skip")) == 2
 

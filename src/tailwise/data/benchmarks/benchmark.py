@@ -104,7 +104,7 @@ class LongTailBenchmark:
     """A published benchmark.
 
     Attributes:
-        name: what it is called here.
+        name: its name in this package.
         facts: what is published about it.
         image_ids: the authors' list of training images.
         list_place: the path of that list in the authors' repository.
@@ -166,7 +166,7 @@ def build_benchmark(
 
     Raises:
         InputError: something is not available or readable, or the data disagree with the published class counts, groups
-            or numbers of images; the message says in what.
+            or numbers of images; the message lists the differences.
     """
     store = Store(Path(root), download, progress, wait)
     if lists is None:

@@ -139,10 +139,10 @@ def _problem_with(wanted: CocoImage, content: bytes) -> str | None:
             image.load()
             sizes = {image.size, ImageOps.exif_transpose(image).size}
     except Exception as error:  # damaged files make decoders raise almost anything
-        return f"what came is no image that can be decoded ({error})"
+        return f"the answer is not an image that can be decoded ({error})"
     if (wanted.width, wanted.height) not in sizes:
         found = " x ".join(map(str, min(sizes)))
-        return f"an image of {found} pixels came instead of {wanted.width} x {wanted.height}"
+        return f"an image of {found} pixels instead of {wanted.width} x {wanted.height}"
     return None
 
 

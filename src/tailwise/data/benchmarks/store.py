@@ -56,7 +56,7 @@ class Store:
         """Get one file into a folder of the root, unless it is there.
 
         Raises:
-            InputError: it is not available, or may not be downloaded; ``reason`` says what it is needed for.
+            InputError: it is not available, or may not be downloaded; ``reason`` is its purpose.
         """
         path = self.root / folder / file.name
         if not path.exists():

@@ -14,7 +14,7 @@ from tailwise.data.formats.voc import annotated_images, label_rows, list_of_name
 
 _WITHIN = "VOCdevkit"
 _AUTHORS = "https://raw.githubusercontent.com/wutong16/DistributionBalancedLoss"
-# The second one, named in most places, leads to the first and has been away for months.
+# The second one, named in most places, redirects to the first and has been unavailable for months.
 _SERVERS = ("https://thor.robots.ox.ac.uk/pascal/VOC", "http://host.robots.ox.ac.uk/pascal/VOC")
 
 

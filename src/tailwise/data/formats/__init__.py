@@ -13,4 +13,4 @@ from tailwise.data.formats.voc import VOC
 FORMATS: dict[str, Format] = {
     known.name: known for known in (CSV, PARQUET, JSON_LINES, HUGGING_FACE, VOC, COCO, IMAGE_FOLDER, ARRAYS, SCENES)
 }
-"""Every format by its name. A folder is taken for the first one that says it holds it."""
+"""Every format by its name. A folder is read in the first format that recognises it."""

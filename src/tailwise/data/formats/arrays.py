@@ -89,7 +89,7 @@ def read_features(path: str | Path, data: Dataset) -> Dataset:
     if missing:
         raise InputError(f"{path} has no features of {missing[0]!r}, and {len(missing)} of {len(data)} rows lack them")
     if len(row_of) != len(names):
-        raise InputError(f"{path}: {len(names) - len(row_of)} names stand more than once; names must be distinct")
+        raise InputError(f"{path}: {len(names) - len(row_of)} names occur more than once; names must be distinct")
     return replace(data, inputs=Features(values[[row_of[name] for name in data.names]]))
 
 

@@ -26,7 +26,7 @@ _SMALLEST_SIDE = 1
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """One image: its id, file name, size in pixels where the annotations tell it, and names of its classes."""
+    """One image: its id, file name, size in pixels where the annotations have it, and names of its classes."""
 
     id: int
     file_name: str
@@ -58,7 +58,7 @@ def read_coco(request: Request) -> Dataset:
         One row per image, with its id as its line. That the images exist is not checked.
 
     Raises:
-        InputError: a file cannot be read, is no JSON or no such file; an id is unknown or stands twice; something is
+        InputError: a file cannot be read, is no JSON or no such file; an id is unknown or repeated; something is
             missing or of another type; or the images are nowhere. The message names the file and the id.
     """
     path = request.path
@@ -106,7 +106,7 @@ def read_instances(file: Path, problems: Problems) -> Instances:
         try:
             identity = _identity(record, "id", f"{file}: image number {place + 1}")
             if identity in shown:
-                raise InputError(f"{file}: image {identity} stands more than once; ids must be distinct")
+                raise InputError(f"{file}: image {identity} occurs more than once; ids must be distinct")
             _check_image(record, f"{file}: image {identity}")
         except InputError as error:
             problems.add(str(error))
@@ -152,7 +152,7 @@ def _split_of(file: Path) -> str:
 
 
 def _image_folder(file: Path, split: str, images: Sequence[CocoImage]) -> tuple[Path, str]:
-    """The root of references to the images of one file, and what stands before their names."""
+    """The root of references to the images of one file, and the prefix of their names."""
     if any((file.parent / image.file_name).is_file() for image in islice(images, _IMAGES_LOOKED_FOR)):
         return file.parent, ""
     for root in (file.parent, file.parent.parent):

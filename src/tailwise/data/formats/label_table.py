@@ -106,7 +106,7 @@ class LabelTable:
         request: gives the file, the class names and the options.
         header: its column names.
         place: as in :func:`~tailwise.data.formats.rows.assemble`.
-        head: where the header stands, for messages.
+        head: place of the header, for messages.
     """
 
     def __init__(self, request: Request, header: Sequence[str], *, place: str, head: str) -> None:
@@ -116,7 +116,7 @@ class LabelTable:
             raise InputError("separator must be at least one character")
         repeated = [name for name, count in Counter(header).items() if name and count > 1]
         if repeated:
-            raise InputError(f"{head}: column {repeated[0]!r} stands more than once; column names must be distinct")
+            raise InputError(f"{head}: column {repeated[0]!r} occurs more than once; column names must be distinct")
         self.column = {name: index for index, name in enumerate(header)}
         named = [name for name in IMAGE_KEYS if name in self.column]
         if not named:

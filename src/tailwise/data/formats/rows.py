@@ -49,13 +49,13 @@ def read_text(path: Path) -> str:
 
 
 Negative: TypeAlias = Literal["0", "-1"]
-"""The number that says that an image does not have a class."""
+"""The number that means that an image does not have a class."""
 Blank: TypeAlias = Literal["negative", "unknown"]
-"""What a cell without anything in it says of a class."""
+"""The meaning of an empty cell for a class."""
 
 ONE, ZERO, MINUS_ONE, BLANK, OMITTED = 1, 2, 4, 8, 16
-"""Codes of what stands in a cell, the last for a class that a row leaves out, which says that it is absent. Those of a
-whole column, added up bit by bit, say what it holds."""
+"""Codes of the contents of a cell; the last is for a class that a row omits, which means that it is absent. The bitwise
+or of the codes of a whole column describes its contents."""
 
 _LISTED = 3
 
@@ -81,17 +81,17 @@ class Cells:
     def check(
         self, source: str | Path, held: Mapping[str, int], *, column: str = "column", blanks: str = "blanks"
     ) -> None:
-        """Check that the cells of a whole source have one meaning.
+        """Check that the cells of a whole source are unambiguous.
 
         Args:
             source: what was read, for messages.
-            held: for each class, the codes of all its cells, added up bit by bit.
+            held: for each class, the codes of all its cells, combined bit by bit.
             column: what the cells of a class are called together.
             blanks: what blanks are called.
 
         Raises:
             InputError: a class with positives has -1 or blanks, no negative, and no choice was made; or 0 and -1 are
-                both used though -1 was said to be the negative.
+                both used though -1 was declared negative.
         """
 
         def named(*conditions: int, without: int = 0) -> list[str]:
@@ -134,7 +134,7 @@ def _subject(names: list[str], column: str) -> str:
 
 
 IMAGE_KEYS = ("image", "file_name", "filename", "image_path", "path", "image_id")
-"""What a column or key of image references may be called; the first that is there counts."""
+"""Names of the column or key of image references; the first that is present counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ def assemble(
         source: where they come from.
         root: the folder that references start from.
         class_names: the classes; None for all that are named, sorted.
-        problems: what to do about a bad row; may hold problems that the reader has met already.
+        problems: what to do about a bad row; may hold problems that the reader has found already.
         place: how a place is written in messages, from ``{source}``, ``{line}`` and ``{image}``.
 
     Raises:
@@ -285,7 +285,7 @@ def assemble(
     if not images:
         raise InputError(_nothing_left(source, problems))
     names = class_names or _names_found(position, source)
-    # Classes were numbered as they came up; this is where each of them belongs.
+    # Classes were numbered in order of appearance; this maps them to their columns.
     column = np.argsort([position[name] for name in names])
     return Dataset(
         names=tuple(images),
@@ -323,7 +323,7 @@ def class_list(classes: str | Path | Sequence[str] | None) -> tuple[str, ...] | 
     stripped = tuple(name.strip() for name in names)
     repeated = [name for name, count in Counter(stripped).items() if count > 1]
     if repeated:
-        raise InputError(f"{origin}: class {repeated[0]!r} stands more than once; class names must be distinct")
+        raise InputError(f"{origin}: class {repeated[0]!r} occurs more than once; class names must be distinct")
     return stripped
 
 
@@ -344,10 +344,10 @@ class _Places:
 
 
 def _problem_with(row: Row, source: Path, first_at: dict[str, str | int], place: str) -> str | None:
-    """What is wrong with the reference of a row."""
+    """The problem of the reference of a row, if any."""
     if not row.image:
         return "no image is named; each row needs one"
-    # Both separators, on every platform: a file must not be safe on one machine and a way out on another.
+    # Both separators on every platform: a file must not be safe on one machine and unsafe on another.
     plain = _plain(row.image)
     if plain.startswith("/") or re.match("[A-Za-z]:[/\\\\]", row.image):
         return f"image {row.image!r} is an absolute path; give it relative to the root, and the root as an option"
@@ -355,14 +355,14 @@ def _problem_with(row: Row, source: Path, first_at: dict[str, str | int], place:
         return f"image {row.image!r} lies outside the root; give a root that holds every image"
     if plain in first_at:
         earlier = place.format(source=source, line=first_at[plain], image=row.image)
-        return f"image {row.image!r} stands at {earlier} already; an image has one row, in one split"
+        return f"image {row.image!r} is at {earlier} already; an image has one row, in one split"
     if "\0" in row.image:
         return f"image {row.image!r} holds a null character, which no file name has"
     return None
 
 
 def _stranger(row: Row, position: dict[str, int]) -> str | None:
-    """What is wrong with the labels of a row, where the classes are given."""
+    """The problem of the labels of a row, where the classes are given."""
     for name in (*row.labels, *row.unknown):
         if name not in position:
             return f"{name!r} is none of the {len(position)} classes{near(name, position)}"

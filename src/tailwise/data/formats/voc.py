@@ -14,7 +14,7 @@ from tailwise.data.formats.rows import Format, Problems, Request, Row, read_text
 from tailwise.errors import InputError
 
 Difficult: TypeAlias = Literal["positive", "unknown"]
-"""What a class is in an image that shows it in difficult objects only."""
+"""The label of a class in an image that shows it in difficult objects only."""
 
 _ANNOTATIONS = "Annotations"
 _IMAGES = "JPEGImages"
@@ -44,7 +44,7 @@ def read_voc(request: Request) -> Dataset:
 
     The images are those named in ``train.txt``, ``val.txt`` and ``test.txt`` in ``ImageSets/Main``, which are the
     splits; with neither of the first two, those in ``trainval.txt``; without lists, all that have an annotation, in no
-    split. Where several years are read, the year stands before the split: ``VOC2007/test``. Names of classes may differ
+    split. Where several years are read, the year precedes the split: ``VOC2007/test``. Names of classes may differ
     in case and white space.
 
     The path is ``VOCdevkit``, a folder that holds it, or the folder of one year, such as ``VOC2012``.
@@ -91,7 +91,7 @@ def annotated_images(
         year: the folder of the year.
         names: place and name, without ending, of each image.
         problems: gets the annotations that cannot be used.
-        prefix: what stands before ``JPEGImages/`` in references.
+        prefix: text before ``JPEGImages/`` in references.
         split: the split of the images.
     """
     for line, name in names:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from tailwise.data.pixels.colours import adjust, saturate, turn_hue, vary
+from tailwise.data.pixels.augmentation_loops import vary
+from tailwise.data.pixels.colours import adjust, saturate, turn_hue
 from tailwise.errors import InputError
 from tailwise.loops import share
 from tailwise.options import check_fields, option
@@ -205,7 +206,7 @@ def augment(
         std: of the channels, for values in 0–1.
         seed: the run's seed.
         epoch: the epoch.
-        positions: (B,) each sample's position in the order of the epoch, the same whatever the batch.
+        positions: (B,) each sample's position in the order of the epoch, independent of the batch.
         settings: what is varied and how far.
 
     Returns:

@@ -1,6 +1,6 @@
 """The cache of decoded images: 8-bit pixels of one shape, in one file that training reads instead of JPEGs.
 
-Every image is squashed to S × S when the cache is built, whatever its shape. The published augmentation squashes
+Every image is squashed to S × S when the cache is built. The published augmentation squashes
 its crops anyway (Wu et al., "Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed Datasets",
 ECCV 2020), and a crop of the squashed image is the squash of the crop, so nothing is lost as long as S is not below
 the size that the network sees. As a result, all images have one shape, the file is a plain (N, 3, S, S) array, and
@@ -84,7 +84,7 @@ class ImageCache:
 
     @property
     def images(self) -> np.memmap:
-        """All pixels, (N, S, S, 3) uint8, mapped read-only: for looking around. Training uses :meth:`batch`."""
+        """All pixels, (N, S, S, 3) uint8, mapped read-only, for inspection. Training uses :meth:`batch`."""
         planes = np.memmap(self.path, dtype=np.uint8, mode="r", shape=(len(self), 3, self.size, self.size))
         return planes.transpose(0, 2, 3, 1)
 
@@ -104,7 +104,7 @@ class ImageCache:
 
         Raises:
             IndexError: an index is outside the cache.
-            InputError: the file is gone, or has another length than when it was opened.
+            InputError: the file was deleted, or has another length than when it was opened.
         """
         rows = [int(index) for index in indices]
         pixels = torch.empty((len(rows), 3, self.size, self.size), dtype=torch.uint8)
