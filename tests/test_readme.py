@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from tests.formats import examples, write_csv_lists
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+IN_A_LOOP, FROM_PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = re.findall(r"^    (tailwise \w+ .*)$", README, re.MULTILINE)
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
 
@@ -29,14 +31,33 @@ SMALLER = {
 PUBLISHED = re.compile(r"\b(voc|coco)-mlt\b")
 
 
-def test_the_library_example_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_example_of_a_loop_runs():
     names: dict = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        exec(code, names)
+        exec(IN_A_LOOP, names)
     assert names["logits"].grad.isfinite().all()
     assert names["logits"].grad.abs().sum() > 0
+
+
+def test_the_example_of_the_python_interface_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    generator = np.random.default_rng(0)
+    rows = examples()
+    write_csv_lists(tmp_path, rows)
+    np.save(tmp_path / "emb.npy", generator.normal(size=(len(rows), 6)))
+    np.save(tmp_path / "new.npy", generator.normal(size=(3, 6)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TAILWISE_CACHE", str(tmp_path / "cache"))
+    short = ', epochs=2, warmup_steps=1, accelerator="cpu")'
+    smaller = f', methods=["bce", "db"], seeds=1, folds=2, replicates=20, workers=1{short}'
+    code = FROM_PYTHON.replace('output="comparison")', f'output="comparison"{smaller}')
+    code = code.replace('output="runs/best")', f'output="runs/best"{short}')
+    assert code.count(short) == 2
+    names: dict = {}
+    exec(code, names)
+    assert names["model"].predict(np.load("new.npy")).shape == (3, 5)
+    assert str(names["comparison"].recommendation) in capsys.readouterr().out
+    assert (tmp_path / "inspection.html").stat().st_size > 0
 
 
 def test_the_commands_run_in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
