@@ -14,7 +14,7 @@ from tailwise.errors import InputError
 from tailwise.files import replacing
 
 KEY = "key"
-"""Entry of a field's metadata: its name in JSON, where it has another one."""
+"""Entry of a field's metadata: its name in JSON, where that differs."""
 
 _T = TypeVar("_T")
 
@@ -40,7 +40,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[_T], content: Any) -> _T:
-    """A dataclass from what :func:`to_json` made of it.
+    """A dataclass from JSON as :func:`to_json` writes it.
 
     Fields may be numbers, strings, dataclasses, ``tuple[X, ...]``, ``Mapping[str, X]``, any of these or None, and Any.
     Keys without a field are ignored; a key that is missing has the default of its field.

@@ -308,7 +308,7 @@ class TestGoingOn:
     def test_two_at_once_do_not_collide(self, folder, finished, capsys):
         with FileLock(finished / ".lock"):
             assert main(arguments(folder, "whole")) == 2
-        assert "another process is at the comparison" in capsys.readouterr().err
+        assert "another process is writing the comparison" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def test_notes_say_what_the_numbers_are() -> None:
     assert experiment().notes() == [said]
     one = experiment(seeds=(0,), is_published=False).notes()
     assert one[0] == "Final epoch, one run; mAP in percent on the raw logits."
-    assert one[1].startswith("The data are not those of the papers, so nothing published is set beside them")
+    assert one[1].startswith("The data are not those of the papers, so no published numbers are shown")
     assert one[1].endswith("options for voc-mlt.")
     assert one[2:] == ["Not the recipe: 1 of the 3 seeds that a deviation needs."]
 

@@ -174,7 +174,7 @@ def test_a_folder_is_of_one_comparison_of_the_same_data(tmp_path: Path) -> None:
         with _claimed(given, splits_of()):
             assert json.loads((given.folder / "data.json").read_text())["train"] == _key(splits_of().whole)
             with (
-                pytest.raises(InputError, match="another process is at the comparison"),
+                pytest.raises(InputError, match="another process is writing the comparison"),
                 _claimed(given, splits_of()),
             ):
                 pass
@@ -187,7 +187,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str, refused
     (tmp_path / name).touch()
     if refused:
         with (
-            pytest.raises(InputError, match="is there already and holds no comparison"),
+            pytest.raises(InputError, match="exists and holds no comparison"),
             _claimed(plan(tmp_path), splits_of()),
         ):
             pass

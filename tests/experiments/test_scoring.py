@@ -20,7 +20,7 @@ from tailwise.experiments.executors import FAILED_FILE, Run
 from tailwise.experiments.methods import Method, portable
 from tailwise.experiments.plan import Chosen, Plan, settle
 from tailwise.experiments.results import Difference, percent
-from tailwise.experiments.scoring import Board, summarize
+from tailwise.experiments.scoring import Board, class_intervals, summarize
 from tailwise.metrics.bootstrap import Resamples
 from tailwise.training.config import TrainConfig, load
 from tailwise.training.folder import PREDICTIONS_FILE, VALIDATION_FILE, read_logits, write_predictions
@@ -399,14 +399,14 @@ def test_no_method_is_best_where_no_class_can_be_scored(of_one_kind):
     assert board.best is None
     assert board.methods["one"].means == dict.fromkeys(("total", *BOARD_GROUPS))
     assert board.methods["one"].class_means == [None] * 4
-    assert board.class_intervals("one") == ([None] * 4, [None] * 4)
+    assert class_intervals(board.methods["one"].replicates, board.level) == ((None,) * 4, (None,) * 4)
     undefined = Difference(None, None, None)
     assert board.difference("one", "other") == dict.fromkeys(("total", *BOARD_GROUPS), undefined)
 
 
 def test_intervals_of_classes_hold_most_replicates():
     board, _, _ = board_and_logits()
-    low, high = board.class_intervals("strong")
+    low, high = class_intervals(board.methods["strong"].replicates, board.level)
     replicates = 100 * board.methods["strong"].replicates.classes
     inside = ((replicates >= np.array(low) - 1e-6) & (replicates <= np.array(high) + 1e-6)).mean(axis=0)
     assert (np.abs(inside - 0.9) < 0.11).all()

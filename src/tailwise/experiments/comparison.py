@@ -90,7 +90,7 @@ class _Runner:
         # Matrices of a head are too small for several threads; with one, sums do not depend on the number of workers.
         self.threads = 1 if plan.shared.mode == "probe" else max(1, _num_cores() // workers)
         self._targets = train.targets
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def do(self, methods: Iterable[Sequence[Run]]) -> None:
         """Execute the unfinished runs of methods: one of each method in turn, the shorter ones first."""
@@ -114,8 +114,8 @@ class _Runner:
                     self._say(run, f"failed: {outcome.failure.reason}")
 
     def _say(self, run: Run, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._logged:
+            self._logged.add(message)
             _logger.warning("%s: %s", run.name, message)
 
 
@@ -158,7 +158,7 @@ def _steps(run: Run, targets: Targets) -> int:
 
 
 def _prepare(plan: Plan, splits: RunSplits) -> tuple[Dataset, Dataset]:
-    """Decode the images, or compute the features, that runs share; returns the splits of what could be read."""
+    """Decode the images, or compute the features, that runs share; returns the splits without unreadable images."""
     shared = plan.shared
     assert splits.test is not None
     if shared.mode == "finetune":
@@ -208,7 +208,7 @@ def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
         folder.is_dir() and all(path.name[0] == "." or path.name == DATA_FILE for path in folder.iterdir())
     )
     if not is_empty and not plan.holds_more and not record.is_file():
-        raise InputError(f"--output {folder} is there already and holds no comparison; give another output")
+        raise InputError(f"--output {folder} exists and holds no comparison; give another output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK_FILE, timeout=0)
@@ -216,7 +216,7 @@ def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, Timeout):
             raise InputError(
-                f"another process is at the comparison in {folder}; wait, or give another --output"
+                f"another process is writing the comparison in {folder}; wait, or give another --output"
             ) from error
         raise InputError(f"--output {folder} cannot be written: {error.strerror}") from error
     with lock:

@@ -1,7 +1,7 @@
 """Runs in worker processes: finished ones are kept, interrupted ones resumed, and a failure ends one run only.
 
-A worker that crashes ends the run it was doing and nothing else. When this process ends, in whatever way, its workers
-end too; and while one of them may still be writing, no other process writes into the folder of its run.
+A worker that crashes ends its current run only. When this process ends for any reason, its workers end too; while one
+of them may still be writing, no other process writes into the folder of its run.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Outcome:
 
     Attributes:
         failure: why it failed, or None.
-        messages: warnings that came up.
+        messages: warnings of the run.
     """
 
     failure: Failure | None
@@ -177,7 +177,7 @@ def _train(run: Run) -> None:
     try:
         config = run.configure()
         failed = run.folder / FAILED_FILE
-        if run.folder.exists() and _is_worthless(run.folder, config):
+        if run.folder.exists() and _is_useless(run.folder, config):
             shutil.rmtree(run.folder)
         failed.unlink(missing_ok=True)
         train(replace(config, resume=(run.folder / CONFIG_FILE).is_file()))
@@ -185,7 +185,7 @@ def _train(run: Run) -> None:
         lock.release()
 
 
-def _is_worthless(folder: Path, config: TrainConfig) -> bool:
+def _is_useless(folder: Path, config: TrainConfig) -> bool:
     """Whether there is nothing to resume: a run killed before it started, or that failed with other options."""
     if (folder / CONFIG_FILE).is_file():
         return (folder / FAILED_FILE).is_file() and bool(_changes(folder, config))

@@ -31,7 +31,7 @@ class Method:
 
     Attributes:
         name: its name in tables, and its folder.
-        options: values by option; a mapping for a nested configuration such as ``optim`` changes only what it names.
+        options: values by option; a mapping for a nested configuration such as ``optim`` changes only its keys.
         title: a description for readers; the name when empty.
         search: further options to try, each laid over ``options``.
     """
@@ -49,13 +49,11 @@ class Method:
         """
         changes: dict[str, Any] = {}
         for option, value in self.options.items():
-            nested = getattr(shared, option) if option in NESTED else None
-            _require_options(
-                "a run" if nested is None else option,
-                shared if nested is None else nested,
-                [option] if nested is None else value,
-            )
-            changes[option] = value if nested is None else replace(nested, **value)
+            _require_options("a run", shared, (option,))
+            if option in NESTED:
+                _require_options(option, getattr(shared, option), value)
+                value = replace(getattr(shared, option), **value)
+            changes[option] = value
         return replace(shared, **changes, seed=seed, output=str(Path(shared.output) / self.name / f"seed{seed}"))
 
     def tried(self, candidate: Mapping[str, Any]) -> Method:
@@ -98,8 +96,8 @@ def require_test(shared: TrainConfig) -> None:
     """
     if shared.test_split == NO_SPLIT:
         raise InputError(
-            f"--test-split {NO_SPLIT}: methods are compared by what they score on a test split; give its name "
-            "(tailwise train alone can do without)"
+            f"--test-split {NO_SPLIT}: methods are compared by their scores on a test split; give its name "
+            "(only tailwise train works without one)"
         )
 
 

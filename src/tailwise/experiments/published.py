@@ -83,18 +83,18 @@ def published_table(benchmark: RecipeName, number: int) -> PublishedTable:
     return _TABLES[benchmark, number]
 
 
-# What the text of PG says it trained with; all else is "similar" to DB.
+# Settings in the text of PG; all others are "similar" to DB.
 _PG_OPTIM: Mapping[RecipeName, Mapping[str, Any]] = {
     "voc-mlt": MappingProxyType({"lr": 8e-3, "warmup_ratio": 0.5}),
     "coco-mlt": MappingProxyType({"lr": 1e-2, "warmup_ratio": 0.5}),
 }
-# The factor beside λ₁⁻ that PG raises, by its option and as the tables write it.
+# The second factor that PG raises, after λ₁⁻, by its option and as the tables write it.
 _SECOND_FACTOR: Mapping[RecipeName, tuple[str, str]] = {
     "voc-mlt": ("pos_divisor", "λ₂⁺"),
     "coco-mlt": ("pos_slope", "λ₁⁺"),
 }
 _PG, _DB_FOCAL = find_methods(("pg", "db-focal"))
-# No source names their samplers; that re-sampling (RS) is a row says that the others are without it.
+# No source names their samplers; re-sampling (RS) has a row of its own, so the others are without it.
 _BASELINES = {
     "ERM": "bce@uniform",
     "RW": "rw@uniform",
@@ -121,7 +121,7 @@ def _baselines(benchmark: RecipeName, *scores: Scores) -> PublishedTable:
 
 
 def _rebalancing(benchmark: RecipeName, db: Scores, slope: Scores, second: Scores, both: Scores) -> PublishedTable:
-    """Table 3: what each raised factor of PR, without focal factors, does."""
+    """Table 3: the effect of each raised factor of PR, without focal factors."""
     option, symbol = _SECOND_FACTOR[benchmark]
     # The recipe raises both; None leaves a factor at its base.
     plain, raised = find_methods(("db", "pr"))
@@ -154,7 +154,7 @@ def _adaptive(
 
 
 def _focal(benchmark: RecipeName, focal: Scores, apaf: Scores, apr_focal: Scores, pg: Scores) -> PublishedTable:
-    """Table 5: what the adaptive focal exponents do."""
+    """Table 5: the effect of the adaptive focal exponents."""
     labels = ("Focal", "APAF", "APR+Focal", "APR+APAF")
     methods = find_methods(("focal", "apaf", "apr-focal", "pg"))
     rows = tuple(zip(labels, methods, (focal, apaf, apr_focal, pg), strict=True))

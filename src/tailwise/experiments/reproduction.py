@@ -17,11 +17,11 @@ from tailwise.options import Role, names_of
 from tailwise.training.config import OptimConfig, TrainConfig, changes
 
 RECIPE_SEEDS = 3
-"""Fewest runs of a method whose mean and deviation are worth a table."""
+"""Fewest runs of a method for which tables show a mean and a deviation."""
 
 _RECIPE_EPOCHS = 8
 _UNIFORM_PER_CLASS_AWARE = 10
-# The data and where they are trained on are no part of the recipe.
+# Data, folders and devices are no part of the recipe.
 _NOT_OF_THE_RECIPE = names_of(TrainConfig, Role.PLACE, Role.DATA, Role.DEVICE)
 _LABEL_EMBEDDINGS = ("model.label_embeddings", "model.label_words")
 
@@ -117,7 +117,7 @@ class Experiment:
         found = [
             f"{name} {_short(now)} (recipe: {_short(before)})"
             for name, before, now in changes(recipe, shared)
-            # An empty mapping is no option of its own; tables say what the label embeddings are.
+            # An empty mapping is no option of its own; notes of tables name the label embeddings.
             if name.partition(".")[0] not in _NOT_OF_THE_RECIPE
             and before != {}
             and not name.startswith(_LABEL_EMBEDDINGS)
@@ -138,7 +138,7 @@ class Experiment:
         notes = [f"Final epoch, {runs}; mAP in percent on the raw logits."]
         if not self.is_published:
             notes.append(
-                "The data are not those of the papers, so nothing published is set beside them; the losses have their "
+                "The data are not those of the papers, so no published numbers are shown; the losses have their "
                 f"options for {self.recipe}."
             )
         if departures:

@@ -1,4 +1,4 @@
-"""What a comparison, a run or an evaluation found, as one type, with its JSON file."""
+"""Results of a comparison, a run or an evaluation, as one type, with its JSON file."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Scores:
 class Validation:
     """Scores of a method on validation images, in percent: mAP by group, average precision by class.
 
-    ``where`` is what those images are, in words.
+    ``where`` describes those images.
     """
 
     means: Mapping[str, float | None] = field(metadata={KEY: "mAP"})
@@ -236,7 +236,7 @@ class Recommendation:
 class Comparison:
     """One or several methods on the same data.
 
-    Fields that equality ignores say where results lie, and are not written.
+    Fields that equality ignores name the place of results, and are not written.
 
     Attributes:
         data: the data.
@@ -249,9 +249,9 @@ class Comparison:
         methods: results by method.
         highest: the methods with the highest scores.
         recommendation: which method to take.
-        folder: where the runs lie; None for results alone.
+        folder: the folder of the runs; None for results alone.
         command: the command of tailwise that made them.
-        is_of_all_rows: whether an evaluation is of all rows of the data, whatever their split.
+        is_of_all_rows: whether an evaluation is of all rows of the data, in any split.
     """
 
     data: Data
@@ -294,7 +294,7 @@ class Comparison:
 
     @property
     def leading(self) -> list[str]:
-        """Names of the recommended method, of the best on the test split and of the baseline, as far as there are."""
+        """Names of the recommended method, the best on the test split and the baseline, where they exist."""
         names = (self.best, self.highest.test, self.baseline)
         return list(dict.fromkeys(name for name in names if name is not None))
 
@@ -346,7 +346,7 @@ class Comparison:
         return numbers.assign(failed=failed).rename_axis("method")
 
     def to_json(self) -> dict[str, Any]:
-        """The content of results.json, which says nothing of time and place."""
+        """The content of results.json, without times and folders."""
         return {"format": FORMAT, **to_json(self)}
 
     def write(self, folder: Path) -> None:
@@ -354,7 +354,7 @@ class Comparison:
         write_json(folder / RESULTS_FILE, self.to_json())
 
     def located(self, folder: Path) -> Comparison:
-        """The comparison with the finished runs that lie in its folder."""
+        """The comparison with the finished runs in its folder."""
 
         def folders(name: str) -> tuple[Path, ...]:
             paths = (folder / RUNS / name / f"seed{seed}" for seed in sorted(self.seeds))

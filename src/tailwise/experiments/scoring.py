@@ -127,11 +127,6 @@ class Board:
         defined = [name for name, score in scores.items() if not math.isnan(score)]
         return max(defined, key=scores.__getitem__, default=None)
 
-    def class_intervals(self, name: str) -> tuple[list[float | None], list[float | None]]:
-        """Lower and upper ends of the intervals of a method's classes, in percent."""
-        ends = [interval(values, self.level) for values in self.methods[name].replicates.classes.T]
-        return [percent(low) for low, _ in ends], [percent(high) for _, high in ends]
-
     def difference(self, name: str, other: str | None) -> dict[str, Difference] | None:
         """How much better a method is than another, by group: the difference of mAP and its interval, in percent."""
         if other is None:
@@ -144,6 +139,12 @@ class Board:
         return result
 
 
+def class_intervals(replicates: Replicates, level: float) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+    """Lower and upper ends of the intervals of all classes, in percent."""
+    ends = [interval(values, level) for values in replicates.classes.T]
+    return tuple(percent(low) for low, _ in ends), tuple(percent(high) for _, high in ends)
+
+
 def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Dataset) -> Comparison:
     """Score all runs of a comparison, and recommend a method.
 
@@ -151,7 +152,7 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Datase
     runs, and applied to its test predictions.
 
     Args:
-        plan: what was run.
+        plan: the comparison.
         chosen: its methods.
         train: the images of the training split that could be read.
         test: those of the test split.
@@ -172,7 +173,14 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Datase
         if plan.folds:
             pooled = read_logits([run.folder / VALIDATION_FILE for run in plan.fold_runs(method)], train)
             validated.add(method.name, [pooled])
-            decisions = _fit_decisions(plan.shared, pooled, validated.targets, train.class_names)
+            decisions = fit_decisions(
+                pooled,
+                validated.targets,
+                train.class_names,
+                plan.shared.threshold_objective,
+                target=plan.shared.threshold_target,
+                method=plan.shared.calibration,
+            )
             decisions.save(plan.folder / FOLDS / method.name / THRESHOLDS_FILE)
         decided[method.name] = _decided(logits, tested.targets, stats, decisions)
     baseline = plan.baseline if plan.baseline in tested.methods else None
@@ -231,7 +239,7 @@ def _test(
     if name not in board.methods:
         return None
     judged = board.methods[name]
-    low, high = board.class_intervals(name)
+    low, high = class_intervals(judged.replicates, board.level)
     runs = (
         RunScores(
             seed,
@@ -245,8 +253,8 @@ def _test(
         deviations=judged.deviations,
         **decided[name],
         AP=tuple(judged.class_means),
-        AP_low=tuple(low),
-        AP_high=tuple(high),
+        AP_low=low,
+        AP_high=high,
         runs=tuple(runs),
         against_best=board.difference(name, board.best),
         against_baseline=board.difference(name, baseline),
@@ -260,24 +268,10 @@ def _validation(board: Board, name: str) -> Validation | None:
     return Validation(judged.means, tuple(judged.class_means), board.difference(name, board.best))
 
 
-def _fit_decisions(
-    config: TrainConfig, pooled: NDArray[np.float32], targets: NDArray[np.int8], class_names: Sequence[str]
-) -> Decisions:
-    """Thresholds and calibration, fitted to the predictions for all held-out images together."""
-    return fit_decisions(
-        pooled,
-        targets,
-        class_names,
-        config.threshold_objective,
-        target=config.threshold_target,
-        method=config.calibration,
-    )
-
-
 def _decided(
     logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions | None
 ) -> dict[str, float | None]:
-    """Scores of decisions and probabilities, mean over the runs: as they are, and with what was fitted."""
+    """Scores of decisions and probabilities, mean over the runs: at ½ and uncalibrated, and with what was fitted."""
     scores = [score_decisions(torch.from_numpy(run), targets, stats, decisions) for run in logits]
     values = {name: [run[name] for run in scores if run.get(name) is not None] for name in SINGLE_SCORES}
     return {name: percent(fmean(found) / 100) if found else None for name, found in values.items()}

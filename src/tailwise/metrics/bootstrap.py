@@ -2,8 +2,8 @@
 
 Each replicate draws as many images as there are, with replacement, and as many seeds: the same for all methods, so
 that variation common to the methods cancels in their differences (Efron and Tibshirani, "An Introduction to the
-Bootstrap", 1993, chapters 8 and 13). Average precision is computed again for every replicate, exactly, with the number
-of times that an image was drawn as its weight. A class without a positive or without a known negative among the drawn
+Bootstrap", 1993, chapters 8 and 13). Average precision is computed exactly for every replicate, with the number of
+times that an image was drawn as its weight. A class without a positive or without a known negative among the drawn
 images is left out of the mean of that replicate, for all methods alike.
 """
 

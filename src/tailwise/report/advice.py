@@ -1,7 +1,7 @@
 """Advice on PG's factors from the probability curves of a run, and training options that follow it.
 
 The rules compare odds, p/(1 − p): a factor between two odds means the same for small and for large probabilities, and
-does not depend on how many classes or images there are. docs/guide.md says why the thresholds are what they are.
+does not depend on how many classes or images there are. docs/guide.md gives the reasons for the thresholds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OTHERS = 1.5
 RISE = 1.25
 """Factor by which the odds of negatives grow during training from which on they rise."""
 NARROW = 2.0
-"""Odds of positives over odds of negatives below which a group is hardly told apart."""
+"""Odds of positives over odds of negatives below which positives and negatives of a group are hardly separated."""
 SHARE = 0.1
 """Start, middle and end of a training are each this share of its steps."""
 
@@ -88,14 +88,14 @@ class GroupCourse:
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing that is amiss, and the factor that moves it.
+    """One finding, and the factor that changes it.
 
     Attributes:
         group: of which classes.
-        finding: what the curves show, in words.
+        finding: a sentence on the curves.
         factor: the factor to move.
         direction: where to.
-        effect: what that does, by Table 1 of the PG paper.
+        effect: its effect, by Table 1 of the PG paper.
     """
 
     group: str
@@ -120,7 +120,7 @@ def courses(curves: ProbabilityCurves) -> list[GroupCourse]:
     if len(curves.steps) < _FEWEST_POINTS:
         raise ValueError(f"the curves have {len(curves.steps)} points, and {_FEWEST_POINTS} are needed")
     last = float(curves.steps[-1])
-    # A point stands for the steps since the one before.
+    # A point covers the steps since the previous one.
     center = (curves.steps + np.concatenate([[0], curves.steps[:-1]])) / 2 / last
     parts = {
         "start": center <= max(SHARE, center[0]),
@@ -170,7 +170,7 @@ def _by_probability(course: GroupCourse, others: Sequence[GroupCourse]) -> list[
         text = f"all probabilities of {group} classes rise: half-way, odds of positives are {fast:.1f} times others'"
         found.append(Advice(group, text, "neg_slope", "raise", "both lower"))
     elif fast <= 1 / OTHERS and high <= 1 / OTHERS:
-        text = f"{group} classes are held down: odds of positives {fast:.2f} and of negatives {high:.2f} times others'"
+        text = f"{group} classes are too low: odds of positives {fast:.2f} and of negatives {high:.2f} times others'"
         found.append(Advice(group, text, "neg_slope", "lower", "both higher"))
     elif fast <= 1 / OTHERS:
         text = f"positives of {group} classes rise slowly: half-way, their odds are {fast:.2f} times those of others"
@@ -240,7 +240,7 @@ def options_to_paste(config: TrainConfig, stats: LabelStats, advice: Sequence[Ad
     Args:
         config: the run that the advice is about.
         stats: statistics of its training labels.
-        advice: what to move.
+        advice: the factors to move.
 
     Returns:
         ``--recipe null --loss ... --loss-options ...``, or None where the loss of the run has no factors.

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
-from tailwise.experiments.results import Bootstrap, Comparison, MethodResult, percent
+from tailwise.experiments.results import Bootstrap, Comparison, MethodResult
+from tailwise.experiments.scoring import class_intervals
 from tailwise.matrix import count_negatives, count_positives
-from tailwise.metrics.bootstrap import Resamples, interval, replicate
+from tailwise.metrics.bootstrap import Resamples, replicate
 from tailwise.metrics.decisions import f1_of_counts
 from tailwise.report.mistakes import ClassMistakes, Predictions, find_mistakes, read_test_rows
 
@@ -95,7 +96,7 @@ def gather(results: Comparison, methods: Sequence[MethodResult]) -> Evidence:
 
 
 def _read_again(results: Comparison, methods: Sequence[MethodResult], found: Evidence) -> Dataset | None:
-    """The test split; None, with the reason among what is missing, where it cannot be read."""
+    """The test split; None if it cannot be read, with the reason among the sentences on missing files."""
     config = next((method.config for method in methods if method.config is not None), None)
     if config is None:
         found.missing.append("The folder holds no finished runs, only their results.")
@@ -152,8 +153,7 @@ def _intervals(predicted: Predictions) -> dict[str, tuple[float | None, ...]]:
     """Bootstrap intervals of the classes' average precision over test images."""
     resamples = Resamples.draw(len(predicted.rows), 1, BOOTSTRAP.replicates)
     replicates = replicate([predicted.logits], predicted.targets, resamples, {})
-    ends = [interval(values, BOOTSTRAP.level) for values in replicates.classes.T]
-    return {"AP_low": tuple(percent(low) for low, _ in ends), "AP_high": tuple(percent(high) for _, high in ends)}
+    return dict(zip(("AP_low", "AP_high"), class_intervals(replicates, BOOTSTRAP.level), strict=True))
 
 
 def _room(positives: NDArray[np.int64], num_methods: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The papers' figures, drawn from counts, scores and recorded curves.
 
 Groups have the colours of Paul Tol's high-contrast scheme, and scales those of cividis: people who confuse red and
-green can tell them apart, and they differ in grey. Where there are more, lines differ in their dashes as well. Nothing
+green can distinguish them, and they differ in grey. Where there are more, lines differ in their dashes as well. Nothing
 global is touched: figures are made without pyplot, and the style is set while one is drawn and written.
 """
 
@@ -50,7 +50,7 @@ _STYLE: Any = {
     "lines.linewidth": 1.4,
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
-    # Names of parts of an SVG are hashes of what they draw and of this.
+    # Salt of the identifiers in an SVG, which are random otherwise.
     "svg.hashsalt": "tailwise",
 }
 _WITHOUT_DATE: dict[FigureFormat, dict[str, Any]] = {
@@ -101,7 +101,7 @@ def save_figure(figure: Figure, path: Path, formats: Sequence[FigureFormat], des
         figure: the figure.
         path: the files without their ending.
         formats: which to write.
-        description: what is recorded in the files' metadata.
+        description: text for the files' metadata.
 
     Returns:
         The files.
@@ -122,7 +122,7 @@ def reference_curves(counts: Mapping[float, ArrayLike], chosen: float) -> Figure
 
     Args:
         counts: (K,) descending counts by the shape b of the distribution.
-        chosen: the shape that is used, which stands out.
+        chosen: the shape that is used, which is emphasized.
     """
     with style():
         figure, axes = _one_panel()
@@ -145,7 +145,7 @@ def reference_curves(counts: Mapping[float, ArrayLike], chosen: float) -> Figure
 def construction(
     history: NDArray[np.int64], order: NDArray[np.integer[Any]], reference: NDArray[np.int64], names: Sequence[str]
 ) -> Figure:
-    """Positives per class after each step of the construction of a long-tailed subset, and what they end as.
+    """Positives per class after each step of the construction of a long-tailed subset, and after the last one.
 
     Args:
         history: (K + 1, K) positives per class before the first step and after each one.
@@ -347,7 +347,7 @@ def _class_axis(axes: Axes, names: Sequence[str], title: str) -> None:
 
 
 def _pooled(runs: Sequence[ProbabilityCurves]) -> ProbabilityCurves:
-    """The pairs of all runs together, with so few points that lines can be told apart."""
+    """The pairs of all runs together, with few enough points to read the lines."""
     first = runs[0]
     if any(not np.array_equal(run.steps, first.steps) for run in runs):
         raise ValueError("the runs of a panel must have their points at the same steps")

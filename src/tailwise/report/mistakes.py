@@ -45,7 +45,7 @@ class Predictions:
 
     @classmethod
     def of(cls, run: Path, data: Dataset) -> Predictions:
-        """What a run has predicted for data.
+        """The predictions of a run for data.
 
         Raises:
             InputError: the predictions cannot be read, or are of other images or classes.
@@ -79,7 +79,7 @@ def read_test_rows(config: TrainConfig, class_names: Sequence[str], *, is_of_all
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph with what the page says of it.
+    """A photograph with its caption on the page.
 
     Attributes:
         image: its reference in the data.
@@ -128,7 +128,7 @@ def find_mistakes(data: Dataset, predicted: Predictions, stats: LabelStats) -> l
 
     Args:
         data: the test images.
-        predicted: what a run says of them.
+        predicted: predictions of a run for them.
         stats: statistics of the training labels; the group "tail" is shown.
     """
     tail = stats.groups.get("tail", np.empty(0, dtype=np.intp))

@@ -44,7 +44,7 @@ class PagePlot:
 
     Attributes:
         name: identifier, once in a page.
-        title: what the figure shows, for people who do not see it.
+        title: what the figure shows, for screen readers.
         caption: how to read it.
         traces: Plotly's traces; a colour "var(--name)" is one of the page's style. Text from outside goes through
             :func:`plot_text`.
@@ -77,7 +77,7 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
     Args:
         path: the HTML file.
         template: name of the template.
-        values: what the template shows; strings are escaped.
+        values: values of the template; strings are escaped.
     """
     text = _environment().get_template(template).render(**values)
     with replacing(path) as temporary:
@@ -94,7 +94,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # "tojson" escapes <, > and &, so that no text can end the script tag it stands in.
+    # "tojson" escapes <, > and &, so that no text can end the script element around it.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.globals.update(version=__version__, plotly=get_plotlyjs())
     return environment

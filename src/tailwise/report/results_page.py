@@ -54,10 +54,10 @@ def write_results_page(results: Comparison, output: Path) -> None:
     """Write results as one HTML file that loads nothing.
 
     Scores come from the results; curves, thresholds and photographs from the predictions of the runs and the data,
-    which are read again. Where those no longer exist, the page says so and shows the rest.
+    which are read again. Where those no longer exist, the page names them as missing and shows the rest.
 
     Args:
-        results: what to show.
+        results: the results.
         output: the file, which is replaced if it exists.
     """
     evidence = gather(results, results.scored)
@@ -137,7 +137,7 @@ def _title(results: Comparison) -> str:
 
 
 def _source(results: Comparison) -> str:
-    """Where the data lie; results of a comparison alone name no folder."""
+    """The place of the data; results of a comparison alone name no folder."""
     config = next((method.config for method in results.methods if method.config is not None), None)
     return results.data.source if config is None else config.data
 

@@ -1,4 +1,4 @@
-"""Tables of results: methods, differences, classes and options, and measured beside published mAP."""
+"""Tables of results: methods, differences, classes, options, and measured next to published mAP."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def summary_table(results: Comparison) -> Table:
 
 
 def published_table(experiment: Experiment, number: int, found: Mapping[str, MethodResult]) -> Table:
-    """A published table with the mAP measured here, and beside it what is published for the same data.
+    """A published table with the mAP measured here and the published one for the same data.
 
     Args:
         experiment: the data, and how methods were run on them.

@@ -80,7 +80,7 @@ def classes_left_out(comparison: Comparison) -> Iterator[str]:
 
 
 def commands(results: Comparison) -> Iterator[Fact]:
-    """Each command line with what it does."""
+    """Each command line with its purpose."""
     methods: Sequence[MethodResult] = results.methods if results.data.test_split is None else results.scored
     first = next((method for method in methods if method.folders), None)
     if first is not None and first.config is not None and first.trained is not None:
@@ -105,7 +105,7 @@ def commands(results: Comparison) -> Iterator[Fact]:
 
 
 def _compare(results: Comparison, config: TrainConfig) -> list[str]:
-    """The command line of a comparison; results.json has what is shared, a run's configuration where the data lie."""
+    """The command line of a comparison: shared options of its results, paths of a run's configuration."""
     given: dict[str, Any] = {
         "methods": ",".join(method.name for method in results.methods),
         "baseline": results.baseline or "none",
@@ -115,7 +115,7 @@ def _compare(results: Comparison, config: TrainConfig) -> list[str]:
         "replicates": results.bootstrap.replicates if results.bootstrap else None,
     }
     search = ["--search"] if any(method.chosen is not None for method in results.methods) else []
-    # What differs between "train" and "compare" by default is said in any case.
+    # Defaults that differ between "train" and "compare" are always given.
     given |= {"mode": results.mode, "recipe": results.shared.get("recipe")}
     usual = flatten(to_mapping(TrainConfig(data="", output="", sampler=DEFAULT_SAMPLER)))
     here = flatten(to_mapping(config))

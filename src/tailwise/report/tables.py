@@ -73,7 +73,7 @@ class Column:
             to it; a name with a detail. These are sorted by their first part.
         series: on a page, the place of its subject among those that the reader can hide; None for all of them.
         digits: decimal places of text.
-        key: what CSV calls it; by default the title.
+        key: its name in CSV; by default the title.
         only_csv: whether other forms leave it out.
         is_below: whether a terminal writes it below the column before it.
         short: its title where there is little space; by default the title.
@@ -137,12 +137,12 @@ class Table:
         caption: what it shows.
         columns: the columns; the first names the row.
         rows: a value per column, None where there is none.
-        note: what the reader must know, such as what is left out.
-        filter_hint: on a page, what the filter shows while it is empty.
+        note: a remark for the reader, such as on omissions.
+        filter_hint: on a page, the placeholder of the filter.
         sort_by: on a page, the column that it is sorted by at first; -1 keeps the order given.
         ascending: the direction of that.
         failed: why a row has no values, by its place in ``rows``.
-        picks: on a page, what choosing a row does, for its button's name; "" where rows cannot be chosen.
+        picks: on a page, the action of choosing a row, for the name of its button; "" where rows cannot be chosen.
         best: places (row, column shown) of cells in bold.
         best_row: place of the row that a terminal writes in bold.
         notes: notes one by one, where they are listed.

@@ -1,10 +1,10 @@
-"""Problems of a data set in words: what was found and what to do about it."""
+"""Problems of a data set: findings with their severity, and advice."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeAlias
@@ -37,11 +37,11 @@ class Problem:
     """One finding.
 
     Attributes:
-        severity: "error": training or testing will not do what it seems to; "warning": results will suffer or
-            mislead; "note": worth knowing.
-        title: what was found, as a sentence.
-        advice: what follows, and what to do about it.
-        examples: classes or images it concerns, the first ones.
+        severity: "error": training or testing does not do what is expected; "warning": results are worse or
+            misleading; "note": good to know.
+        title: the finding, as a sentence.
+        advice: its consequences, and what to do.
+        examples: the first classes or images concerned.
     """
 
     severity: Severity
@@ -51,7 +51,7 @@ class Problem:
 
 
 def find_problems(inspection: Inspection, images: ImageReport | None = None) -> list[Problem]:
-    """All findings, the gravest first.
+    """All findings, the most severe first.
 
     Args:
         inspection: facts about the labels.
@@ -64,12 +64,9 @@ def find_problems(inspection: Inspection, images: ImageReport | None = None) -> 
         *_about_labels(inspection),
         *_about_pairs(inspection),
         *_about_imbalance(inspection),
-        *(
-            []
-            if images is None
-            else [*_about_files(inspection, images), *_about_duplicates(images), *_about_kinds(images)]
-        ),
     ]
+    if images is not None:
+        found += [*_about_files(inspection, images), *_about_duplicates(images), *_about_kinds(images)]
     return sorted(found, key=lambda problem: _SEVERITIES.index(problem.severity))
 
 
@@ -85,46 +82,48 @@ def _classes(number: int) -> str:
     return counted(number, "class", "classes")
 
 
-def _names(inspection: Inspection, classes: Iterable[int]) -> tuple[str, ...]:
-    return tuple(inspection.stats.class_names[k] for k in list(classes)[:_MOST_EXAMPLES])
+def _about_classes(inspection: Inspection, *findings: tuple[Severity, NDArray[np.intp], str, str]) -> Iterator[Problem]:
+    """Problems of classes, given as severity, classes, what they have, and advice; none where there are no classes."""
+    for severity, classes, what, advice in findings:
+        if number := len(classes):
+            names = tuple(inspection.stats.class_names[k] for k in classes[:_MOST_EXAMPLES])
+            yield Problem(severity, f"{_classes(number)} {_has(number)} {what}", advice, names)
 
 
 def _about_training_counts(inspection: Inspection) -> Iterator[Problem]:
-    counts = inspection.stats.class_counts
-    (empty, always), single = _of_one_kind(inspection.train), np.flatnonzero(counts == 1)
-    if len(empty):
-        yield Problem(
+    empty, always = _of_one_kind(inspection.train)
+    yield from _about_classes(
+        inspection,
+        (
             "error",
-            f"{_classes(len(empty))} {_has(len(empty))} no training image",
-            "Nothing can be learnt about them. Add images, move some over from another split, or leave these classes "
-            "out; samplers skip them and their scores are arbitrary.",
-            _names(inspection, empty),
-        )
-    if len(single):
-        yield Problem(
+            empty,
+            "no training image",
+            "Nothing can be learnt about them. Add images, move some from another split, or leave these classes out; "
+            "samplers skip them and their scores are arbitrary.",
+        ),
+        (
             "warning",
-            f"{_classes(len(single))} {_has(len(single))} one training image",
+            np.flatnonzero(inspection.stats.class_counts == 1),
+            "one training image",
             "Nothing can be validated on them: an image held out is missing from training. Collect more images, merge "
-            "them into a broader class, or read their results as anecdotes.",
-            _names(inspection, single),
-        )
-    if len(always):
-        yield Problem(
+            "them into a broader class, or do not rely on their scores.",
+        ),
+        (
             "error",
-            f"{_classes(len(always))} {_has(len(always))} no negative training image",
-            "Every image that anybody judged has the label, so there is nothing to tell apart. Add images without it, "
-            f"or leave it out. {_IF_ONLY_POSITIVES}",
-            _names(inspection, always),
-        )
-    groups = inspection.stats.groups
-    missing = [name for name, members in groups.items() if not len(members)]
+            always,
+            "no negative training image",
+            "Every image whose label is known has the label, so there is nothing to learn. Add images without it, or "
+            f"leave it out. {_IF_ONLY_POSITIVES}",
+        ),
+    )
+    missing = [name for name, members in inspection.stats.groups.items() if not len(members)]
     if missing:
         low, high = inspection.stats.thresholds
         yield Problem(
             "note",
             f"No class is in the group {' or '.join(missing)}",
             f"Head classes have at least {high:,} training images, tail classes fewer than {low:,}. Set thresholds "
-            "that divide your classes, or do without means over these groups.",
+            "that divide your classes, or do not use means over these groups.",
         )
 
 
@@ -132,35 +131,35 @@ def _about_test_counts(inspection: Inspection) -> Iterator[Problem]:
     test = inspection.test
     if test is None:
         return
-    (empty, always), single = _of_one_kind(test), np.flatnonzero(test.class_counts == 1)
-    if len(empty):
-        yield Problem(
+    (empty, always), where = _of_one_kind(test), f"in the test split {test.name!r}"
+    yield from _about_classes(
+        inspection,
+        (
             "error",
-            f"{_classes(len(empty))} {_has(len(empty))} no positive in the test split {test.name!r}",
-            "Average precision is undefined for them, and means leave them out. Add test images that have them, or "
-            "say in your report how many classes were measured.",
-            _names(inspection, empty),
-        )
-    if len(always):
-        yield Problem(
+            empty,
+            f"no positive {where}",
+            "Average precision is undefined for them, and means exclude them. Add test images that have them, or "
+            "report how many classes were measured.",
+        ),
+        (
             "error",
-            f"{_classes(len(always))} {_has(len(always))} no negative in the test split {test.name!r}",
-            "Any scores would rank them without a mistake: average precision is undefined for them, and means leave "
-            f"them out. Add test images without them. {_IF_ONLY_POSITIVES}",
-            _names(inspection, always),
-        )
-    if len(single):
-        yield Problem(
+            always,
+            f"no negative {where}",
+            "Any scores rank them perfectly: average precision is undefined for them, and means exclude them. Add test "
+            f"images without them. {_IF_ONLY_POSITIVES}",
+        ),
+        (
             "warning",
-            f"{_classes(len(single))} {_has(len(single))} one positive in the test split {test.name!r}",
-            "Their average precision hangs on one image. Do not compare methods on these classes alone; look at means "
+            np.flatnonzero(test.class_counts == 1),
+            f"one positive {where}",
+            "Their average precision depends on one image. Do not compare methods on these classes alone; use means "
             "over a group, with several seeds.",
-            _names(inspection, single),
-        )
+        ),
+    )
 
 
 def _of_one_kind(facts: SplitFacts) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Classes without a positive, and those with positives that no image was judged to be without."""
+    """Classes without a positive, and those with positives and without a known negative."""
     has_positive = facts.class_counts > 0
     return np.flatnonzero(~has_positive), np.flatnonzero(has_positive & (facts.negative_counts == 0))
 
@@ -168,7 +167,7 @@ def _of_one_kind(facts: SplitFacts) -> tuple[NDArray[np.intp], NDArray[np.intp]]
 def _about_other_counts(inspection: Inspection) -> Iterator[Problem]:
     """Classes of one kind in splits that are neither trained nor tested on."""
     used = ("", inspection.train_split, inspection.test_split)
-    ways_out = "Divide the images anew if these splits are for validation or tests.", _IF_ONLY_POSITIVES
+    ways_out = "Split the images again if these splits are for validation or tests.", _IF_ONLY_POSITIVES
     for place, (kind, advice) in enumerate(zip(("positive", "negative"), ways_out, strict=True)):
         found = {facts.name: _of_one_kind(facts)[place] for facts in inspection.splits if facts.name not in used}
         number = len({k for classes in found.values() for k in classes.tolist()})
@@ -189,7 +188,7 @@ def _about_labels(inspection: Inspection) -> Iterator[Problem]:
         yield Problem(
             "warning",
             f"{counted(len(inspection.skipped), 'row')} could not be read from the source",
-            "Correct these rows, or make sure that you can do without them.",
+            "Correct these rows, or make sure that they are not needed.",
             inspection.skipped[:_MOST_EXAMPLES],
         )
     if train.unlabelled:
@@ -197,8 +196,8 @@ def _about_labels(inspection: Inspection) -> Iterator[Problem]:
             "note" if train.unlabelled < train.num_images / 2 else "warning",
             f"{counted(train.unlabelled, 'training image')} ({percent(train.unlabelled / train.num_images)}) "
             f"{_has(train.unlabelled)} no positive label",
-            "They train as negatives of every class judged. If nobody looked at them, mark their labels as unknown "
-            "(-1) or leave them out.",
+            "They are negatives of every class whose label is known. If nobody labelled them, mark their labels "
+            "as unknown (-1) or leave them out.",
         )
     if train.unknown_share:
         yield Problem(
@@ -217,7 +216,7 @@ def _about_labels(inspection: Inspection) -> Iterator[Problem]:
         yield Problem(
             "warning",
             f"There are {inspection.splits_left_out + len(inspection.splits):,} splits; {MAX_SPLITS} are shown",
-            "That many are unusual: is the column 'split' really one?",
+            "So many splits are unusual: check the column 'split'.",
         )
     alike = _names_alike(inspection.stats.class_names)
     if alike:
@@ -239,14 +238,14 @@ def _names_alike(names: Sequence[str]) -> list[str]:
 
 def _about_pairs(inspection: Inspection) -> Iterator[Problem]:
     pairs, names = inspection.cooccurrence.by_share, inspection.stats.class_names
-    # The list ends somewhere; where its last pair still qualifies, there may be more.
+    # The list is cut; if its last pair still qualifies, there may be more.
     least = "At least " if len(pairs) and pairs.share[-1] == 1 and len(pairs) == inspection.cooccurrence.top else ""
     both = np.flatnonzero(pairs.reverse_share == 1)
     if len(both):
         yield Problem(
             "warning",
             f"{least}{counted(len(both), 'pair')} of classes {_has(len(both))} the same training images",
-            "No method can learn to tell two such classes apart. Merge them, or add images with only one of them.",
+            "No method can learn to distinguish two such classes. Merge them, or add images with only one of them.",
             tuple(f"{names[pairs.first[p]]} and {names[pairs.second[p]]}" for p in both[:_MOST_EXAMPLES]),
         )
     # A lift of 1: the companion is on every image, which says nothing about the pair.
@@ -269,7 +268,7 @@ def _about_imbalance(inspection: Inspection) -> Iterator[Problem]:
         yield Problem(
             "note",
             f"The most frequent class has {train.imbalance_ratio:,.0f} times the images of the rarest",
-            "Plain binary cross-entropy tends to give up on the rare classes: compare it with a re-balancing loss. "
+            "Plain binary cross-entropy tends to ignore the rare classes: compare it with a re-balancing loss. "
             f"Class-aware sampling would draw {counted(inspection.class_aware_epoch, 'image')} per epoch, and each "
             f"image of the rarest class about {counted(round(float(repeats)), 'time')}.",
         )
@@ -307,12 +306,12 @@ def _about_files(inspection: Inspection, images: ImageReport) -> Iterator[Proble
 
 
 def _weigh_rows(inspection: Inspection, images: ImageReport, rows: Sequence[int] | np.ndarray) -> tuple[Severity, str]:
-    """Whether bad rows hurt, and which splits they are in: those outside the splits in use do no harm."""
+    """Severity of bad rows and the splits they are in; rows outside the splits in use do no harm."""
     sizes = Counter(images.data.splits[row] for row in rows)
     used = {inspection.train_split, inspection.test_split} - {None}
-    hurts = inspection.train_split is None or any(name in used for name in sizes)
+    matters = inspection.train_split is None or any(name in used for name in sizes)
     where = ", ".join(f"{name or 'no split'} {size:,}" for name, size in sizes.most_common(MAX_SPLITS))
-    return "error" if hurts else "note", f" ({where})" if inspection.splits else ""
+    return "error" if matters else "note", f" ({where})" if inspection.splits else ""
 
 
 def _about_duplicates(images: ImageReport) -> Iterator[Problem]:
@@ -326,7 +325,7 @@ def _about_duplicates(images: ImageReport) -> Iterator[Problem]:
         yield Problem(
             "error",
             f"{counted(len(leaks), 'image')} {_has(len(leaks))} copies in more than one split",
-            "The same file, byte for byte. A model tested on what it was trained on looks better than it is. Keep each "
+            "The same file, byte for byte. Testing on training images gives scores that are too high. Keep each "
             "image in one split.",
             listed(leaks),
         )
@@ -341,7 +340,7 @@ def _about_duplicates(images: ImageReport) -> Iterator[Problem]:
         yield Problem(
             "note",
             f"{counted(len(others), 'image')} {_has(len(others))} copies in the same split",
-            "A copy counts twice in training and in metrics. Remove it unless that is meant.",
+            "A copy counts twice in training and in metrics. Remove it unless that is intended.",
             listed(others),
         )
 
