@@ -82,8 +82,8 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, made: tuple[Tensor, Tensor], closed: ClosedForm) -> Tensor:
-        # Autograd takes the value for a new tensor, because it is no argument by itself: one that is returned would
-        # become a view, which must not be changed in place.
+        # The value comes inside a tuple, so that autograd treats it as a new tensor: a returned argument would become
+        # a view, which must not be changed in place.
         value, ctx.gradient = made
         ctx.save_for_backward(logits)
         ctx.closed, ctx.versions = closed, _versions(closed.labels)
@@ -143,6 +143,6 @@ def _versions(tensors: Sequence[Tensor | None]) -> list[int | None]:
 def _require_unchanged(tensors: Sequence[Tensor | None], versions: list[int | None]) -> None:
     if _versions(tensors) != versions:
         raise RuntimeError(
-            "targets or mask have been changed in place since the loss was computed, and its gradient is to be made "
-            "anew from them: give the loss a clone"
+            "targets or mask have been changed in place since the loss was computed, and its gradient has to be "
+            "recomputed from them: give the loss a clone"
         )

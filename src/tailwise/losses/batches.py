@@ -61,7 +61,7 @@ def check_labels(
 
 
 def check_targets(targets: Tensor) -> None:
-    """Raise ValueError unless every target is in [0, 1] or unknown, and whole if its type is."""
+    """Raise ValueError unless every target is in [0, 1] or unknown."""
     if is_sparse(targets):
         targets = targets.values()
     if targets.dtype == torch.bool:

@@ -88,7 +88,7 @@ class CoupledLoss(Loss):
 
 
 def two_way(z: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> tuple[Part, ...]:
-    """sp( log Σ_n eᶻⁿ + T log Σ_p e^(−z_p / T) ) of each sample, and likewise of each class over the samples.
+    """sp( log Σ_n eᶻⁿ + T log Σ_p e^(−z_p / T) ) of each sample, and the same of each class over the samples.
 
     n are negatives and p positives. Samples and classes without a positive do not count; without a negative the loss is
     0 (Kobayashi, "Two-way Multi-Label Loss", CVPR 2023).

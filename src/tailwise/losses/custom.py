@@ -57,10 +57,10 @@ def formula(
 ) -> Formula:
     """Any point of the formula by its parameters, BCE when none is given: the loss behind YAML files.
 
-    A slope, divisor, exponent or shift is a number, (K,) values, or ``{group: value}`` laid over its base, which is 1
-    for slopes and divisors, and 0 for exponents and shifts. ``weight`` is ``{"rule": "rebalanced"}``,
-    ``"inverse-frequency"`` or ``"class-balanced"`` with options of the function of that name in this module; a shift
-    may be ``{"rule": "prior"}`` or ``{"rule": "margin"}`` likewise. ``margin`` is ASL's, ``adaptive``,
+    A slope, divisor, exponent or shift is a number, (K,) values, or ``{group: value}`` that replaces its base, which is
+    1 for slopes and divisors, and 0 for exponents and shifts. ``weight`` is ``{"rule": "rebalanced"}``,
+    ``"inverse-frequency"`` or ``"class-balanced"`` with options of the function of that name in
+    :mod:`tailwise.losses.statistics`; a shift may be ``{"rule": "prior"}`` or ``{"rule": "margin"}`` in the same way. ``margin`` is ASL's, ``adaptive``,
     ``max_exponent``, ``focal_on`` and ``sync`` are as for PG. ``base_exponent`` is λ₀ of exponents that follow the
     batch ratio; None leaves γ± as given.
     """

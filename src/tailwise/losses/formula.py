@@ -75,7 +75,7 @@ class Smoothing(NamedTuple):
 class PairWeight(NamedTuple):
     """The weight w of every pair, from a number of each sample and a number of each class.
 
-    w_ik = sample_i · label_k, or α + σ(β (sample_i · label_k − μ)) with ``smoothing``. The (B, C) table need not exist.
+    w_ik = sample_i · label_k, or α + σ(β (sample_i · label_k − μ)) with ``smoothing``. No (B, C) table is stored.
     """
 
     sample: Tensor | None = None
@@ -222,7 +222,7 @@ KINDS: dict[Kind, Callable[[Tensor, Tensor | float, Side, FocalOn], tuple[Tensor
 def _softplus_and_log_sigmoid(a: Tensor) -> tuple[Tensor, Tensor]:
     """log(1 + eᵃ) and log σ(a), both to full relative precision for every a."""
     if a.requires_grad or is_transformed(a):
-        # Twice the work, but derivatives of every order also at 0, where those of |a| are not those of the whole.
+        # Twice the work, but derivatives of every order also at 0, where |a| has none.
         return -logsigmoid(-a), logsigmoid(a)
     tail = torch.log1p(torch.exp(-a.abs()))
     return a.clamp(min=0) + tail, a.clamp(max=0) - tail

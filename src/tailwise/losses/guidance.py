@@ -58,7 +58,7 @@ def mean_probabilities(
 ) -> MeanProbabilities:
     """Mean probabilities p̄⁺ and p̄⁻ of each class (PG, eq. 6 and 7).
 
-    A class without a positive in the batch takes the mean p̄⁺ of the classes of its own group that have one; if none
+    A class without a positive in the batch takes the mean p̄⁺ of the classes of its group that have one; if none
     has, its own p̄⁻. A class without a negative takes its p̄⁺ as p̄⁻.
     """
     positive_sum, positives, negative_sum, negatives = sums
@@ -207,15 +207,15 @@ class Steering(_GroupGuidance):
         λ₁⁻ = λ + t d, at most ``max_slope``, where d counts as 0 below
         λ₂⁺ = e^{s h/2},  λ₂⁻ = λ₁⁻ e^{−s h/2}, where e^{s h/2} stays within 1/``max_balance`` and ``max_balance``.
 
-    By the first rule a group is strict with negatives until positives and negatives separate, and then more tolerant: a
-    steeper λ₁⁻ gives less loss to negatives below the shift. Head, medium and tail classes arrive at
-    slopes of their own, the largest where positives and negatives separate fastest. λ₂⁻ follows λ₁⁻, so that a slope
-    does not change the weight of negatives. The second rule weighs the sides so that p⁺ and 1 − p⁻ become alike, as
-    they are for a classifier that is calibrated for positives and negatives of equal number: too high a level weighs
-    positives less and negatives more, which lowers both, and the other way round. λ₁⁺ stays as it is.
+    By the first rule a group tolerates no negatives until positives and negatives separate, and then more: a
+    steeper λ₁⁻ gives less loss to negatives below the shift. Head, medium and tail classes reach
+    different slopes, the largest where positives and negatives separate fastest. λ₂⁻ follows λ₁⁻, so that a slope
+    does not change the weight of negatives. The second rule weighs the sides so that p⁺ and 1 − p⁻ become equal, as
+    for a classifier that is calibrated for equally many positives and negatives: too high a level weighs positives less
+    and negatives more, which lowers both; too low a level does the opposite. λ₁⁺ does not change.
 
     The sums behind the means decay by 1 − 1/``window`` in each training step; they are saved with the module. In
-    evaluation they stay as they are. Before anything is seen, d and h are 0.
+    evaluation they do not change. Before the first training step, d and h are 0.
 
     Args:
         stats: gives the groups.
@@ -307,7 +307,7 @@ class Correction(nn.Module):
 
     Args:
         threshold: τ: known negatives with σ(z) > τ are corrected.
-        start: samples that are seen before.
+        start: number of samples without correction at the beginning.
     """
 
     seen: Tensor
@@ -344,7 +344,7 @@ def group_log_odds(
 ) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
     """Log-odds of the mean probabilities of each group's positives and negatives.
 
-    A group's mean is that over its classes of their own means, without the classes that have no such pair. A group
+    A group's mean is the mean of its classes' means, without the classes that have no such pair. A group
     without positives, or without negatives, counts as undecided: both are log-odds 0.
 
     Args:

@@ -133,7 +133,7 @@ def pr(
 
     λ₁⁺ (``pos_slope``) raised lifts positive probabilities and lowers negative ones; λ₂⁺ (``pos_divisor``) lowers
     positive and lifts negative; λ₁⁻ (``neg_slope``) lowers both; λ₂⁻ (``neg_divisor``) lifts positive and lowers
-    negative (Table 1). A factor is a number, (K,) values, or ``{group: value}`` laid over its base, which is
+    negative (Table 1). A factor is a number, (K,) values, or ``{group: value}`` that replaces its base, which is
     ``neg_scale`` on the negative side and 1 on the positive one.
 
     ``adaptive`` are the factors multiplied by the batch ratio: names, or ``{name: group or groups}`` for some classes

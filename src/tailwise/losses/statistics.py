@@ -120,7 +120,7 @@ class ClassWeight(Weighting):
 class RebalancedWeight(Weighting):
     """Rebalanced weights of Distribution-Balanced loss (Wu et al., ECCV 2020, eq. 3 and 4).
 
-    R_i = Σ_k y_ik / n_k,  r_ik = (1/n_k) / R_i,  r̂_ik = α + σ(β (r_ik − μ)),  on positives and negatives alike. A
+    R_i = Σ_k y_ik / n_k,  r_ik = (1/n_k) / R_i,  r̂_ik = α + σ(β (r_ik − μ)),  on positives and negatives. A
     sample without a known positive has R = 0 and the limit r̂ = α + 1. Unknown labels add nothing to R.
     """
 

@@ -211,7 +211,7 @@ class _Ranking:
         return _mean_precision(table, counts, starts)
 
     def _sorted_positives(self, columns: slice, starts: NDArray[np.int64]) -> NDArray[Any]:
-        """The scores of the positives, rising in each class, class after class as ``starts`` says."""
+        """The scores of the positives, ascending in each class, one class after another by ``starts``."""
         table = np.empty(starts[-1], dtype=self.dtype)
         ends = starts[:-1].copy()
         for rows, part, here in self._blocks(columns):

@@ -4,7 +4,7 @@ Each replicate draws as many images as there are, with replacement, and as many 
 that variation common to the methods cancels in their differences (Efron and Tibshirani, "An Introduction to the
 Bootstrap", 1993, chapters 8 and 13). Average precision is computed exactly for every replicate, with the number of
 times that an image was drawn as its weight. A class without a positive or without a known negative among the drawn
-images is left out of the mean of that replicate, for all methods alike.
+images is left out of the mean of that replicate, for all methods.
 """
 
 from __future__ import annotations

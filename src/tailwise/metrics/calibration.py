@@ -58,8 +58,8 @@ def calibration_error(probabilities: Scores, targets: Labels, *, num_bins: int =
         num_bins: number of bins B.
 
     Returns:
-        (K,) float64 errors in [0, 1], NaN for a class without a known negative: where positives alone were noted,
-        nothing says how frequent the class is.
+        (K,) float64 errors in [0, 1], NaN for a class without a known negative: with
+        positive labels alone, the frequency of the class is unknown.
 
     Raises:
         ValueError: the shapes disagree, a probability is not in [0, 1], a target is none of 1, 0 and unknown, or there

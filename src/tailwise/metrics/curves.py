@@ -157,7 +157,7 @@ class CurveRecorder:
             self._end_window()
 
     def curves(self) -> ProbabilityCurves:
-        """The curves so far. Steps after the last whole interval make a last, shorter one.
+        """The curves so far. Steps after the last complete interval form a shorter one.
 
         With several processes, call it in all of them.
         """

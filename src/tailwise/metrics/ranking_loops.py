@@ -20,7 +20,7 @@ def weighted_precision(order, ends, positive, weights, result):
         order: (n,) rows by falling score.
         ends: (n,) bool: whether the next score differs.
         positive: (n,) bool: labels in that order.
-        weights: (N, B) whole weights of the rows.
+        weights: (N, B) integer weights of the rows.
         result: (B,) float64, written: NaN where no positive or no negative has a weight.
     """
     num_columns = weights.shape[1]

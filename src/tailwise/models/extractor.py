@@ -31,7 +31,7 @@ WEIGHTS_FILE = "backbone.safetensors"
 _FORMAT = "tailwise-backbone-1"
 # The download cache, which does not change the network.
 _OPTIONS_WITHOUT_EFFECT = ("cache_dir",)
-# Subclasses may compute their weights on the way (weight standardisation) and cannot be folded.
+# Subclasses may compute their weights in the forward pass (weight standardisation) and cannot be folded.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 _logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def _known_name(name: str) -> str:
 
 
 class _Tracer(fx.Tracer):
-    """A tracer into everything but convolutions and batch norms, which stay whole to be found as pairs."""
+    """A tracer that does not enter convolutions and batch norms, so that pairs can be found."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (*_CONVOLUTIONS, *_BATCH_NORMS)) or super().is_leaf_module(m, module_qualified_name)

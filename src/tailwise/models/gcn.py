@@ -228,7 +228,7 @@ def _plain(text: str) -> str:
 
 
 def _look_up(path: Path, texts: Mapping[str, str], width: int) -> Vector:
-    """(K, E) vectors of classes: the vector of the whole text, otherwise the mean of those of its words."""
+    """(K, E) vectors of classes: the vector of the text, otherwise the mean of those of its words."""
     wanted = {part for text in texts.values() for part in (text, *text.split())}
     match path.suffix:
         case ".json":
@@ -347,7 +347,7 @@ def _vector(values: Any, width: int, place: str) -> Vector:
 
 
 def _misfit(given: int, width: int) -> str:
-    return f"a vector of {given} values, expected {width}; --label-width says how many there are"
+    return f"a vector of {given} values, expected {width}; set --label-width to the width of the file"
 
 
 def _is_number(field: bytes) -> bool:
