@@ -126,7 +126,7 @@ BAD = {
     "short.txt": ("the 1 2 3 4\ncat 1 2 3\n", r"short.txt:2: a vector of 3 values, expected 4"),
     "long.txt": (
         "the 1 2 3 4 5\ncat 1 2 3 4 5\n",
-        r"long.txt:1: a vector of 5 values, expected 4; --label-width",
+        r"long.txt:1: a vector of 5 values, expected 4; set --label-width",
     ),
     "header.txt": ("2 50\ncat 1 2 3 4\n", r"header.txt:1: a vector of 50 values, expected 4"),
     "word.txt": ("the 1 2 3 4\ncat 1 2 x 4\n", r"word.txt:2: a value is not numeric: .*'x'"),

@@ -7,7 +7,6 @@ the logits of positives. Two matrix products per chunk give the gradients, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -17,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from tailwise.losses.autograd import is_transformed, once, times_upstream
-from tailwise.losses.backends import Backend, Wanted, choose
+from tailwise.losses.backends import Wanted, choose
 from tailwise.losses.batches import LabelChunks, is_sparse
-from tailwise.losses.formula import Coefficients, Side
-from tailwise.losses.guidance import Steering, add_over_processes
+from tailwise.losses.formula import Coefficients, PairWeight, Side
+from tailwise.losses.guidance import GroupMeans, Guidance, Steering, add_over_processes
 from tailwise.losses.loss import FormulaLoss, divisor_in_advance
 from tailwise.shapes import Float
 
@@ -148,27 +147,26 @@ class ChunkedHead:
     def run(self, wanted: tuple[bool, bool, bool], sgd: ChunkedSGD | None) -> tuple[Tensor, Gradients]:
         """Value, and the gradients of features, weight and bias that are wanted."""
         with torch.autocast(self.features.device.type, enabled=False):
-            inputs, backend = self.inputs, self.backend
             needs_slopes = any(wanted) or sgd is not None
             whole = self.divisor()
             # In float16 gradients divided by the number of pairs would underflow: they are divided afterwards.
             factor, rest = (1.0, 1 / whole) if self.dtype == torch.float16 else (1 / whole, 1.0)
             gradients = self._empty_gradients(wanted)
-            total = torch.zeros((), dtype=torch.float64, device=inputs.device)
-            coefficients_of = self._coefficients_of
+            total = torch.zeros((), dtype=torch.float64, device=self.inputs.device)
+            _ = self._parameters  # sums over the processes come first, also in a process without classes
             for classes in self.chunks.slices:
                 labels, mask = self.chunks.labels(classes)
-                logits = self._logits(inputs, classes)
-                coefficients = coefficients_of(classes, logits, labels, mask)
+                logits = self._logits(classes)
+                coefficients = self._coefficients(classes, logits, labels, mask)
                 if self.loss.correction is not None:
                     labels = self.loss.correction(logits, labels, self._corrects)
                 wanted_here = Wanted(needs_slopes, values=False, factor=factor, out=logits)
-                evaluated = backend.evaluate(logits, labels, mask, coefficients, wanted_here)
+                evaluated = self.backend.evaluate(logits, labels, mask, coefficients, wanted_here)
                 total += evaluated.total
                 if evaluated.gradient is not None:
-                    self._add(gradients, classes, evaluated.gradient, inputs, rest)
+                    self._add(gradients, classes, evaluated.gradient, rest)
                     if sgd is not None:
-                        self._step(sgd, classes, evaluated.gradient, inputs, rest)
+                        self._step(sgd, classes, evaluated.gradient, rest)
             if self.split is not None:
                 self.split.add(total)
             value = (total / whole).to(_accurate(self.dtype))
@@ -189,10 +187,10 @@ class ChunkedHead:
         """The rows of the head that belong to the classes."""
         return slice(classes.start - self.first, classes.stop - self.first)
 
-    def _logits(self, inputs: Tensor, classes: slice) -> Tensor:
+    def _logits(self, classes: slice) -> Tensor:
         rows = self._rows(classes)
         bias = None if self.bias is None else self.bias[rows].to(self.dtype)
-        return functional.linear(inputs, self.weight[rows].to(self.dtype), bias)
+        return functional.linear(self.inputs, self.weight[rows].to(self.dtype), bias)
 
     def _empty_gradients(self, wanted: tuple[bool, bool, bool]) -> Gradients:
         by_features = torch.zeros_like(self.features, dtype=_accurate(self.dtype)) if wanted[0] else None
@@ -200,21 +198,21 @@ class ChunkedHead:
         by_bias = torch.empty_like(self.bias) if wanted[2] and self.bias is not None else None
         return by_features, by_weight, by_bias
 
-    def _add(self, gradients: Gradients, classes: slice, slope: Tensor, inputs: Tensor, rest: float) -> None:
+    def _add(self, gradients: Gradients, classes: slice, slope: Tensor, rest: float) -> None:
         """Add a chunk to the gradients."""
         by_features, by_weight, by_bias = gradients
         rows = self._rows(classes)
         if by_features is not None:
             by_features += slope @ self.weight[rows].to(self.dtype)
         if by_weight is not None:
-            by_weight[rows] = _scaled(slope.T @ inputs, rest)
+            by_weight[rows] = _scaled(slope.T @ self.inputs, rest)
         if by_bias is not None:
             by_bias[rows] = _scaled(slope.sum(0, dtype=_accurate(self.dtype)), rest)
 
-    def _step(self, sgd: ChunkedSGD, classes: slice, slope: Tensor, inputs: Tensor, rest: float) -> None:
+    def _step(self, sgd: ChunkedSGD, classes: slice, slope: Tensor, rest: float) -> None:
         """Update the classes of a chunk, after the gradient of the features was computed from them."""
         rows = self._rows(classes)
-        gradient = _scaled((slope.T @ inputs).to(self.weight.dtype), rest)
+        gradient = _scaled((slope.T @ self.inputs).to(self.weight.dtype), rest)
         sgd.update("weight", self.weight, rows, self._averaged(gradient))
         if self.bias is not None:
             gradient = _scaled(slope.sum(0, dtype=self.bias.dtype), rest)
@@ -228,17 +226,19 @@ class ChunkedHead:
         return gradient
 
     @cached_property
-    def _coefficients_of(self) -> Callable[[slice, Tensor, Tensor, Tensor | None], Coefficients]:
-        """A function of a chunk: its classes, logits, labels and mask. It is the same in a second pass."""
-        loss, pair_weight = self.loss, self.loss.weigh(self.backend, self.targets, self.mask)
-        sides = self._sides(self.backend, self.inputs)
-
-        def coefficients(classes: slice, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Coefficients:
-            label = None if pair_weight.label is None else pair_weight.label[classes]
-            positive, negative = sides(classes, logits, labels, mask)
-            return loss.coefficients(positive, negative, pair_weight._replace(label=label))
-
-        return coefficients
+    def _parameters(self) -> tuple[PairWeight, tuple[Side, Side], GroupMeans | None]:
+        """Weights, sides and means of groups, from all classes of the batch; the same in a second pass."""
+        loss, guidance = self.loss, self.loss.guidance
+        weight = loss.weigh(self.backend, self.targets, self.mask)
+        sides = loss.side("positive"), loss.side("negative")
+        if guidance is None:
+            return weight, sides, None
+        if isinstance(guidance, Steering):
+            guidance.observe(self._all_sums())
+            return weight, guidance.steered(*sides), None
+        may_be_soft = self.targets.is_floating_point() and not is_sparse(self.targets)
+        sums = self._all_sums() if may_be_soft else self._positive_sums()
+        return weight, sides, guidance.group_means(sums[:2])
 
     @cached_property
     def _corrects(self) -> Tensor:
@@ -246,44 +246,30 @@ class ChunkedHead:
         assert self.loss.correction is not None
         return self.loss.correction.observe(len(self.features), sync=self.split is None)
 
-    def _sides(
-        self, backend: Backend, inputs: Tensor
-    ) -> Callable[[slice, Tensor, Tensor, Tensor | None], tuple[Side, Side]]:
-        """A function of a chunk that returns its two sides, guided if the loss is."""
-        loss, guidance = self.loss, self.loss.guidance
-
-        def fixed(classes: slice) -> tuple[Side, Side]:
-            return _of_classes(loss.side("positive"), classes), _of_classes(loss.side("negative"), classes)
-
-        if isinstance(guidance, Steering):
-            guidance.observe(self._all_sums(backend, inputs))
-            now = guidance.steered(*fixed(slice(None)))
-            return lambda classes, *_: (_of_classes(now[0], classes), _of_classes(now[1], classes))
-        if guidance is None:
-            return lambda classes, *_: fixed(classes)
-        may_be_soft = self.targets.is_floating_point() and not is_sparse(self.targets)
-        sums = self._all_sums(backend, inputs) if may_be_soft else self._positive_sums(inputs)
-        groups = guidance.group_means(sums[:2])
-
-        def guided(classes: slice, logits: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Side, Side]:
-            own = backend.probability_sums(logits, labels, mask)
+    def _coefficients(self, classes: slice, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Coefficients:
+        """The parameters of a chunk, guided by its logits if the loss is."""
+        weight, sides, groups = self._parameters
+        positive, negative = (_of_classes(side, classes) for side in sides)
+        if groups is not None:
+            assert isinstance(self.loss.guidance, Guidance)
+            own = self.backend.probability_sums(logits, labels, mask)
             if self.split is None:
-                guidance.shared(own)
-            sides: tuple[Side, Side] = guidance(own, *fixed(classes), classes, groups)
-            return sides
+                self.loss.guidance.shared(own)
+            positive, negative = self.loss.guidance(own, positive, negative, classes, groups)
+        label = None if weight.label is None else weight.label[classes]
+        return self.loss.coefficients(positive, negative, weight._replace(label=label))
 
-        return guided
-
-    def _all_sums(self, backend: Backend, inputs: Tensor) -> Float[Tensor, "4 C"]:
+    def _all_sums(self) -> Float[Tensor, "4 C"]:
         """Σ p y, Σ y, Σ p (1 − y) and Σ (1 − y) of every class: a pass over all logits."""
-        sums = inputs.new_zeros(4, self.loss.num_classes, dtype=_accurate(self.dtype))
+        sums = self.inputs.new_zeros(4, self.loss.num_classes, dtype=_accurate(self.dtype))
         for classes in self.chunks.slices:
-            logits = self._logits(inputs, classes)
-            sums[:, classes] = backend.probability_sums(logits, *self.chunks.labels(classes)).to(sums.dtype)
+            labels, mask = self.chunks.labels(classes)
+            sums[:, classes] = self.backend.probability_sums(self._logits(classes), labels, mask).to(sums.dtype)
         return self._shared(sums)
 
-    def _positive_sums(self, inputs: Tensor) -> Float[Tensor, "2 C"]:
+    def _positive_sums(self) -> Float[Tensor, "2 C"]:
         """Σ p y and Σ y of every class, from the logits of positives alone."""
+        inputs = self.inputs
         sums = inputs.new_zeros(2, self.loss.num_classes, dtype=_accurate(self.dtype))
         step = max(1, LOGITS_AT_ONCE // max(inputs.shape[1], 1))
         for classes in self.chunks.slices:

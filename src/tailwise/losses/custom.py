@@ -60,9 +60,9 @@ def formula(
     A slope, divisor, exponent or shift is a number, (K,) values, or ``{group: value}`` that replaces its base, which is
     1 for slopes and divisors, and 0 for exponents and shifts. ``weight`` is ``{"rule": "rebalanced"}``,
     ``"inverse-frequency"`` or ``"class-balanced"`` with options of the function of that name in
-    :mod:`tailwise.losses.statistics`; a shift may be ``{"rule": "prior"}`` or ``{"rule": "margin"}`` in the same way. ``margin`` is ASL's, ``adaptive``,
-    ``max_exponent``, ``focal_on`` and ``sync`` are as for PG. ``base_exponent`` is λ₀ of exponents that follow the
-    batch ratio; None leaves γ± as given.
+    :mod:`tailwise.losses.statistics`; a shift may be ``{"rule": "prior"}`` or ``{"rule": "margin"}`` in the same way.
+    ``margin`` is ASL's, ``adaptive``, ``max_exponent``, ``focal_on`` and ``sync`` are as for PG. ``base_exponent`` is
+    λ₀ of exponents that follow the batch ratio; None leaves γ± as given.
     """
     if base_exponent is not None and not (pos_exponent is None and neg_exponent is None):
         raise ValueError("base_exponent makes the exponents follow the batch: leave pos_exponent, neg_exponent out")

@@ -1,8 +1,8 @@
 """The term of every loss in loops for a CPU, a tile of samples and classes at a time.
 
-The formula is that of :mod:`tailwise.losses.formula`, which explains it. A piece of a row is copied to the core's first
-cache with its labels and weights; value and derivative are then computed in one loop without branches, which the
-compiler turns into vector instructions.
+The formula is that of :mod:`tailwise.losses.formula`, which explains it. A piece of a row is copied with its labels
+and weights to a workspace that fits the first-level cache; value and derivative are then computed in one loop without
+branches, which the compiler vectorises.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tailwise.losses.backends.numba_sum_loops import (
 _W, _VALUE, _DERIVATIVE = 2 * WIDTH, 3 * WIDTH, 4 * WIDTH
 _SIDES = 5 * WIDTH
 _SHIFT, _SLOPE, _INVERSE_DIVISOR, _EXPONENT = _SIDES, _SIDES + WIDTH, _SIDES + 2 * WIDTH, _SIDES + 3 * WIDTH
-_NEGATIVE = 4 * WIDTH  # so far behind the positive side's rows
+_NEGATIVE = 4 * WIDTH  # offset from the rows of the positive side
 _ROWS = 13
 
 _ZERO, _HALF, _ONE, _TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
@@ -44,7 +44,7 @@ KINDS = {"margin": 4, "hill": 5}
 
 
 def _softplus_side(focal):
-    """Make the function of a softplus side, by its kind of focal factor: a loop has no choice left to make."""
+    """Build the function of a softplus side for one kind of focal factor, so that its loop has no branch."""
 
     @_inlined
     def softplus_side(z, sign, shift, slope, inverse_divisor, exponent, _number):
@@ -92,7 +92,7 @@ def _hill_side(z, sign, shift, slope, inverse_divisor, exponent, height):
 
 @_inlined
 def _write(work, shift, bits):
-    """Write a piece of a row as float32, or rounded to bfloat16, to the nearest and to even."""
+    """Write a piece of a row as float32, or rounded to bfloat16 (nearest even)."""
     if shift:
         for j in range(len(bits)):
             whole = np.float32(work[_DERIVATIVE + j]).view(np.uint32)
@@ -130,7 +130,7 @@ def _unlike(work, count):
 
 @_inlined
 def _leave_out_unknown(work, count):
-    """Make the weights of unknown pairs 0; and their logits."""
+    """Set weights, labels and logits of unknown pairs to 0."""
     for j in range(count):
         z, y, w = work[Z + j], work[Y + j], work[_W + j]
         is_known = y >= _ZERO
@@ -139,12 +139,12 @@ def _leave_out_unknown(work, count):
 
 
 def _selection(side):
-    """Make the loop over a piece whose labels are 0 or 1, with sides of one kind."""
+    """Build the loop over a piece whose labels are 0 or 1, with sides of one kind."""
 
     @_inlined
     def select_side(work, count, _kind, number):
         for j in range(count):
-            # Products, exact if finite: of a choice between numbers in memory the compiler makes one between places.
+            # Products, exact if finite: the compiler would turn a choice between numbers in memory into a gather.
             y = work[Y + j]
             rest = _ONE - y
             value, derivative = side(
@@ -163,7 +163,7 @@ def _selection(side):
 
 
 def _positive_share(side):
-    """Make the loop that sets value and derivative of a piece to the part y ℓ⁺."""
+    """Build the loop that sets value and derivative of a piece to the part y ℓ⁺."""
 
     @_inlined
     def set_positive_share(work, count, _kind, number):
@@ -178,7 +178,7 @@ def _positive_share(side):
 
 
 def _negative_share(side):
-    """Make the loop that adds the part (1 − y) ℓ⁻ to value and derivative of a piece."""
+    """Build the loop that adds the part (1 − y) ℓ⁻ to value and derivative of a piece."""
 
     @_inlined
     def add_negative_share(work, count, _kind, number):
@@ -194,7 +194,7 @@ def _negative_share(side):
 
 
 def _choice(loops):
-    """Make the loop that takes one of several by its kind; the last is for all other kinds."""
+    """Build the loop that dispatches by kind; the last entry is the default."""
     (kind, loop), *others = loops.items()
     if not others:
         return loop
@@ -230,7 +230,7 @@ _select, _set_positive, _add_negative = _choice(SELECTIONS), _choice(POSITIVE_SH
 
 @_inlined
 def _evaluate_piece(work, count, kinds, numbers):
-    """Value and derivative of a piece by the loop that its labels and its loss take."""
+    """Value and derivative of a piece by the loop for its labels and its loss."""
     unknown, soft = _unlike(work, count)
     if unknown > _ZERO:
         _leave_out_unknown(work, count)
@@ -275,8 +275,8 @@ def evaluate(
         negative_number: likewise.
         factor: multiplies the derivative.
         height: samples of a tile.
-        gradient: (B, C) bits as the logits, written; (0, 0) if it is not wanted. It may be the logits.
-        values: (B, C) float32, written; (0, 0) if they are not wanted.
+        gradient: (B, C) bits as the logits, written; (0, 0) for none. It may be the logits.
+        values: (B, C) float32, written; (0, 0) for none.
         totals: (T,) float64, written: the sum of each tile.
         known: (T,) int64, written: the number of known pairs of each tile.
         start: the first tile.

@@ -20,17 +20,17 @@ from tailwise.losses.formula import SIDE_FACTORS, Coefficients, Factor, Side, of
 from tailwise.shapes import Float
 
 _PAIRS = 1024
-"""Pairs that a program of four warps has at once: 8 of each thread, which are 16 bytes in half precision."""
+"""Pairs that a program of four warps processes at once: 8 per thread, which are 16 bytes in half precision."""
 _SUMMED_PAIRS = 2048
-"""The same where only labels are read: 16 bytes of each thread again."""
+"""The same where only labels are read: again 16 bytes per thread."""
 _PROGRAMS = 1024
-"""Programs that fill a device: tiles become smaller before there are fewer."""
+"""Programs that fill a device: tiles shrink rather than leave fewer."""
 _EVALUATED_SAMPLES, _SUMMED_SAMPLES, _SUMMED_CLASSES = 32, 128, 1 << 15
-"""Most samples or classes of a tile: enough to share what it reads of its classes, or writes of its sums."""
+"""Most samples or classes of a tile: enough to share the parameters of classes, or the writes of sums."""
 _SCRATCH_BYTES = 1 << 25
-"""Sparse labels are written out a block at a time, which the second-level cache holds."""
+"""Size of the blocks in which sparse labels are made dense, which the second-level cache holds."""
 _ENTRIES, _SCALED = 128, 4096
-"""Labels of a sparse sample, and derivatives, that a program takes at once."""
+"""Labels of a sparse sample, and derivatives, that a program processes at once."""
 
 
 class Triton(Backend):
@@ -192,7 +192,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _known_rows(mask: Tensor | None, rows: slice) -> tuple[Tensor | None, int]:
-    """The mask of some samples as a kernel reads it, and how far its rows are apart."""
+    """The mask of some samples as a kernel reads it, and its row stride."""
     if mask is None:
         return None, 0
     known = _readable(_with_rows(mask[rows]))
@@ -223,13 +223,13 @@ def _at_once(classes: int, pairs: int = _PAIRS, least_samples: int = 1) -> tuple
 
 
 def _evenly(table: Tensor, height: int, width: int) -> dict[str, int | bool]:
-    """What a program has at once, and whether a table divides into that, so that no pair needs a check."""
+    """The block of a program, and whether it divides the table, so that no pair needs a check."""
     is_even = table.shape[0] % height == 0 and table.shape[1] % width == 0
     return {"EVEN": is_even, "ROWS": height, "COLUMNS": width}
 
 
 def _extent(length: int, unit: int, most: int, across: int) -> int:
-    """Samples or classes of a tile: a multiple of ``unit``, so small that there are programs enough."""
+    """Samples or classes of a tile: a multiple of ``unit``, small enough for the number of programs."""
     wanted = _parts(length, _parts(_PROGRAMS, max(across, 1)))
     return max(1, min(_parts(wanted, unit), most // unit)) * unit
 

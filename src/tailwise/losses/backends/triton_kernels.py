@@ -1,12 +1,12 @@
 """The term of every loss as Triton kernels: each logit is read once, and each derivative written once.
 
 The formula is that of :mod:`tailwise.losses.formula`, which explains it. A program takes a tile of samples and classes:
-what belongs to its classes stays in registers while it goes down the samples. What a loss does not have (a focal
-factor, a margin, soft labels, weights, a mask) is decided when the kernel is compiled, by the types of the arguments
-and by flags, and is not there then.
+parameters of its classes stay in registers while it iterates over samples. Parts that a loss does not have (a focal
+factor, a margin, soft labels, weights, a mask) are excluded when the kernel is compiled, by the types of the arguments
+and by flags.
 
-A GPU evaluates powers and logarithms of base 2, and does not have many instructions to spare for each logit while it
-streams them. So all arguments of σ and sp are in units of ln 2, as are their logarithms: a⁄ln 2 follows from λ₁⁄ln 2,
+A GPU evaluates powers and logarithms of base 2, and can execute few instructions per logit at the speed of its memory.
+So all arguments of σ and sp are in units of ln 2, as are their logarithms: a⁄ln 2 follows from λ₁⁄ln 2,
 and λ₂⁄ln 2 divides the loss, both of which are computed once for the classes of a tile.
 
 Labels of unsigned types are all known; those of signed types are unknown below 0, and floating-point ones, which may be
@@ -14,7 +14,7 @@ soft, where they are NaN as well. A factor of a side is a number or a pointer to
 also None, but for the slope: as on the positive side.
 """
 
-# An "if" that is decided when the kernel is compiled needs its "else": what follows it would be compiled all the same.
+# An "if" that is decided when the kernel is compiled needs an "else": code after it would be compiled in any case.
 # ruff: noqa: RET505
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _or(minus, plus):
 
 @triton.jit
 def _select(is_positive, plus, minus):
-    """A factor of the side that a label takes."""
+    """A factor of the side of each label."""
     if minus is None:
         return plus
     else:
@@ -76,7 +76,7 @@ def _select(is_positive, plus, minus):
 
 @triton.jit
 def _labels(targets, mask, rows, columns, stride, mask_stride, inside):
-    """Labels of a tile, of their own type, and which of them are known; what is outside is not."""
+    """Labels of a tile, in their dtype, and which of them are known; pairs outside the table are not."""
     label = tl.load(targets + rows * stride + columns, mask=inside, other=0)
     known = inside
     if not targets.dtype.element_ty.is_int_unsigned():
@@ -116,7 +116,7 @@ def _weights(sample, label, smoothing, scale):
 
 @triton.jit
 def _pair(z, label, known, weight, positive, negative, numbers, KINDS, FOCAL_PLUS, FOCAL_MINUS, PLAIN):
-    """Value and derivative of a tile, unknown pairs aside."""
+    """Value and derivative of a tile; the caller masks unknown pairs."""
     shift, steepness, inverse, exponent = positive
     other_shift, other_steepness, other_inverse, other_exponent = negative
     if KINDS[0] == "softplus" and KINDS[1] == "softplus" and not label.dtype.is_floating():
@@ -150,7 +150,7 @@ def _pair(z, label, known, weight, positive, negative, numbers, KINDS, FOCAL_PLU
 
 @triton.jit
 def _inside(rows, columns, samples, classes, EVEN: tl.constexpr):
-    """Which pairs of a tile exist: all of them if the table is EVEN, without looking."""
+    """Which pairs of a tile exist: all of them if the table is EVEN, without a comparison."""
     if EVEN:
         return tl.full((rows.shape[0], columns.shape[1]), True, tl.int1)
     else:
@@ -190,7 +190,7 @@ def evaluate(
         PLAIN: whether the focal factor takes the plain logit.
         EVEN: whether ``ROWS`` divides B and ``COLUMNS`` divides C.
     """
-    # From the last tile to the first: what a pass before has read last is still in the cache.
+    # From the last tile to the first: the tiles that a previous pass read last are still cached.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     across = tl.cdiv(classes, COLUMNS)
     top = tile // across * height
@@ -231,7 +231,7 @@ def probability_sums(
     Args:
         logits: as in :func:`evaluate`, and likewise ``targets``, ``mask``, ``samples``, ``classes``, the strides,
             ``height``, ``EVEN``, ``ROWS`` and ``COLUMNS``.
-        sums: (D, 4, C) float32, written, where D is the number of tiles that lie below each other.
+        sums: (D, 4, C) float32, written, where D is the number of tiles down the samples.
     """
     across = tl.cdiv(classes, COLUMNS)
     down = tl.program_id(0) // across

@@ -1,4 +1,4 @@
-"""Elementary functions and the kinds of sides for Triton kernels, in units of ln 2, as a GPU's instructions are."""
+"""Elementary functions and the kinds of sides for Triton kernels, in units of ln 2, as the instructions of a GPU."""
 
 from __future__ import annotations
 
