@@ -57,3 +57,11 @@ def test_what_a_source_distribution_holds_is_there():
     include = targets["sdist"]["include"]
     assert {"/src", "/tests", "/benchmarks", "/examples", "/docs", "/mkdocs.yml", "/CHANGELOG.md"} <= set(include)
     assert all((ROOT / name.removeprefix("/")).exists() for name in include)
+
+
+def test_names_of_the_map_are_in_the_files_it_points_to():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    found = re.findall(r"\]\((src/[\w/]+\.py)\): `(\w+)`", page)
+    assert len(found) >= 10
+    for path, name in found:
+        assert re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), name
