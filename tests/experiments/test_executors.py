@@ -26,7 +26,7 @@ from tailwise.experiments.executors import (
     Run,
     _death,
     _interrupts_ignored,
-    _is_worthless,
+    _is_useless,
     do,
     execute,
     failure_of,
@@ -237,9 +237,9 @@ def test_what_is_worth_going_on_from(config, files, worthless):
             (run.folder / name).mkdir()
         else:
             (run.folder / name).touch()
-    assert _is_worthless(run.folder, run.configure()) == worthless
+    assert _is_useless(run.folder, run.configure()) == worthless
     other = replace(run.configure(), batch_size=7)
-    assert _is_worthless(run.folder, other) == (worthless or files == ["config.yaml", "failed.json"])
+    assert _is_useless(run.folder, other) == (worthless or files == ["config.yaml", "failed.json"])
 
 
 def test_processes_are_started_deaf_to_the_keyboard():

@@ -167,9 +167,9 @@ def parsed(options: str) -> TrainConfig:
 
 
 ADVICE = [
-    Advice("tail", "", "neg_slope", "raise", ""),
-    Advice("head", "", "neg_slope", "lower", ""),
-    Advice("tail", "", "pos_divisor", "raise", ""),
+    Advice("tail", "", "neg_slope", "raise"),
+    Advice("head", "", "neg_slope", "lower"),
+    Advice("tail", "", "pos_divisor", "raise"),
 ]
 
 
@@ -202,7 +202,7 @@ def test_pasted_options_multiply_the_factors_and_change_nothing_else(
 
 def test_equal_values_become_one_number() -> None:
     config = TrainConfig(data="digits", output="x", loss="db")
-    advice = [Advice(group, "", "neg_slope", "raise", "") for group in GROUPS]
+    advice = [Advice(group, "", "neg_slope", "raise") for group in GROUPS]
     assert options_to_paste(config, STATS, advice) == "--recipe null --loss pr --loss-options '{\"neg_slope\": 3.0}'"
     assert options_to_paste(replace(config, loss="asl"), STATS, advice) is None
 

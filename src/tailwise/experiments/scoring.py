@@ -34,7 +34,7 @@ from tailwise.experiments.results import (
 )
 from tailwise.labels import LabelStats
 from tailwise.matrix import count_positives, to_dense
-from tailwise.metrics import Decisions, average_precision, fit_decisions, group_means
+from tailwise.metrics import average_precision, fit_decisions, group_means
 from tailwise.metrics.bootstrap import Replicates, Resamples, interval, replicate
 from tailwise.metrics.groups import TOTAL
 from tailwise.options import Role, names_of
@@ -165,24 +165,11 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Datase
     tested = Board(to_dense(test.targets), stats.groups, num_runs=len(plan.seeds), **intervals)
     validated = Board(to_dense(train.targets), stats.groups, num_runs=1, **intervals)
     failures = {entry.method.name: _first_failure(plan, entry.method) for entry in chosen}
-    decided: dict[str, dict[str, float | None]] = {}
-    for method in (entry.method for entry in chosen if failures[entry.method.name] is None):
-        logits = [read_logits([run.folder / PREDICTIONS_FILE], test) for run in plan.test_runs(method)]
-        tested.add(method.name, logits)
-        decisions = None
-        if plan.folds:
-            pooled = read_logits([run.folder / VALIDATION_FILE for run in plan.fold_runs(method)], train)
-            validated.add(method.name, [pooled])
-            decisions = fit_decisions(
-                pooled,
-                validated.targets,
-                train.class_names,
-                plan.shared.threshold_objective,
-                target=plan.shared.threshold_target,
-                method=plan.shared.calibration,
-            )
-            decisions.save(plan.folder / FOLDS / method.name / THRESHOLDS_FILE)
-        decided[method.name] = _decided(logits, tested.targets, stats, decisions)
+    decided = {
+        name: _add(plan, entry.method, (tested, test), (validated, train), stats)
+        for entry in chosen
+        if failures[name := entry.method.name] is None
+    }
     baseline = plan.baseline if plan.baseline in tested.methods else None
     comparison = Comparison(
         data=_data(plan, stats, test),
@@ -207,6 +194,34 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Datase
         highest=Highest(tested.best, validated.best),
     ).located(plan.folder)
     return replace(comparison, recommendation=recommend(comparison))
+
+
+def _add(
+    plan: Plan, method: Method, tested: tuple[Board, Dataset], validated: tuple[Board, Dataset], stats: LabelStats
+) -> dict[str, float | None]:
+    """Score the runs of a method; returns its single scores, means over the runs.
+
+    Thresholds and calibration are fitted to the predictions for all held-out images together.
+    """
+    (board, test), (held_out, train) = tested, validated
+    logits = [read_logits([run.folder / PREDICTIONS_FILE], test) for run in plan.test_runs(method)]
+    board.add(method.name, logits)
+    decisions = None
+    if plan.folds:
+        pooled = read_logits([run.folder / VALIDATION_FILE for run in plan.fold_runs(method)], train)
+        held_out.add(method.name, [pooled])
+        decisions = fit_decisions(
+            pooled,
+            held_out.targets,
+            train.class_names,
+            plan.shared.threshold_objective,
+            target=plan.shared.threshold_target,
+            method=plan.shared.calibration,
+        )
+        decisions.save(plan.folder / FOLDS / method.name / THRESHOLDS_FILE)
+    scores = [score_decisions(torch.from_numpy(run), board.targets, stats, decisions) for run in logits]
+    values = {name: [run[name] for run in scores if run.get(name) is not None] for name in SINGLE_SCORES}
+    return {name: percent(fmean(found) / 100) if found else None for name, found in values.items()}
 
 
 def shared_options(config: TrainConfig) -> dict[str, Any]:
@@ -266,15 +281,6 @@ def _validation(board: Board, name: str) -> Validation | None:
         return None
     judged = board.methods[name]
     return Validation(judged.means, tuple(judged.class_means), board.difference(name, board.best))
-
-
-def _decided(
-    logits: Sequence[NDArray[np.float32]], targets: NDArray[np.int8], stats: LabelStats, decisions: Decisions | None
-) -> dict[str, float | None]:
-    """Scores of decisions and probabilities, mean over the runs: at ½ and uncalibrated, and with what was fitted."""
-    scores = [score_decisions(torch.from_numpy(run), targets, stats, decisions) for run in logits]
-    values = {name: [run[name] for run in scores if run.get(name) is not None] for name in SINGLE_SCORES}
-    return {name: percent(fmean(found) / 100) if found else None for name, found in values.items()}
 
 
 def _first_failure(plan: Plan, method: Method) -> RunFailure | None:

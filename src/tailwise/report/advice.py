@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,14 @@ _WITH_FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "pr": ("pr", {}),
     "pg": ("pg", {}),
     "formula": ("formula", {}),
+}
+Direction: TypeAlias = Literal["raise", "lower"]
+_EFFECTS: dict[tuple[FactorName, Direction], str] = {
+    ("neg_slope", "raise"): "both lower",
+    ("neg_slope", "lower"): "both higher",
+    ("neg_divisor", "raise"): "positives higher, negatives lower",
+    ("pos_slope", "raise"): "positives higher, negatives lower",
+    ("pos_divisor", "raise"): "positives lower, negatives higher",
 }
 _FEWEST_POINTS = 3
 _EPSILON = 1e-6
@@ -95,14 +103,17 @@ class Advice:
         finding: a sentence on the curves.
         factor: the factor to move.
         direction: where to.
-        effect: its effect, by Table 1 of the PG paper.
     """
 
     group: str
     finding: str
     factor: FactorName
-    direction: Literal["raise", "lower"]
-    effect: str
+    direction: Direction
+
+    @property
+    def effect(self) -> str:
+        """Effect on the probabilities, by Table 1 of the PG paper."""
+        return _EFFECTS[self.factor, self.direction]
 
 
 def odds(probability: float) -> float:
@@ -144,41 +155,39 @@ def advise(groups: Sequence[GroupCourse]) -> list[Advice]:
     return list(advice.values())
 
 
-def _by_probability(course: GroupCourse, others: Sequence[GroupCourse]) -> list[Advice]:
+def _by_probability(course: GroupCourse, others: Sequence[GroupCourse]) -> Iterator[Advice]:
     """Positives that rise faster or slower than those of other groups; negatives that rise, or stay high."""
-    found = []
     group = course.group
     fast = _against(odds(course.middle.positive), [odds(other.middle.positive) for other in others])
     high = _against(odds(course.end.negative), [odds(other.end.negative) for other in others])
     rise = odds(course.end.negative) / odds(course.start.negative)
     if fast >= OTHERS and course.end.gap >= NARROW:
         text = f"positives of {group} classes rise too fast: half-way, their odds are {fast:.1f} times those of others"
-        found.append(Advice(group, text, "pos_divisor", "raise", "positives lower, negatives higher"))
+        yield Advice(group, text, "pos_divisor", "raise")
     if rise >= RISE:
         text = (
             f"negatives of {group} classes rise, from {course.start.negative:.3f} to {course.end.negative:.3f}; "
             f"{course.end.predicted:.1f} positives are predicted for each there is"
         )
-        found.append(Advice(group, text, "neg_slope", "raise", "both lower"))
+        yield Advice(group, text, "neg_slope", "raise")
     elif high >= OTHERS:
         text = (
             f"negatives of {group} classes stay high: at the end, their odds are {high:.1f} times those of others; "
             f"{course.end.predicted:.1f} positives are predicted for each there is"
         )
-        found.append(Advice(group, text, "neg_slope", "raise", "both lower"))
+        yield Advice(group, text, "neg_slope", "raise")
     elif fast >= OTHERS and course.end.gap < NARROW:
         text = f"all probabilities of {group} classes rise: half-way, odds of positives are {fast:.1f} times others'"
-        found.append(Advice(group, text, "neg_slope", "raise", "both lower"))
+        yield Advice(group, text, "neg_slope", "raise")
     elif fast <= 1 / OTHERS and high <= 1 / OTHERS:
         text = f"{group} classes are too low: odds of positives {fast:.2f} and of negatives {high:.2f} times others'"
-        found.append(Advice(group, text, "neg_slope", "lower", "both higher"))
+        yield Advice(group, text, "neg_slope", "lower")
     elif fast <= 1 / OTHERS:
         text = f"positives of {group} classes rise slowly: half-way, their odds are {fast:.2f} times those of others"
-        found.append(Advice(group, text, "neg_divisor", "raise", "positives higher, negatives lower"))
-    return found
+        yield Advice(group, text, "neg_divisor", "raise")
 
 
-def _by_gap(course: GroupCourse, others: Sequence[GroupCourse]) -> list[Advice]:
+def _by_gap(course: GroupCourse, others: Sequence[GroupCourse]) -> Iterator[Advice]:
     """Positives and negatives that are further apart than in other groups, or hardly apart."""
     group, gap = course.group, course.end.gap
     log_gaps = [math.log(other.end.gap) for other in others if other.end.gap > 1]
@@ -187,14 +196,13 @@ def _by_gap(course: GroupCourse, others: Sequence[GroupCourse]) -> list[Advice]:
         text = (
             f"positives and negatives of {group} classes are hardly apart: their odds differ by a factor of {gap:.2f}"
         )
-        return [Advice(group, text, "pos_slope", "raise", "positives higher, negatives lower")]
-    if wide >= OTHERS:
+        yield Advice(group, text, "pos_slope", "raise")
+    elif wide >= OTHERS:
         text = (
             f"the gap of {group} classes is wide: the odds of positives and negatives differ by a factor of {gap:.1f}, "
             f"those of others by {math.exp(float(np.mean(log_gaps))):.1f}"
         )
-        return [Advice(group, text, "pos_divisor", "raise", "positives lower, negatives higher")]
-    return []
+        yield Advice(group, text, "pos_divisor", "raise")
 
 
 def _against(own: float, others: Sequence[float]) -> float:
