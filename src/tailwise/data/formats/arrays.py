@@ -30,7 +30,7 @@ def read_arrays(request: Request) -> Dataset:
         InputError: the file cannot be read, or its arrays are no data set.
     """
     path = request.path
-    arrays = _load(path)
+    arrays = _load_named(path)
     unknown = sorted(arrays.keys() - set(_KNOWN))
     if unknown:
         raise InputError(
@@ -69,7 +69,7 @@ def read_features(path: str | Path, data: Dataset) -> Dataset:
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        values = _load_array(path)
+        values = _load_features(path)
         if len(values) != len(data):
             skipped = f", of which {len(data.skipped)} more are left out" if data.skipped else ""
             raise InputError(
@@ -77,7 +77,7 @@ def read_features(path: str | Path, data: Dataset) -> Dataset:
                 "are in the order of the labels, row by row: give a .npz file with names and features to match by name"
             )
         return replace(data, inputs=Features(features_of(values, path)))
-    arrays = _load(path)
+    arrays = _load_named(path)
     if not {"features", "names"} <= arrays.keys():
         raise InputError(f"{path}: expected the arrays features and names, got {', '.join(sorted(arrays)) or 'none'}")
     names = _strings(arrays, "names", path) or ()
@@ -93,25 +93,27 @@ def read_features(path: str | Path, data: Dataset) -> Dataset:
     return replace(data, inputs=Features(values[[row_of[name] for name in data.names]]))
 
 
-def _load(path: Path) -> dict[str, NDArray[Any]]:
+def _load(path: Path) -> Any:
+    """The arrays of a ``.npz`` file by name, or the one of a ``.npy`` file."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            if not isinstance(found, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array, not several by name")
-            return {name: found[name] for name in found.files}
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            return {name: found[name] for name in found.files} if isinstance(found, np.lib.npyio.NpzFile) else found
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no .npz file of plain arrays: {error}") from error
+        raise InputError(f"{path} is not a NumPy file of plain arrays: {error}") from error
 
 
-def _load_array(path: Path) -> NDArray[Any]:
-    try:
-        values: NDArray[Any] = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is no .npy file of a plain array: {error}") from error
+def _load_named(path: Path) -> dict[str, NDArray[Any]]:
+    arrays = _load(path)
+    if not isinstance(arrays, dict):
+        raise InputError(f"{path} holds one array; expected a .npz file with several by name")
+    return arrays
+
+
+def _load_features(path: Path) -> NDArray[Any]:
+    values = _load(path)
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "biuf":
         raise InputError(
             f"{path}: expected an (N, F) array of numbers, got {getattr(values, 'shape', 'several arrays')}"

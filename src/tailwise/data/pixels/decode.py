@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import stat
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tailwise.errors import InputError
 from tailwise.shapes import UInt8
+
+T = TypeVar("T")
+_IN_FLIGHT_PER_WORKER = 4
 
 
 class ImageError(InputError):
@@ -35,6 +40,31 @@ def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
+
+
+def in_threads(work: Callable[[Path], T], paths: Sequence[Path], workers: int) -> Generator[Future[T], None, None]:
+    """Apply a function to files in threads (Pillow releases the interpreter while it decodes).
+
+    Args:
+        work: the function.
+        paths: the files.
+        workers: number of threads; four results per thread are held in memory at most.
+
+    Yields:
+        The results in the order of the files.
+    """
+    pending: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
+        try:
+            for path in paths:
+                pending.append(pool.submit(work, path))
+                if len(pending) >= _IN_FLIGHT_PER_WORKER * workers:
+                    yield pending.popleft()
+            while pending:
+                yield pending.popleft()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def decode_image(path: Path, size: int) -> UInt8[np.ndarray, "S S 3"]:

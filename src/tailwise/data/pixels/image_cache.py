@@ -19,11 +19,10 @@ import time
 import warnings
 import weakref
 import zlib
-from collections import deque
-from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -35,7 +34,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from tailwise.data.cache_folder import alone, remove_leftovers, require_space, touch
-from tailwise.data.pixels.decode import ImageError, decode_image, without_warnings
+from tailwise.data.pixels.decode import ImageError, decode_image, in_threads, without_warnings
 from tailwise.errors import InputError, OnError
 from tailwise.files import hold, replacing
 from tailwise.shapes import Int, UInt8
@@ -44,7 +43,6 @@ _Planes: TypeAlias = UInt8[np.ndarray, "3 S S"]
 
 _FORMAT = "tailwise-images-3"
 _ROWS_CHECKED_ON_OPEN = 64
-_IN_FLIGHT_PER_WORKER = 4
 _MAKE_ROOM = "free some space, or choose another folder or a smaller size"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _logger = logging.getLogger(__name__)
@@ -168,8 +166,12 @@ def build_cache(
         InputError: an image cannot be read and ``on_error`` is ``"raise"``; no image can be read; the cache cannot
             be written, for want of space or of permission; an argument is out of range.
     """
-    _require_sensible(size, workers, on_error)
-    paths = [Path(path) for path in paths]
+    if on_error not in ("raise", "skip"):
+        raise InputError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    if size < 1:
+        raise InputError(f"the size of cached images must be at least 1 pixel, got {size}")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
     if not paths:
         raise InputError("there are no images to cache: the list of paths is empty")
     data_path = Path(folder) / f"{_key(paths, size)}.bin"
@@ -193,15 +195,6 @@ def build_cache(
         way_out = f"it needs {needed / 1e9:.2f} GB: {_MAKE_ROOM}" if error.errno in _FULL else "choose another folder"
         reason = error.strerror or error
         raise InputError(f"{folder}: the image cache cannot be written ({reason}); {way_out}") from error
-
-
-def _require_sensible(size: int, workers: int | None, on_error: str) -> None:
-    if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-    if size < 1:
-        raise InputError(f"the size of cached images must be at least 1 pixel, got {size}")
-    if workers is not None and workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}")
 
 
 def _stride(size: int) -> int:
@@ -302,7 +295,7 @@ def _write_pixels(
     checksums: list[int] = []
     skipped: list[SkippedImage] = []
     digest = hashlib.sha256()
-    with target.open("wb") as file, closing(_decoded(paths, size, workers)) as decoded:
+    with target.open("wb") as file, closing(in_threads(partial(_planes, size=size), paths, workers)) as decoded:
         task = bar.add_task("decoding images", total=len(paths))
         for index, (path, future) in enumerate(zip(paths, decoded, strict=True)):
             try:
@@ -334,22 +327,6 @@ def _write_pixels(
 def _common_folder(paths: Sequence[Path]) -> str:
     folders = [str(path.absolute().parent) for path in paths]
     return os.path.commonpath([min(folders), max(folders)])
-
-
-def _decoded(paths: Sequence[Path], size: int, workers: int) -> Generator[Future[_Planes], None, None]:
-    """Decode in threads (Pillow releases the interpreter while it decodes), in order, a bounded number ahead."""
-    pending: deque[Future[_Planes]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            for path in paths:
-                pending.append(pool.submit(_planes, path, size))
-                if len(pending) >= _IN_FLIGHT_PER_WORKER * workers:
-                    yield pending.popleft()
-            while pending:
-                yield pending.popleft()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def _planes(path: Path, size: int) -> _Planes:

@@ -8,8 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.pixels.decode import ImageError, decode_image, without_warnings
+from tailwise.data.pixels.decode import ImageError, decode_image, in_threads, without_warnings
 from tailwise.errors import InputError
 from tailwise.matrix import to_dense
 from tailwise.shapes import Int
@@ -30,7 +29,6 @@ EXTREME_ASPECT = 3.0
 
 # Large JPEGs are decoded at a fraction of their resolution; damage shows at any.
 _DECODED_SIDE = 32
-_BATCH = 1024
 _SECONDS_BETWEEN_LINES = 10.0
 _TURNED_SIDEWAYS = (5, 6, 7, 8)
 _logger = logging.getLogger(__name__)
@@ -117,7 +115,7 @@ class ImageReport:
 
 
 def check_images(data: Dataset, *, workers: int | None = None, progress: bool = True) -> ImageReport:
-    """Open every image the way training does, and hash its file. Images that cannot be read are listed, not raised.
+    """Open every image as training does, and hash its file. Images that cannot be read are listed, not raised.
 
     Args:
         data: the images; some 100 bytes of memory are used for each.
@@ -133,13 +131,12 @@ def check_images(data: Dataset, *, workers: int | None = None, progress: bool = 
     collected = _Collected(len(paths))
     with (
         without_warnings(),
-        ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="check") as pool,
+        closing(in_threads(_look, paths, workers or os.cpu_count() or 1)) as looks,
         _progress(len(paths), show=progress) as advance,
     ):
-        for start in range(0, len(paths), _BATCH):
-            for row, look in enumerate(pool.map(_look, paths[start : start + _BATCH]), start):
-                collected.add(row, look)
-                advance(len(collected.missing), len(collected.unreadable))
+        for row, look in enumerate(looks):
+            collected.add(row, look.result())
+            advance(len(collected.missing), len(collected.unreadable))
     return ImageReport(
         data=data,
         missing=np.array(collected.missing, dtype=np.intp),
