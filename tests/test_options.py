@@ -1,19 +1,23 @@
-"""Spellings of options on the command line: dashes, and options without a value, on every command."""
+"""Options by name: spellings on every command line, keyword arguments of Python, and the way back to a command line."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
 
 from tailwise.cli import main
-from tailwise.command_line import add_options, canonical, from_namespace
+from tailwise.command_line import add_options, canonical, from_namespace, to_arguments
 from tailwise.commands import train
-from tailwise.training.config import TrainConfig
+from tailwise.errors import InputError
+from tailwise.models.model_config import ModelConfig
+from tailwise.options import from_names
+from tailwise.training.config import OptimConfig, TrainConfig, changes, from_keywords, to_mapping
 
 COMMANDS = ("demo", "inspect", "build", "compare", "train", "guide", "evaluate", "report", "reproduce")
 
@@ -113,3 +117,84 @@ def test_misspelt_options_are_answered_with_the_right_one(
 def test_values_that_begin_like_options_stay_values() -> None:
     assert parsed("--loss_options=" + json.dumps({"a--b-c": 1})).loss_options == {"a--b-c": 1}
     assert parsed("--root=--some-where").root == "--some-where"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--no-keep-backbone"], False),
+        (["--no_keep_backbone"], False),
+        (["--no-keep-backbone", "--keep-backbone"], True),
+        (["--keep-backbone", "--no-keep-backbone"], False),
+        (["--keep-backbone=false"], False),
+        ([], True),
+    ],
+)
+def test_no_before_an_option_makes_it_false(arguments: list[str], expected: bool) -> None:
+    assert parsed(*arguments).keep_backbone is expected
+
+
+def test_no_before_an_option_of_a_group_makes_it_false() -> None:
+    config = parsed("--no-pretrained", "--no-augment.photometric", "--no-standardize-features")
+    assert (config.model.pretrained, config.augment.photometric, config.standardize_features) == (False, False, False)
+
+
+@pytest.mark.parametrize("line", ["--no-lr", "--no-image-size 3", "--no-keep-backbones"])
+def test_no_belongs_to_options_that_are_true_or_false(table: Path, line: str, capsys) -> None:
+    assert main(["train", "--data", str(table), "--output", "x", *line.split()]) == 2
+    assert f"unrecognized arguments: {line.split()[0]}" in capsys.readouterr().err
+
+
+def test_keywords_are_the_names_of_the_command_line() -> None:
+    config = from_keywords(data="a.csv", output="x", lr=0.5, backbone="test_resnet", hue=0.0, **{"optim.decay": 0.2})
+    assert (config.optim, config.model) == (OptimConfig(lr=0.5, decay=0.2), ModelConfig("test_resnet"))
+    assert config.augment.hue == 0.0
+
+
+def test_an_option_wins_over_its_group_in_any_order() -> None:
+    for given in (
+        {"optim": {"lr": 0.1, "epochs": 3}, "lr": 0.2},
+        {"lr": 0.2, "optim": {"lr": 0.1, "epochs": 3}},
+        {"optim": OptimConfig(lr=0.1, epochs=3), "optim.lr": 0.2},
+    ):
+        assert from_keywords(data="a.csv", output="x", **given).optim == OptimConfig(lr=0.2, epochs=3)
+
+
+def test_names_change_a_configuration_and_leave_the_rest() -> None:
+    base = TrainConfig(data="a.csv", output="x", seed=3, optim=OptimConfig(lr=0.1, epochs=3))
+    changed = from_names(TrainConfig, {"lr": 0.2, "mode": "probe"}, base)
+    assert changed == replace(base, mode="probe", optim=OptimConfig(lr=0.2, epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data": "a.csv", "output": "x", "learning": 1}, "there is no option 'learning'"),
+        ({"data": "a.csv", "output": "x", "warmup_step": 1}, r"'warmup_step' \(did you mean 'warmup_steps'\?\)"),
+        ({"data": "a.csv", "output": "x", "optim": {"lrr": 1}}, r"'lrr' \(did you mean 'lr'\?\)"),
+        ({"data": "a.csv", "output": "x", "lr": -1.0}, "--lr must be above 0, got -1.0"),
+        ({"data": "a.csv"}, "--output is required"),
+    ],
+)
+def test_keywords_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_keywords(**given)
+
+
+def test_a_command_line_made_of_values_is_read_back_as_these_values() -> None:
+    config = from_keywords(
+        **{"data": "a-b.csv", "output": "x", "lr": 1e-7, "milestones": (1, 3), "clip_norm": None, "pretrained": False},
+        **{"keep_backbone": False, "compile": True, "standardize_features": True, "thresholds": (5, 9)},
+        **{"loss_options": {"neg_slope": {"tail": 2.0}, "adaptive": []}, "label_words": {"a-b": "é"}, "seed": 2**62},
+    )
+    usual, values = parsed(), {}
+    plain = to_mapping(config)
+    for key, _, _ in changes(usual, config):
+        name, _, inner = key.partition(".")
+        whole = name in ("loss_options",) or key.startswith("model.label_words")
+        path = name if name == "loss_options" else "model.label_words" if whole else key
+        group = plain[name]
+        values[path] = group if path == name else group[inner.partition(".")[0]]
+    arguments = to_arguments({**values, "keep_backbone": False, "compile": True}, TrainConfig)
+    assert parsed(*arguments) == config
+    assert {"--no-pretrained", "--no-keep-backbone", "--compile", "--lr"} <= set(arguments)

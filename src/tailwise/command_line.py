@@ -62,8 +62,8 @@ def from_namespace(options: type[Options], parsed: Namespace) -> Options:
 def canonical(arguments: Sequence[str], options: type[Any]) -> list[str]:
     """Arguments as a parser with :func:`add_options` takes them, from the spellings that people may use.
 
-    Names may have dashes or underscores, options of a group may come without its name, and an option that is true or
-    false without a value: ``--quiet``, ``--no-download``. Values, positional arguments, names within an option
+    Names may have dashes or underscores; options of a group may be given without its name, and an option that is true
+    or false without a value: ``--quiet``, ``--no-download``. Values, positional arguments, names within an option
     (``--split-ratios.my-split``) and what follows ``--`` stay as they are.
 
     Args:
@@ -85,12 +85,12 @@ def canonical(arguments: Sequence[str], options: type[Any]) -> list[str]:
             continue
         given, equals, value = argument.removeprefix("--").partition("=")
         name = _path(given, paths)
-        positive = _path(given.removeprefix("no-"), paths)
+        negated = _path(given.removeprefix("no-").removeprefix("no_"), paths)
         if not equals and name in switches:
             is_given = bool(remaining) and remaining[0].lower() in _TRUTH_VALUES
             equals, value = "=", remaining.pop(0) if is_given else "true"
-        elif not equals and given.startswith("no-") and positive in switches:
-            name, equals, value = positive, "=", "false"
+        elif not equals and negated in switches:
+            name, equals, value = negated, "=", "false"
         result.append(f"--{name}{equals}{value}")
     return result
 

@@ -277,9 +277,9 @@ class TestGoingOn:
     def test_other_options_are_refused_and_nothing_is_touched(self, folder, finished, capsys):
         before = (finished / "results.json").read_bytes()
         assert main(arguments(folder, "whole", "--epochs=3")) == 2
-        assert "done with other options (optim.epochs: 2, now 3" in capsys.readouterr().err
+        assert "done with other options (--epochs: 2, now 3" in capsys.readouterr().err
         assert main(arguments(folder, "whole", "--folds=3")) == 2
-        assert "val_folds: 2, now 3" in capsys.readouterr().err
+        assert "--val-folds: 2, now 3" in capsys.readouterr().err
         assert (finished / "results.json").read_bytes() == before
 
     @pytest.mark.usefixtures("finished")

@@ -137,7 +137,7 @@ def test_a_finished_run_with_other_options_is_refused(config):
     run = run_of(config, "run")
     run.folder.mkdir(parents=True)
     save(replace(run.configure(), batch_size=16), run.folder / "config.yaml")
-    with pytest.raises(InputError, match=r"run was done with other options \(.*batch_size: 16, now 32"):
+    with pytest.raises(InputError, match=r"run was done with other options \(.*--batch-size: 16, now 32"):
         unfinished([run])
 
 
@@ -212,7 +212,7 @@ def test_what_is_finished(config):
     changed = run_of(config, "run", partial(same, replace(run.configure(), batch_size=7)))
     assert unfinished([changed]) == [changed]  # it had failed: other options are what is wanted
     (run.folder / FAILED_FILE).unlink()
-    with pytest.raises(InputError, match="batch_size: 32, now 7"):
+    with pytest.raises(InputError, match="--batch-size: 32, now 7"):
         unfinished([changed])
 
 

@@ -40,8 +40,8 @@ def experiment(**changes: Any) -> Experiment:
     [
         (None, []),
         (8, []),
-        (2, ["epochs 2 with class-aware sampling and 20 without (recipe: 8 and 80)"]),
-        (9, ["epochs 9 with class-aware sampling and 90 without (recipe: 8 and 80)"]),
+        (2, ["--epochs 2 with class-aware sampling and 20 without (recipe: 8 and 80)"]),
+        (9, ["--epochs 9 with class-aware sampling and 90 without (recipe: 8 and 80)"]),
     ],
 )
 def test_other_epochs_are_a_departure(epochs: int | None, departures: list[str]) -> None:
@@ -70,7 +70,7 @@ def test_three_seeds_are_enough() -> None:
 def test_the_data_and_the_machine_are_no_departure(option: str, value: Any) -> None:
     shared = experiment().shared
     assert experiment(shared=replace(shared, **{option: value})).departures() == []
-    assert experiment(shared=replace(shared, image_size=64)).departures() == ["image_size 64 (recipe: 224)"]
+    assert experiment(shared=replace(shared, image_size=64)).departures() == ["--image-size 64 (recipe: 224)"]
 
 
 def test_notes_say_what_the_numbers_are() -> None:

@@ -114,11 +114,11 @@ def test_a_table_holds_what_the_runs_found(cli: Callable[[str], Outcome], line: 
     assert "77.29" not in (output / "table3.md").read_text() + (output / "table3.tex").read_text() + out
     said = re.sub(r"\s+", " ", out)
     for departure in (
-        "mode probe (recipe: finetune)",
-        "model.backbone test_resnet (recipe: resnet50.tv_in1k)",
-        "image_size 32 (recipe: 224)",
-        "epochs 2 with class-aware sampling and 20 without (recipe: 8 and 80)",
-        "optim.warmup_steps 125 (recipe: 500)",
+        "--mode probe (recipe: finetune)",
+        "--backbone test_resnet (recipe: resnet50.tv_in1k)",
+        "--image-size 32 (recipe: 224)",
+        "--epochs 2 with class-aware sampling and 20 without (recipe: 8 and 80)",
+        "--warmup-steps 125 (recipe: 500)",
         "2 of the 3 seeds",
     ):
         assert departure in said
@@ -177,7 +177,7 @@ def test_curves_are_those_of_the_recorded_runs(
         shown = [line.get_ydata() for line in axes.lines if line.get_linestyle() == ":"]
         assert any(len(values) == len(expected) and np.allclose(values, expected, rtol=1e-5) for values in shown)
     assert {path.name for path in output.glob("pg-3.*")} == {"pg-3.png", "pg-3.svg"}
-    assert "mode probe (recipe: finetune)" in re.sub(r"\s+", " ", (output / "pg-3.svg").read_text(encoding="utf-8"))
+    assert "--mode probe (recipe: finetune)" in re.sub(r"\s+", " ", (output / "pg-3.svg").read_text(encoding="utf-8"))
     (output / "runs/db/seed1/curves.npz").unlink()
     code, _, err = cli(f"{line} --figure pg-3")
     assert code == 2
@@ -297,8 +297,8 @@ def test_the_recipe_departs_from_nothing(tiny_labels: Path) -> None:
     assert whole.departures() == []
     changed = replace(whole.shared, precision="bf16", model=ModelConfig(weights=Path("/somewhere/weights.bin")))
     assert replace(whole, shared=changed).departures() == [
-        "model.weights weights.bin (recipe: none)",
-        "precision bf16 (recipe: fp32)",
+        "--weights weights.bin (recipe: none)",
+        "--precision bf16 (recipe: fp32)",
     ]
 
 

@@ -249,15 +249,34 @@ def test_file_gives_back_what_was_written(tmp_path: Path) -> None:
     assert configuration.load(tmp_path / "config.yaml") == config
 
 
+def test_a_configuration_of_an_earlier_revision_is_read() -> None:
+    config = configuration.load(Path(__file__).with_name("earlier_config.yaml"))
+    assert config == TrainConfig(
+        data="labels.csv",
+        output="runs/pg",
+        loss="pg",
+        loss_options={"neg_slope": {"tail": 10.0}, "adaptive": ["neg_slope"], "kappa": 0.05},
+        recipe="voc-mlt",
+        mode="probe",
+        val_folds=5,
+        thresholds=(5, 50),
+        model=ModelConfig(
+            "mobilenetv2_100", weights=Path("w.safetensors"), options={"pad_type": "same"}, mean=(0.5, 0.4, 0.3)
+        ),
+        optim=OptimConfig(lr=1e-3, clip_norm=None, milestones=(2, 4), epochs=6),
+        augment=Augmentation(hue=3.5, contrast=(0.9, 1.1)),
+    )
+
+
 def test_differences_name_what_changes_the_result(tiny: Callable[..., TrainConfig]) -> None:
     old = tiny(loss_options={"mu": 0.3})
     assert differences(old, replace(old, output="elsewhere", quiet=False, resume=True, num_workers=2)) == []
     assert differences(old, replace(old, checkpoint_minutes=1.0, compile=True)) == []
     new = replace(old, seed=4, loss_options={"mu": 0.2}, optim=replace(old.optim, lr=0.1))
     assert differences(old, new) == [
-        "loss_options.mu: 0.3, now 0.2",
-        "optim.lr: 0.02, now 0.1",
-        "seed: 0, now 4",
+        "--loss-options.mu: 0.3, now 0.2",
+        "--lr: 0.02, now 0.1",
+        "--seed: 0, now 4",
     ]
 
 

@@ -61,7 +61,7 @@ def test_changed_file_is_not_resumed_and_the_same_one_is_from_anywhere(
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert train(replace(config, loss="../mine.yaml")) is not None
     (tmp_path / file).write_text(DB_FOCAL + "margin: 0.1\n")
-    with pytest.raises(InputError, match=r"loss_options\.margin: None, now 0\.1"):
+    with pytest.raises(InputError, match=r"--loss-options\.margin: None, now 0\.1"):
         train(replace(config, loss="../mine.yaml"))
 
 

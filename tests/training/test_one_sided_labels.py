@@ -118,7 +118,7 @@ def test_other_cells_for_absent_are_asked_about_and_train_to_the_same_numbers(
     recorded = load(Path(config.output) / "config.yaml")
     assert getattr(recorded, option) == value
     other = tiny(data=config.data, **quick)
-    assert differences(recorded, resolve(other)) == [f"{option}: {value!r}, now None"]
+    assert differences(recorded, resolve(other)) == [f"--{option}: {value!r}, now None"]
     again = evaluate(Path(config.output))
     assert again.metrics["mAP"] == metrics["mAP"]
     assert (read_test_rows(recorded, CLASSES).targets >= 0).all()

@@ -243,7 +243,7 @@ def test_resume_refuses_other_options_and_other_labels(tiny: Tiny, labels: Path)
     copy.write_bytes(labels.read_bytes())
     config = tiny(mode="probe", data=str(copy), optim={"epochs": 1})
     run(config)
-    with pytest.raises(InputError, match=r"loss: 'db-focal', now 'bce'; optim.lr: 0.02, now 0.1"):
+    with pytest.raises(InputError, match=r"--loss: 'db-focal', now 'bce'; --lr: 0.02, now 0.1"):
         run(replace(config, resume=True, loss="bce", optim=replace(config.optim, lr=0.1)))
     (Path(config.output) / "metrics.json").unlink()
     lines = copy.read_text().splitlines()

@@ -183,7 +183,7 @@ def test_interrupted_run_resumes_with_its_fold_and_refuses_another(
     whole = run(replace(config, output=str(tmp_path / "whole")))
     with interruption(lambda module: module.current_epoch == 1):
         train(config)
-    with pytest.raises(InputError, match="val_fold: 2, now 3"):
+    with pytest.raises(InputError, match="--val-fold: 2, now 3"):
         train(replace(config, val_fold=3, resume=True))
     assert run(replace(config, resume=True))["validation"] == whole["validation"]
 

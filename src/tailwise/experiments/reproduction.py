@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tailwise.command_line import spelled
 from tailwise.data.dataset import Dataset
 from tailwise.experiments.comparison import compare
 from tailwise.experiments.methods import Method
@@ -111,11 +112,11 @@ class Experiment:
         return {result.name: result for result in compare(plan, workers=self.workers).methods}
 
     def departures(self) -> list[str]:
-        """Options in which the runs differ from the recipe, as "option value (recipe: value)"."""
+        """Options in which the runs differ from the recipe, as "--option value (recipe: value)"."""
         shared = self.shared
         recipe = TrainConfig(data=shared.data, output=shared.output, recipe=shared.recipe)
         found = [
-            f"{name} {_short(now)} (recipe: {_short(before)})"
+            f"{spelled(name, TrainConfig)} {_short(now)} (recipe: {_short(before)})"
             for name, before, now in changes(recipe, shared)
             # An empty mapping is no option of its own; notes of tables name the label embeddings.
             if name.partition(".")[0] not in _NOT_OF_THE_RECIPE
@@ -124,8 +125,8 @@ class Experiment:
         ]
         if self.epochs is not None and self.epochs != _RECIPE_EPOCHS:
             found.append(
-                f"epochs {self.epochs} with class-aware sampling and {self.epochs * _UNIFORM_PER_CLASS_AWARE} without "
-                f"(recipe: {_RECIPE_EPOCHS} and {_RECIPE_EPOCHS * _UNIFORM_PER_CLASS_AWARE})"
+                f"--epochs {self.epochs} with class-aware sampling and {self.epochs * _UNIFORM_PER_CLASS_AWARE} "
+                f"without (recipe: {_RECIPE_EPOCHS} and {_RECIPE_EPOCHS * _UNIFORM_PER_CLASS_AWARE})"
             )
         if len(self.seeds) < RECIPE_SEEDS:
             found.append(f"{len(self.seeds)} of the {RECIPE_SEEDS} seeds that a deviation needs")

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 import yaml  # type: ignore[import-untyped]
 
-from tailwise.command_line import add_options, from_namespace
+from tailwise.command_line import add_options, from_namespace, spelled
 from tailwise.data.dataset import SPLIT_JOINER
 from tailwise.data.pixels.augment import Augmentation
 from tailwise.data.reading import ReadOptions, is_named
@@ -295,12 +295,12 @@ def load(path: Path) -> TrainConfig:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Options whose values make the two runs compute different things, as "name: old, now new"."""
-    return [f"{name}: {before!r}, now {after!r}" for name, before, after in changes(old, new)]
+    """Options whose values make the two runs compute different things, as "--option: old, now new"."""
+    return [f"{spelled(name, TrainConfig)}: {before!r}, now {after!r}" for name, before, after in changes(old, new)]
 
 
 def changes(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
-    """Name, old and new value of the options that make the two runs compute different things, by name."""
+    """Key, old and new value of the options that make the two runs compute different things, by key."""
     before, after = (flatten(to_mapping(config)) for config in (old, new))
     return [
         (name, before.get(name), after.get(name))

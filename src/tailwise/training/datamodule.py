@@ -82,7 +82,7 @@ def check_epoch(sampler: EpochSampler, config: TrainConfig) -> None:
         InputError: so they do.
     """
     draws = len(sampler)
-    way_out = "epoch_reduce" if config.sampler == "class-aware" else "the number of training images"
+    way_out = "--epoch-reduce" if config.sampler == "class-aware" else "the number of training images"
     if not len(EpochBatches(sampler, config.batch_size)):
         raise InputError(
             f"an epoch of the {config.sampler} sampler has {draws} draw of {config.devices * config.num_nodes} "
