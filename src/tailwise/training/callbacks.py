@@ -21,21 +21,22 @@ from tailwise.metrics.curves import CurveRecorder, steps_between_points
 from tailwise.progress import bar, is_shown
 
 _SECONDS_BETWEEN_LINES = 5.0
+_STEPS_BETWEEN_REFRESHES = 25
 
 _logger = logging.getLogger(__name__)
 
 
 class LossLog(pl.Callback):
-    """Logs the training losses, and stops a run whose loss is no number any more.
+    """Logs the training losses, and stops a run whose loss is NaN or infinite.
 
-    A step never waits for the device: losses stay there and are read every ``read_every`` steps and at the end of an
-    epoch, logged as their mean, and checked. Those that are not logged yet are saved with the run, so that an epoch
-    resumed in its middle is logged as one that was not interrupted.
+    Steps do not wait for the device: losses stay there, and are read every ``read_every`` steps and at the end of an
+    epoch, checked, and logged as their mean. Losses that are not logged yet are saved with the run, so that a resumed
+    epoch is logged like an uninterrupted one.
 
     Args:
-        loss_name: what messages call the loss.
-        base_rate: the learning rate that the message about a broken loss wants lowered.
-        read_every: steps between two looks at the losses.
+        loss_name: name of the loss, for messages.
+        base_rate: the learning rate, for messages.
+        read_every: steps between two reads of the losses.
 
     Attributes:
         last_mean: mean of the losses read last; NaN before.
@@ -77,7 +78,7 @@ class LossLog(pl.Callback):
             logger.log_metrics(metrics, step=trainer.global_step)
 
     def _read(self, trainer: pl.Trainer) -> float:
-        device = self._unread[-1].device  # losses from a checkpoint come on the host
+        device = self._unread[-1].device  # losses from a checkpoint are on the host
         losses = torch.stack([loss.to(device) for loss in self._unread]).tolist()
         self._unread.clear()
         first_step = trainer.global_step - len(losses)
@@ -103,20 +104,18 @@ class LossLog(pl.Callback):
 
 
 class TrainingProgress(pl.Callback):
-    """One bar over all epochs; where there is none, a log line at the end of an epoch, every few seconds at most.
+    """One bar over all epochs; without a terminal, a log line at the end of an epoch, every few seconds at most.
 
     Args:
-        losses: knows the loss to show.
+        losses: gives the loss to show.
         show: whether a bar is wanted.
-        title: what is being done.
-        refresh_every: steps between two updates of the bar.
+        title: the text of the bar.
     """
 
-    def __init__(self, losses: LossLog, *, show: bool, title: str = "training", refresh_every: int = 25) -> None:
+    def __init__(self, losses: LossLog, *, show: bool, title: str) -> None:
         self.losses = losses
         self.show = show
         self.title = title
-        self.refresh_every = refresh_every
         self._context: Any = None
         self._advance: Callable[[int, str], None] = lambda _steps, _description: None
         self._pending = 0
@@ -133,7 +132,7 @@ class TrainingProgress(pl.Callback):
     @override
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._pending += 1
-        if self._pending >= self.refresh_every:
+        if self._pending >= _STEPS_BETWEEN_REFRESHES:
             self._advance(self._pending, self._describe(trainer))
             self._pending = 0
 
@@ -167,16 +166,16 @@ class TrainingProgress(pl.Callback):
 class ProbabilityCurveCallback(pl.Callback):
     """Records :class:`~tailwise.metrics.ProbabilityCurves` over a training, and writes them at its end.
 
-    The training step must return a mapping with "logits", and the batch have an attribute ``targets``. What is recorded
-    is saved with the run, so that a resumed run has the curves of an uninterrupted one.
+    The training step must return a mapping with "logits", and the batch have an attribute ``targets``. The record is
+    saved with the run, so that a resumed run has the curves of an uninterrupted one.
 
     Args:
-        path: the file to write; None keeps them in ``recorder`` only.
+        path: the file to write.
         stats: names and groups of the classes.
         num_steps: steps of the whole training.
     """
 
-    def __init__(self, path: Path | None, stats: LabelStats, num_steps: int) -> None:
+    def __init__(self, path: Path, stats: LabelStats, num_steps: int) -> None:
         self.path = path
         self.recorder = CurveRecorder(stats, steps_between_points(num_steps, stats.num_classes))
 
@@ -189,7 +188,7 @@ class ProbabilityCurveCallback(pl.Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         curves = self.recorder.curves()
-        if self.path is not None and trainer.is_global_zero:
+        if trainer.is_global_zero:
             curves.save(self.path)
 
     @override
@@ -204,14 +203,14 @@ class ProbabilityCurveCallback(pl.Callback):
 class LastCheckpoint(Checkpoint):
     """Saves the state of the run, so that it can be resumed as if it had not been interrupted.
 
-    That is at the end of every ``every_n_epochs``-th epoch and of the last one; inside an epoch and at its end, when
-    ``minutes`` have passed since the last save; and when the run is told to terminate, if it is a single process.
+    It is saved at the end of every ``every_n_epochs``-th epoch and of the last one; within and after an epoch when
+    ``minutes`` have passed since the last save; and when a run of a single process receives the signal to terminate.
 
     Args:
         path: the file, replaced each time.
-        every_n_epochs: epochs between two saves at their end.
+        every_n_epochs: epochs between two regular saves.
         minutes: time between two other saves.
-        look_every: steps between two looks at the clock, on which all processes must agree.
+        look_every: steps between two checks of the time, for which all processes synchronize.
     """
 
     def __init__(self, path: Path, every_n_epochs: int, *, minutes: float, look_every: int) -> None:
@@ -229,7 +228,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # The last step of an epoch is left to the end of the epoch.
+        # After the last step of an epoch, on_train_epoch_end saves.
         if batch_idx + 1 < trainer.num_training_batches and (
             _must_terminate(trainer) or ((batch_idx + 1) % self.look_every == 0 and self._is_time(trainer))
         ):
@@ -252,5 +251,5 @@ class LastCheckpoint(Checkpoint):
 
 
 def _must_terminate(trainer: pl.Trainer) -> bool:
-    # Of several processes, each may have been told before or after its step: they could not save the same one.
+    # Several processes may receive the signal in different steps, and would save different states.
     return trainer.received_sigterm and trainer.world_size == 1

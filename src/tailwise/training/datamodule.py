@@ -1,4 +1,4 @@
-"""Batches for training: rows drawn by a sampler, gathered from a table, made into model inputs on the device."""
+"""Batches for training: rows drawn by a sampler, gathered from a table, and transformed on the device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 
 class Batch(NamedTuple):
-    """What a training step sees."""
+    """The inputs and labels of a training step."""
 
     inputs: Tensor
     """(B, ...) rows of the table: uint8 images, until the transform makes them floating point, or features."""
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class TrainTransform(Protocol):
-    """Makes a batch of table rows into model inputs, on the device, as a function of where the batch stands."""
+    """Transforms a batch of table rows into model inputs, on the device, as a function of epoch and positions."""
 
     def __call__(self, inputs: Tensor, *, epoch: int, positions: NDArray[np.int64]) -> Tensor: ...
 
@@ -49,7 +49,7 @@ class TrainTransform(Protocol):
 class EpochBatches(Sampler[tuple[Tensor, NDArray[np.int64]]]):
     """Cuts the draws of a sampler into batches of (rows, positions), both (B,).
 
-    The last batch has what is left; a single draw that is left is dropped, because batch norm cannot train on it.
+    The last batch may be smaller; a single remaining draw is dropped, because batch norm cannot train on it.
     """
 
     def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
@@ -66,7 +66,7 @@ class EpochBatches(Sampler[tuple[Tensor, NDArray[np.int64]]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         rows = torch.tensor(list(self.sampler), dtype=torch.int64)
-        # A sampler that has loaded its place in the epoch gives the rest of it.
+        # A sampler that was restored within an epoch yields the rest of it.
         done = len(self.sampler) - len(rows)
         positions = (done + np.arange(len(rows))) * self.sampler.num_replicas + self.sampler.rank
         for batch in range(-(-done // self.batch_size), len(self)):
@@ -76,17 +76,17 @@ class EpochBatches(Sampler[tuple[Tensor, NDArray[np.int64]]]):
 
 
 def check_epoch(sampler: EpochSampler, config: TrainConfig) -> None:
-    """Refuse epochs that hold no batch, or more draws than memory has room for.
+    """Check the number of draws in an epoch.
 
     Raises:
-        InputError: so they do.
+        InputError: an epoch has no batch, or more draws than fit into memory.
     """
     draws = len(sampler)
     way_out = "--epoch-reduce" if config.sampler == "class-aware" else "the number of training images"
     if not len(EpochBatches(sampler, config.batch_size)):
         raise InputError(
             f"an epoch of the {config.sampler} sampler has {draws} draw of {config.devices * config.num_nodes} "
-            f"process(es), and a step needs two at least: change {way_out}, or add training images"
+            f"process(es), and a step needs at least two: change {way_out}, or add training images"
         )
     if draws > _MOST_DRAWS:
         raise InputError(
@@ -96,13 +96,13 @@ def check_epoch(sampler: EpochSampler, config: TrainConfig) -> None:
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """Loads the batches of an :class:`EpochBatches`, which is its sampler, and knows how far the training is.
+    """Loads the batches of an :class:`EpochBatches`, its sampler, and can be restored within an epoch.
 
-    A trainer that saves :meth:`state_dict` with a run gets the rest of the epoch after :meth:`load_state_dict`. What
-    counts are the batches handed over, not those that workers or the thread have loaded ahead of that.
+    After :meth:`load_state_dict` it yields the rest of the epoch in which :meth:`state_dict` was taken. Batches that
+    workers or the thread have loaded ahead, but not yielded, are part of the rest.
 
     Args:
-        ahead: batches that a thread loads, and pins, while the training computes; 0 loads each when it is asked for.
+        ahead: batches that a thread loads and pins while the training computes; with 0, each is loaded when needed.
         options: those of ``DataLoader``.
     """
 
@@ -131,10 +131,10 @@ class ResumableLoader(DataLoader[Batch]):
 
 
 def loaded_ahead(items: Iterator[_T], count: int) -> Generator[_T, None, None]:
-    """Yield the items in their order, while a thread makes up to ``count`` of those that follow; 0 is without a thread.
+    """Yield the items in order, while a thread computes up to ``count`` of the next ones; with 0, without a thread.
 
-    What fails in the thread is raised where the item would have come. The thread ends with the generator: at its end,
-    when it is closed, and when it is no longer referred to.
+    An exception in the thread is raised in place of the item. The thread ends with the generator: when it is exhausted,
+    closed, or garbage-collected.
     """
     if not count:
         yield from items
@@ -159,9 +159,9 @@ class TrainData(pl.LightningDataModule):
         targets: (N, K) int8 labels, an array or sparse.
         sampler: draws the rows.
         batch_size: rows per batch and process.
-        transform: makes table rows into model inputs on the device; None where they are that already.
-        num_workers: loading processes; 0 gathers in the training process, which is enough for tables: in a thread of
-            its own where another device computes meanwhile. On a CPU the thread would take the time from the step.
+        transform: transforms table rows into model inputs on the device; None where they are inputs already.
+        num_workers: loading processes. With 0, rows are gathered in the training process, which is fast enough for
+            tables: on an accelerator in a thread, on a CPU between the steps.
     """
 
     def __init__(
@@ -192,14 +192,14 @@ class TrainData(pl.LightningDataModule):
         device = trainer.strategy.root_device.type
         return ResumableLoader(
             self.rows,
-            sampler=self.batches(),  # a "sample" is a whole batch, so the index is a pair of tensors
+            sampler=self.batches(),  # a "sample" is a whole batch: its index is a pair of tensors
             batch_size=None,
             collate_fn=_as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=device == "cuda",
             ahead=0 if device == "cpu" or self.num_workers else _AHEAD_OF_AN_ACCELERATOR,
-            # A loader seeds its workers from the global generator unless it has its own: the model's must not move.
+            # Without a generator of its own, a loader draws from the global one, which is the model's.
             generator=torch.Generator().manual_seed(0),
         )
 

@@ -1,4 +1,4 @@
-"""The training of a model: Lightning module, trainer, and what contains its effects on the process."""
+"""Training of a model: Lightning module, learning-rate schedule, samplers and trainer."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ from tailwise.training.testing import TrainingTask
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
-# Reading losses waits for the device, and asking all processes whether to save for each of them.
+# Reading losses waits for the device; the decision to save waits for all processes.
 _STEPS_BETWEEN_LOOKS = 50
-
 
 # A probe's epochs are short: saving each would take longer than the epoch.
 _STEPS_BETWEEN_PROBE_CHECKPOINTS = 1000
@@ -54,23 +53,20 @@ _STEPS_BETWEEN_PROBE_CHECKPOINTS = 1000
 # other threads takes many times as long as the work.
 _LARGEST_BATCH_FOR_ONE_THREAD = 256
 
-
-# Warnings of Lightning that nobody can act on here, each with the reason.
+# Warnings of Lightning that do not apply here, each with the reason.
 _WITHOUT_CONSEQUENCE = (
     "The 'train_dataloader' does not have many workers",  # rows come from a table: workers would slow it down
-    r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen batch norm is meant to be
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen batch norm is intended
     "GPU available but not used",  # the user chose the CPU
-    "The number of training batches",  # losses are logged by us, at the end of an epoch at the latest
+    "The number of training batches",  # LossLog logs the losses, at the end of an epoch at the latest
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
-    r"\d+ of \d+ classes have no image and are never drawn",  # said before, with their names
+    r"\d+ of \d+ classes have no image and are never drawn",  # reported before, by name
 )
-
 
 _ONLY_WARM_UP = (
     "the training has fewer steps than its warm-up, --warmup-steps %d, so that the learning rate never reaches "
     "--lr: lower --warmup-steps, or train for more epochs"
 )
-
 
 _logger = logging.getLogger(__name__)
 
@@ -91,13 +87,13 @@ def fit(
         loss: called with (logits, targets).
         stats: names and groups of the classes.
         folder: the run folder.
-        callbacks: what else is to happen in each step, after all else.
+        callbacks: further callbacks, called after all others.
 
     Returns:
         The number of steps of the whole training.
 
     Raises:
-        InputError: the device has too little memory, or the loss stopped being a number.
+        InputError: the device has too little memory, or the loss became NaN or infinite.
     """
     epochs, milestones = config.optim.epochs, config.optim.milestones
     assert epochs is not None
@@ -181,7 +177,7 @@ class MultiLabelModule(pl.LightningModule):
             lr=self.optim.lr,
             momentum=self.optim.momentum,
             weight_decay=self.optim.weight_decay,
-            fused=True,  # one pass over memory, and a gradient scaler need not be waited for
+            fused=True,  # one pass over memory, and no synchronization with a gradient scaler
         )
         schedule = warmup_and_decay(optimizer, self.optim, self.milestones, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -190,7 +186,7 @@ class MultiLabelModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         entropy = [self.seed, self.current_epoch, batch_idx, self.global_rank]
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-        # Not torch.manual_seed, which takes 0.1 ms to tell every kind of device there might be.
+        # Not torch.manual_seed, which takes 0.1 ms to seed every kind of device.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
@@ -202,7 +198,7 @@ class MultiLabelModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning refuses to clip for fused optimizers, because in fp16 they get scaled gradients.
+        # Lightning does not clip with fused optimizers, because they get scaled gradients in fp16.
         if gradient_clip_val is None:
             return
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
@@ -234,7 +230,7 @@ def warmup_and_decay(
 
 def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
     """Make the sampler that a configuration names, for all processes of the run."""
-    # Which process this is becomes known when the trainer has started them all; their number must be known before.
+    # The rank of a process is known when the trainer has started all processes; their number is needed before.
     shared: dict[str, Any] = {"seed": config.seed, "num_replicas": config.devices * config.num_nodes}
     match config.sampler:
         case "uniform":
@@ -251,7 +247,7 @@ def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
                 threshold = min(1.0, config.thresholds[1] / targets.shape[0])
             return RepeatFactorSampler(targets, threshold=threshold, **shared)
         case None:
-            raise ValueError("the sampler of a run is known when its configuration is resolved")
+            raise ValueError("the configuration of the run is not resolved: it has no sampler")
 
 
 def create_trainer(
@@ -270,13 +266,13 @@ def create_trainer(
         folder: the run folder; logs and checkpoints go into it.
         epochs: number of epochs.
         checkpoint_every: epochs between two checkpoints at their end.
-        first_step: number of steps that are done; what was logged of later ones is of no account.
+        first_step: number of steps that are done; logs of later steps are discarded.
         callbacks: further callbacks.
     """
     plugins: list[Any] = [SafeCheckpointIO()]
     if SLURMEnvironment.detect():
-        # Left to itself, Lightning saves in the handler of a signal, which may come in the middle of a step. The job
-        # ends with the signal to terminate instead, LastCheckpoint saves after the step, and --resume goes on.
+        # By default, Lightning saves in the handler of a signal, possibly in the middle of a step. Here the job ends
+        # with the signal to terminate, LastCheckpoint saves after the step, and --resume continues from there.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     loggers: list[Logger] = [CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)]
     if config.tensorboard:
@@ -312,7 +308,7 @@ def create_trainer(
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final place, so that the rename is atomic, and reads tensors and numbers only."""
+    """Writes checkpoints atomically, and reads tensors and numbers only."""
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
@@ -326,13 +322,13 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def trained_precision(config: TrainConfig) -> Precision:
-    """Precision that a run trains in; that of the configuration is the backbone's in probe mode."""
+    """Precision that a run trains in; in probe mode, the configured precision is that of the backbone alone."""
     return config.precision if config.mode == "finetune" else "fp32"
 
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Run operations on the CPU with ``count`` threads inside; None changes nothing."""
+    """Run the operations of the block on ``count`` CPU threads; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -343,11 +339,11 @@ def threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Run Lightning inside: its messages stay, and so do the changes it makes to the process.
+    """Keep the effects of Lightning within the block: its messages, and its changes to the process.
 
-    The random state of torch, log levels, warning filters and the handler of interrupts are as before afterwards. An
-    interrupt, which Lightning turns into an exit, is a KeyboardInterrupt again; a run that was told to terminate,
-    which Lightning turns into a plain exit, exits with the code of that signal.
+    The random state of torch, log levels, warning filters and the handler of interrupts are restored. An interrupt,
+    which Lightning turns into an exit, becomes a KeyboardInterrupt again; a run that received the signal to terminate
+    exits with the code of that signal.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
@@ -375,7 +371,6 @@ def contained() -> Iterator[None]:
 
 
 def _title(config: TrainConfig) -> str:
-    """What the progress of a run is called."""
     holds_out = config.val_folds and config.val_fold != ALL_FOLDS
     return f"training without fold {config.val_fold} of {config.val_folds}" if holds_out else "training"
 
