@@ -260,7 +260,7 @@ def test_finished_run_is_not_overwritten(cli: Callable[..., Outcome], train_line
     before = (tmp_path / "run" / "metrics.json").read_bytes()
     code, _, err = cli(f"{train_line} --mode probe")
     assert code == 2
-    assert re.search("holds a finished run: go on with --resume, or give another output", err)
+    assert re.search("holds a finished run: continue it with --resume, or give another output", err)
     assert cli(f"{train_line} --mode probe --resume")[0] == 0
     assert (tmp_path / "run" / "metrics.json").read_bytes() == before
 

@@ -17,9 +17,14 @@ from tailwise.commands import train
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import from_names
-from tailwise.training.config import OptimConfig, TrainConfig, changes, from_keywords, to_mapping
+from tailwise.training.config import OptimConfig, TrainConfig, changes, to_mapping
 
 COMMANDS = ("demo", "inspect", "build", "compare", "train", "guide", "evaluate", "report", "reproduce")
+
+
+def named(**options: Any) -> TrainConfig:
+    """A training run from keywords, as the Python functions take them."""
+    return from_names(TrainConfig, options)
 
 
 def parsed(*arguments: str) -> TrainConfig:
@@ -146,7 +151,7 @@ def test_no_belongs_to_options_that_are_true_or_false(table: Path, line: str, ca
 
 
 def test_keywords_are_the_names_of_the_command_line() -> None:
-    config = from_keywords(data="a.csv", output="x", lr=0.5, backbone="test_resnet", hue=0.0, **{"optim.decay": 0.2})
+    config = named(data="a.csv", output="x", lr=0.5, backbone="test_resnet", hue=0.0, **{"optim.decay": 0.2})
     assert (config.optim, config.model) == (OptimConfig(lr=0.5, decay=0.2), ModelConfig("test_resnet"))
     assert config.augment.hue == 0.0
 
@@ -157,7 +162,7 @@ def test_an_option_wins_over_its_group_in_any_order() -> None:
         {"lr": 0.2, "optim": {"lr": 0.1, "epochs": 3}},
         {"optim": OptimConfig(lr=0.1, epochs=3), "optim.lr": 0.2},
     ):
-        assert from_keywords(data="a.csv", output="x", **given).optim == OptimConfig(lr=0.2, epochs=3)
+        assert named(data="a.csv", output="x", **given).optim == OptimConfig(lr=0.2, epochs=3)
 
 
 def test_names_change_a_configuration_and_leave_the_rest() -> None:
@@ -178,11 +183,11 @@ def test_names_change_a_configuration_and_leave_the_rest() -> None:
 )
 def test_keywords_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        from_keywords(**given)
+        named(**given)
 
 
 def test_a_command_line_made_of_values_is_read_back_as_these_values() -> None:
-    config = from_keywords(
+    config = named(
         **{"data": "a-b.csv", "output": "x", "lr": 1e-7, "milestones": (1, 3), "clip_norm": None, "pretrained": False},
         **{"keep_backbone": False, "compile": True, "standardize_features": True, "thresholds": (5, 9)},
         **{"loss_options": {"neg_slope": {"tail": 2.0}, "adaptive": []}, "label_words": {"a-b": "é"}, "seed": 2**62},

@@ -1,6 +1,6 @@
-"""The command ``tailwise``: its subcommands, their help, and messages for people.
+"""The command ``tailwise``: its subcommands, their help, and messages on the terminal.
 
-Only what a subcommand needs is imported, when it runs, so that help and errors come quickly.
+The module of a subcommand is imported when it runs, so that help and errors are fast.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tailwise.spelling import near
 _EXIT_RUNS_FAILED = 1
 _EXIT_INPUT_ERROR = 2
 _EXIT_INTERRUPTED = 130
-# The parser's messages name Python types; people give options.
+# Replacements for Python types in the messages of the parser.
 _PLAINER = (
     (r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: (.*)", r"expected \1, got \2"),
     (r"Expected an? (.*)\. Got value: ", r"expected \1, got "),
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process when None.
 
     Returns:
-        The exit code: 0; 1 when none of many runs came to its end, and 2 for input that cannot be used (one line on
-        standard error, no traceback); 130 when interrupted.
+        The exit code: 0; 1 when all of several runs failed, and 2 for input that cannot be used (one line on standard
+        error, no traceback); 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -68,13 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class _Command:
-    """A command: its module is imported when it runs, so that help and errors come quickly.
+    """A command.
 
     Args:
-        summary: what it does, in a line.
+        summary: its purpose in one line.
         positional: whether its required options are given without a name.
-        going_on: how to continue after an interrupt, if anything was kept.
-        is_first: whether it is among the commands that people need first.
+        going_on: how to continue after an interrupt, if results are kept.
+        is_first: whether it is listed among the first commands.
     """
 
     summary: str
@@ -83,7 +83,7 @@ class _Command:
     is_first: bool = True
 
 
-_SAME_COMMAND = "what is done is kept, and the same command continues from there"
+_SAME_COMMAND = "finished work is kept, and the same command continues from there"
 _COMMANDS = {
     "demo": _Command("Compare BCE, DB-Focal and PG on embedded data, in about two minutes.", going_on=_SAME_COMMAND),
     "inspect": _Command("Show your labels before training: counts, groups, problems."),
@@ -142,10 +142,10 @@ def _help(name: str, parser: ArgumentParser, options: type[Any], without: Sequen
 
 
 def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
-    """Refuse what a file of options may not decide: to run code, or to read other files and the network for a model.
+    """Refuse options of a file that run code, or read a model from other files or the network.
 
     Raises:
-        InputError: it does, and the command line does not say the same itself.
+        InputError: the file has such an option, and the command line does not repeat it.
     """
     given = {argument.partition("=")[0] for argument in arguments}
     from tailwise.losses import is_dotted_path, is_loss_file
@@ -154,7 +154,7 @@ def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
     if model is not None:
         from tailwise.models.backbone import refuse_sources
 
-        # What the command line gives itself is trusted, and says nothing about the rest.
+        # Options of the command line are trusted, each for itself.
         said = {"backbone": "", "options": {}}
         model = replace(model, **{name: none for name, none in said.items() if f"--model.{name}" in given})
         refuse_sources(model, "the file of --config", "if you mean it, give that option on the command line as well")
@@ -170,7 +170,7 @@ def _refuse_from_file(options: Any, arguments: Sequence[str]) -> None:
 
 
 def _overview(given: str) -> None:
-    """Answer ``--help`` and ``--version``, or say that there is no such command."""
+    """Print the answer to ``--help`` or ``--version``, or refuse an unknown command."""
     if given == "--version":
         print(f"tailwise {__version__}")  # noqa: T201
         return
@@ -185,7 +185,7 @@ def _overview(given: str) -> None:
 
 
 def _explain(message: str, options: type[Any]) -> str:
-    """Put a parser's message on one line, name options as users do, and offer the nearest to an unknown one."""
+    """The message of the parser on one line, with options as users spell them and the nearest to an unknown one."""
     unknown = re.search(r"unrecognized arguments: (--[\w.-]+)", message)
     unknown_key = re.search(r"[Oo]ption '([\w.]+)'", message)
     group = re.search(r"Group '([\w.]+)'", message)

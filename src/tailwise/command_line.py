@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 
-# What is the value of an option that is true or false, rather than the argument after it: the words of YAML, null for
-# options that may be left open, and what the parser is to refuse.
+# Words that are the value of an option before them that is true or false: those of YAML, null for options that may be
+# left open, and words that the parser refuses.
 _TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off", "null", "0", "1", "y", "n")
 # With fewer options than this, the short help shows them all.
 _FEW = 16
@@ -39,7 +39,7 @@ def add_options(
         parser: the parser.
         options: the dataclass; the text under a field is its help.
         positional: whether required options are given without a name.
-        without: fields that are no options: they keep their defaults.
+        without: fields that are not options and keep their defaults.
     """
     from jsonargparse import set_parsing_settings
 
@@ -60,14 +60,14 @@ def from_namespace(options: type[Options], parsed: Namespace) -> Options:
 
 
 def canonical(arguments: Sequence[str], options: type[Any]) -> list[str]:
-    """Arguments as a parser with :func:`add_options` takes them, from the spellings that people may use.
+    """Arguments as a parser with :func:`add_options` takes them, from any accepted spelling.
 
     Names may have dashes or underscores; options of a group may be given without its name, and an option that is true
     or false without a value: ``--quiet``, ``--no-download``. Values, positional arguments, names within an option
     (``--split-ratios.my-split``) and what follows ``--`` stay as they are.
 
     Args:
-        arguments: what was given.
+        arguments: the arguments.
         options: the dataclass of the options.
     """
     known = list(entries(options))
@@ -96,7 +96,7 @@ def canonical(arguments: Sequence[str], options: type[Any]) -> list[str]:
 
 
 def _path(given: str, paths: Mapping[str, str]) -> str:
-    """The option that a spelling means, with what follows it: names within an option keep their dashes."""
+    """The key of an option from its spelling; names within an option keep their dashes."""
     parts = given.split(".")
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length]).replace("-", "_")
@@ -106,7 +106,7 @@ def _path(given: str, paths: Mapping[str, str]) -> str:
 
 
 def path_of(name: str, options: type[Any]) -> str:
-    """The key of the option that a key with dots is, or lies within, as ``loss_options.mu`` does."""
+    """The key of an option from the key of a value within it: ``loss_options`` for ``loss_options.mu``."""
     paths = {entry.path for entry in entries(options)}
     parts = name.split(".")
     return next((path for n in range(len(parts), 0, -1) if (path := ".".join(parts[:n])) in paths), name)
@@ -146,12 +146,12 @@ def help_text(
 
     Args:
         program: the command line up to its options.
-        summary: what it does.
+        summary: its purpose in one line.
         options: the dataclass of its options.
         texts: help by key.
         positional: whether required options are given without a name.
         everything: whether all options are shown, with all of their text; else the first sentence of the first ones.
-        without: fields that are no options.
+        without: fields that are not options.
     """
     known = [entry for entry in entries(options) if entry.path not in without]
     is_short = not everything and len(known) > _FEW

@@ -1,4 +1,4 @@
-"""Errors that mean "your input, not our code", and what to do about single bad images and rows."""
+"""Errors of input, missing extras and failed runs, and the ways to handle a bad image or row."""
 
 from importlib.util import find_spec
 from typing import Literal, TypeAlias
@@ -18,18 +18,18 @@ _MODULES_OF: dict[Extra, tuple[str, ...]] = {
 }
 
 OnError: TypeAlias = Literal["raise", "skip"]
-"""Stop at the first bad row or image, or leave it out and list it."""
+"""Stop at the first bad row or image, or skip and list it."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message says what was given, what was expected and the way out.
+    """Input that cannot be used; the message says what was given, what was expected, and what to do.
 
     The command line prints it without a traceback.
     """
 
 
 class RunsFailedError(RuntimeError):
-    """Everything that was given could be used, and yet none of many runs came to its end; the message says why.
+    """All of several runs failed, though their input could be used; the message says why.
 
     The command line prints it without a traceback.
     """

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and knowing which are in use."""
+"""Atomic writing of files, and locks on files in use."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ except ModuleNotFoundError:  # not on Windows, where an open file cannot be remo
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its name when the block ends well, and goes when it does not.
+    """Yield a temporary path in the same folder, which is renamed to ``path`` if the block succeeds, else removed.
 
-    What a writer of the same path has left that was killed is written over.
+    The leftovers of a writer that was killed are overwritten.
 
     Args:
         path: the file to write; its folder must exist. An existing file is replaced only by a complete one.
@@ -27,7 +27,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     handle, temporary = _own_temporary(target)
     try:
         yield temporary
-        # Temporary files are private; what we write is as readable as any other file of the user.
+        # Temporary files are private; the result has the usual permissions.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
@@ -70,10 +70,9 @@ def hold(path: Path) -> int | None:
 
 @contextmanager
 def unused(path: Path) -> Iterator[bool]:
-    """Keep others from holding a file within the block, and yield whether nobody holds it now.
+    """Prevent other processes from holding a file within the block, and yield whether none holds it now.
 
-    Where files cannot be locked, nobody knows, and the answer is no; but on Windows it is yes, because that system lets
-    nobody remove a file that is open.
+    Where files cannot be locked, the answer is no; on Windows it is yes, because open files cannot be removed there.
 
     Raises:
         OSError: there is no such file, or it may not be read.
@@ -94,10 +93,10 @@ def unused(path: Path) -> Iterator[bool]:
 
 
 def _own_temporary(target: Path) -> tuple[int, Path]:
-    """An empty file beside a target that no other process writes, and its open descriptor.
+    """An empty file in the folder of a target that no other process writes, and its open descriptor.
 
-    Its name is always the same, so that a file whose writer was killed is found and taken over; the lock of a writer
-    that is alive, or of one that has no right to the file, leaves a name of one's own.
+    Its name is always the same, so that the file of a killed writer is reused. If another writer holds its lock, or it
+    cannot be opened, the file has a unique name.
     """
     name = target.with_name(f".{target.name}.writing{target.suffix}")
     while fcntl is not None:

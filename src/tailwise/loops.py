@@ -15,7 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache, partial
-from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     compile_it = partial(numba.njit, nogil=True, error_model="numpy", **options)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        function = unwrap(function)  # from a checker of types and shapes
         try:
             result: Callable[..., Any] = compile_it(cache=True)(function)
         except RuntimeError:  # no folder for compiled code is writable: each process compiles
@@ -63,12 +61,9 @@ def inlined(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]
     """
     import numba
 
-    compile_it = numba.njit(error_model="numpy", forceinline=True, **options)
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        result: Callable[..., Any] = compile_it(unwrap(function))
-        return result
-
+    decorate: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+        error_model="numpy", forceinline=True, **options
+    )
     return decorate
 
 

@@ -1,4 +1,4 @@
-"""A trained classifier: what a user holds, loads, evaluates and predicts with."""
+"""Trained classifiers: loading, prediction and evaluation."""
 
 from __future__ import annotations
 
@@ -40,23 +40,29 @@ _DECODING_THREADS = 4
 class Model:
     """A trained classifier, in the folder of its run.
 
-    It gives probabilities that are calibrated, and labels at the thresholds of every class, where the run had
-    validation images to fit them to; else plain sigmoids and the threshold 1/2.
+    Where the run had validation images, probabilities are calibrated, and every class has its own threshold; else
+    probabilities are plain sigmoids, with the threshold 1/2.
 
     Args:
         folder: folder of a finished run.
-        accelerator: what to compute on; by default whatever there is.
-        trust: whether the configuration of the run may name a backbone that files or the network are read for.
+        accelerator: the device to compute on; by default the available one.
+        trust: whether the configuration of the run may name a backbone that is read from files or the network.
 
     Attributes:
         folder: the folder.
         config: the configuration of the run.
         stats: statistics of the training labels, with the names of the K classes.
         decisions: thresholds and calibration, or None.
-        metrics: what the test of the run found.
+        metrics: the metrics of the test of the run.
 
     Raises:
-        InputError: the folder holds no finished run, or one of its files cannot be used.
+        InputError: the folder does not hold a finished run, or one of its files cannot be used.
+
+    Example:
+        >>> import tailwise as tw
+        >>> model = tw.load("runs/db")  # doctest: +SKIP
+        >>> model.predict(["a.jpg", "b.jpg"])["labels"].tolist()  # doctest: +SKIP
+        [['cat', 'dog'], ['bird']]
     """
 
     def __init__(
@@ -99,7 +105,7 @@ class Model:
             of the names of the classes that are predicted, then the probability of every class by its name.
 
         Raises:
-            InputError: a file cannot be read, an array is no image, or features are of another width.
+            InputError: a file cannot be read, an array is not an image, or features have another width.
         """
         import pandas as pd
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Role(Enum):
-    """What an option decides. The value is the heading of its group in the help."""
+    """Roles of options. The value is the heading of the group in the help."""
 
     PLACE = "Where the data are"
     DATA = "Data"
@@ -33,10 +33,10 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a field says of its option besides type, default and help text.
+    """The declaration of an option, besides the type, default and help text of its field.
 
     Attributes:
-        role: what the option decides.
+        role: the role of the option.
         is_first: whether the short help shows it.
         is_of_one_run: whether it differs between the runs of a comparison, which then sets it itself.
         is_prefixed: whether the command line takes it only with the name of its group, as in ``--model.mean``.
@@ -50,7 +50,7 @@ class Declaration:
     limits: tuple[tuple[str, float], ...] = ()
 
     def allows(self, value: Any) -> bool:
-        """Whether a value is within the limits; what is not a number is."""
+        """Whether a value is within the limits; values that are not numbers are."""
         if not isinstance(value, Real) or isinstance(value, bool):
             return True
         return all(_RELATIONS[relation](value, bound) for relation, bound in self.limits)
@@ -81,7 +81,7 @@ def option(
     """Declare an option as a field of a dataclass; the text under the field is its help.
 
     Args:
-        role: what it decides.
+        role: its role.
         default: its default; the option is required without one.
         factory: makes the default instead.
         first: whether the short help shows it.
@@ -107,7 +107,7 @@ def option(
 
 
 def declaration(entry: Field[Any]) -> Declaration:
-    """What was declared of a field."""
+    """The declaration of a field."""
     declared: Declaration = entry.metadata.get(_KEY, Declaration())
     return declared
 
@@ -143,7 +143,7 @@ class Entry:
         path: its name, after that of its group and a dot if it is in one: its key in YAML files.
         name: its name as a user gives it: without the group where it needs none.
         hint: its type.
-        declared: what its field says of it.
+        declared: the declaration of its field.
         default: its default; ``MISSING`` where it is required.
     """
 
@@ -191,7 +191,7 @@ def from_names(options: type[T], given: Mapping[str, Any], base: T | None = None
         options: the dataclass.
         given: values by name. A group such as ``optim`` may be given as a mapping or as its dataclass; names of its
             options win over it.
-        base: what the values are changes of; the defaults when None.
+        base: options that the values change; the defaults when None.
 
     Raises:
         InputError: there is no such option (the nearest is suggested), or a value is out of its range.
@@ -226,10 +226,10 @@ def refuse(options: Any, names: Sequence[str], subject: str, reason: str) -> Non
     """Refuse options that would have no effect.
 
     Args:
-        options: what was given.
-        names: the options.
-        subject: what they have no effect on.
-        reason: why.
+        options: the options of a command.
+        names: names of those that have no effect.
+        subject: where they have no effect, for the message.
+        reason: the reason, for the message.
 
     Raises:
         InputError: one of them is not at its default.
@@ -242,15 +242,14 @@ def refuse(options: Any, names: Sequence[str], subject: str, reason: str) -> Non
 def check_fields(options: Any, group: str = "") -> None:
     """Hold each field of a frozen dataclass to its type and range, from its ``__post_init__``.
 
-    A list becomes the tuple that is asked for, and a string the path. Numbers must be finite.
+    Lists are converted to tuples, and strings to paths, where the type is such. Numbers must be finite.
 
     Args:
         options: the dataclass.
         group: the name of its group, for options that are always given with it.
 
     Raises:
-        InputError: a value is not of the type, is none of the words that are allowed (the nearest is suggested), or is
-            out of its range.
+        InputError: a value has another type, is not an allowed word (the nearest is suggested), or is out of its range.
     """
     kind: Any = type(options)
     hints = _hints(kind)
@@ -301,7 +300,7 @@ def _default(entry: Field[Any]) -> Any:
 
 
 def _fit(value: Any, hint: Any) -> Any:
-    """The value as its type asks for it."""
+    """The value, converted to its type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -322,7 +321,7 @@ def _fit(value: Any, hint: Any) -> Any:
 
 
 def _is(value: Any, hint: Any, origin: Any, arguments: tuple[Any, ...]) -> bool:
-    """Whether a value is of a type as it is."""
+    """Whether a value has a type without conversion."""
     if origin is Literal:
         return any(value == word and type(value) is type(word) for word in arguments)
     if origin is list:

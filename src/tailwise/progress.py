@@ -21,9 +21,9 @@ def bar(description: str, total: int, *, show: bool) -> Iterator[Callable[[int, 
     """Yield ``advance(steps, description)`` for a bar of ``total`` steps on standard error.
 
     Args:
-        description: what is being done.
+        description: text of the bar.
         total: number of steps.
-        show: whether a bar is wanted; there is none either way if standard error is no terminal.
+        show: whether a bar is wanted; without a terminal on standard error there is none.
     """
     console = Console(stderr=True)
     if not (show and console.is_terminal):
@@ -37,10 +37,10 @@ def bar(description: str, total: int, *, show: bool) -> Iterator[Callable[[int, 
 
 @contextmanager
 def countdown(description: str, total: int, *, show: bool) -> Iterator[Callable[[int, str], None]]:
-    """A :func:`bar` for long steps; where there is none, log lines with the time left, every few seconds at most.
+    """A :func:`bar` for long steps; without a terminal, log lines with the time left, every few seconds at most.
 
     Args:
-        description: what is being done.
+        description: text of the bar.
         total: number of steps.
         show: whether a bar is wanted.
     """

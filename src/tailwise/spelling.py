@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 
 
 def near(name: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
-    """A question after a name, with the known one that is most like it; empty where none is.
+    """A question with the known name that is most similar to an unknown one; empty where none is similar.
 
     Args:
-        name: what was given.
-        known: the names that there are.
-        shown: how the question names them, where that differs.
+        name: the unknown name.
+        known: all known names.
+        shown: other spellings of the known names, for the question.
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=1)

@@ -116,7 +116,7 @@ def test_thresholds_that_are_no_two_rising_counts_are_refused(
     [
         ("labels.csv", "labels.csv exists; remove it, or give another output"),
         ("nowhere/x.csv", "there is no folder .*nowhere to write x.csv into; make it first"),
-        ("x.json", r"x.json: that is where class names and counts go; give a name that ends in .csv"),
+        ("x.json", r"x.json: a .json file is for class names and counts; give a name that ends in .csv"),
         ("labels.csv/x.csv", "there is no folder"),
     ],
 )

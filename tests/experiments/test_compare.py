@@ -269,7 +269,7 @@ class TestGoingOn:
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert "interrupted: what is done is kept, and the same command goes on from there" in said.decode()
+        assert "interrupted: finished work is kept, and the same command continues from there" in said.decode()
         assert b"Traceback" not in said
         _, alive = psutil.wait_procs(children, timeout=20)
         assert not alive

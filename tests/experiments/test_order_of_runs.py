@@ -74,7 +74,7 @@ def test_data_without_splits_are_divided_once_for_all_runs(line, order, capsys, 
             main([line[0], str(tmp_path / "unsplit.csv"), *line[2:], "--root", str(tiny_labels.parent), *added])
         assert len(order) == 8
         assert all(run.configure().split_ratios == {"train": 0.8, "test": 0.2} for run in order.values())
-        assert ("unsplit.csv gives no splits, and is divided" in capsys.readouterr().err) == (not added)
+        assert ("unsplit.csv has no splits, and is divided" in capsys.readouterr().err) == (not added)
 
 
 def test_rounds_take_one_of_each_as_long_as_there_are_any():

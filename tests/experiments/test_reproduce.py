@@ -348,7 +348,7 @@ def test_the_command_names_the_figures_and_tables_there_are() -> None:
         ("photos --data {folder}/none.csv --table 3", "cannot read .*none.csv"),
         ("photos --no-download", "--download does not apply to photos: only voc-mlt and coco-mlt take it"),
         ("photos --lists x", "--lists does not apply to photos"),
-        ("voc-mlt --table 3", "--root is needed: the folder where the images of voc-mlt are, or are to be put"),
+        ("voc-mlt --table 3", "--root is needed: the folder of the images of voc-mlt, which are downloaded into it"),
         ("coco-mlt", "--root is needed"),
         ("voc-mlt --root x --data y.csv", "--data does not apply to voc-mlt: the data .* are published"),
         ("voc-mlt --root x --separator ;", "--separator does not apply to voc-mlt"),

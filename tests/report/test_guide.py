@@ -245,10 +245,10 @@ def test_command_on_a_trained_run(digits_run: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: (run / "curves.npz").unlink(), "has no curves.npz: the run is not finished, or older"),
+        (lambda run: (run / "curves.npz").unlink(), "has no curves.npz: the run is not finished; finish it"),
         (lambda run: (run / "config.yaml").unlink(), "is not the folder of a run"),
-        (lambda run: (run / "curves.npz").write_bytes(b"PK"), "cannot be judged: .*holds no probability curves"),
-        (lambda run: (run / "stats.json").write_text(json.dumps({})), "cannot be judged: .*not a file of label stat"),
+        (lambda run: (run / "curves.npz").write_bytes(b"PK"), "cannot be read: .*holds no probability curves"),
+        (lambda run: (run / "stats.json").write_text(json.dumps({})), "cannot be read: .*not a file of label stat"),
     ],
 )
 def test_runs_that_cannot_be_judged(

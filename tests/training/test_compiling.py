@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from tailwise.errors import InputError
 from tailwise.models.heads import Classifier, Head
 from tailwise.training.config import TrainConfig
-from tailwise.training.finetune import compile_backbone, require_compiler
+from tailwise.training.finetune import require_compiler
 from tailwise.training.run import Result, evaluate, train
 from tests.training.conftest import Interruption
 
@@ -58,7 +58,7 @@ def test_compiled_code_gives_the_values_and_gradients_of_the_network(compiled: C
     except InputError as error:
         pytest.skip(str(error))
     plain, fast = network(), network()
-    compile_backbone(fast)
+    fast.backbone.compile()
     before = compiled()
     generator = torch.Generator().manual_seed(0)
     for count in (8, 8, 6, 5, 8, 2, 7, 31):

@@ -319,6 +319,17 @@ def test_cache_folder_is_the_option_then_the_variable(monkeypatch: pytest.Monkey
     assert replace(config, cache="/chosen").cache_folder == Path("/chosen")
 
 
+def test_places_become_absolute_and_names_of_data_sets_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"data": "a/../b.csv", "classes": "c.json", "root": ".", "features": "f.npy", "split_file": "s.csv"}
+    config = resolve(TrainConfig(output="run", **places))
+    expected = {"data": "b.csv", "classes": "c.json", "root": "", "features": "f.npy", "split_file": "s.csv"}
+    for name, place in {**expected, "output": "run"}.items():
+        assert getattr(config, name) == str(tmp_path / place)
+    for name in ("digits", "hf:owner/name"):
+        assert resolve(TrainConfig(data=name, output="run")).data == name
+
+
 def test_a_loss_may_name_its_sampler(tmp_path: Path) -> None:
     plain = resolve(TrainConfig(data="digits", output="run", loss="pg", sampler="uniform"))
     for sampler in (None, "uniform"):

@@ -41,7 +41,7 @@ def test_a_run_divides_them_and_whatever_reads_its_data_again_does_the_same(
     folder = Path(config.output)
     with caplog.at_level(logging.INFO, "tailwise"), interruption(lambda module: module.global_step == 3):
         train(config)
-    said = "unsplit.csv gives no splits, and is divided, evenly in every class: 80% train, 20% test (change it by"
+    said = "unsplit.csv has no splits, and is divided, evenly in every class: 80% train, 20% test (change it by"
     assert caplog.text.count(said) == 1
     resumed = train(replace(config, resume=True))
     assert resumed is not None

@@ -70,7 +70,7 @@ def test_one_or_two_images_are_too_few_for_a_class_aware_epoch(tiny: Tiny, label
     table = pd.read_csv(labels)
     data = labels.parent / f"few{count}.csv"
     pd.concat([table[:count], table[46:]]).to_csv(data, index=False)
-    with pytest.raises(InputError, match="training needs two" if count == 1 else "a step needs two at least"):
+    with pytest.raises(InputError, match="training needs at least two" if count == 1 else "a step needs at least two"):
         train(tiny(data=str(data), mode="probe"))
 
 

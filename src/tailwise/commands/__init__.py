@@ -1,1 +1,1 @@
-"""The commands of ``tailwise``: one module each, with its options and what it does."""
+"""Commands of ``tailwise``: one module each, with its options and its function ``run``."""

@@ -1,4 +1,4 @@
-"""``tailwise build``."""
+"""Command ``tailwise build``: long-tailed training sets, chosen from labelled images or published."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Options(ReadOptions, DownloadOptions):
     """Options of the builder."""
 
     data: str = option(Role.PLACE)
-    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, or hf:owner/name; the images need not be
-    there. Or voc-mlt or coco-mlt for the published training set, whose images are downloaded into --root."""
+    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, or hf:owner/name; the images need not
+    exist. Or voc-mlt or coco-mlt for the published training set, whose images are downloaded into --root."""
     output: str | None = option(Role.DISPLAY, None, first=True)
     """CSV file to write. By default long-tail.csv, voc-mlt.csv or coco-mlt.csv. A .json file of the same name gets
     class names, counts, and how they were chosen."""
@@ -50,7 +50,9 @@ def run(options: Options) -> None:
     is_published = options.data in BENCHMARKS
     target = Path(options.output or (f"{options.data}.csv" if is_published else "long-tail.csv"))
     if target.suffix == ".json":
-        raise InputError(f"--output {target}: that is where class names and counts go; give a name that ends in .csv")
+        raise InputError(
+            f"--output {target}: a .json file is for class names and counts; give a name that ends in .csv"
+        )
     require_new(target, target.with_suffix(".json"))
     if is_published:
         _get_published(options, target)
@@ -92,7 +94,7 @@ def _get_published(options: Options, target: Path) -> None:
 
     refuse(options, names_of(Options, Role.METHOD), options.data, f"{options.data} is a published choice of images")
     if options.root is None:
-        raise InputError(f"--root is needed: the folder where the images of {options.data} are, or are to be put")
+        raise InputError(f"--root is needed: the folder of the images of {options.data}, which are downloaded into it")
     built = build_benchmark(
         BENCHMARKS[options.data],
         options.root,

@@ -1,4 +1,4 @@
-"""``tailwise cache``."""
+"""Command ``tailwise cache``: sizes and removal of cached images and features."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """Options of looking at the cache, and of clearing it."""
+    """Options of the cache."""
 
     action: Literal["list", "clear"]
-    """Show cached images and features of earlier commands (list), or remove them (clear). They are made again when
+    """Show cached images and features of earlier commands (list), or remove them (clear). They are computed again when
     needed."""
     cache: str | None = option(Role.MACHINE, None)
     """Folder of decoded images and features; by default $TAILWISE_CACHE, or the user's cache folder."""
     older_than: float | None = option(Role.MACHINE, None, at_least=0)
-    """For clear: remove what was not used for this many days."""
+    """For clear: remove entries that were not used for this many days."""
     all: bool = option(Role.MACHINE, False)
-    """For clear: remove everything that no process is using."""
+    """For clear: remove all entries that no process is using."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
 def run(options: Options) -> None:
-    """Show what is in the cache, or remove it."""
+    """List the entries of the cache, or remove them."""
     from tailwise.data.cache_folder import cache_folder, find_entries
 
     days = options.older_than
     if options.action == "list" and (options.all or days is not None):
         raise InputError("--all and --older-than are for tailwise cache clear")
     if options.action == "clear" and options.all == (days is not None):
-        raise InputError("what to clear? give --older-than DAYS, or --all")
+        raise InputError("tailwise cache clear needs either --older-than DAYS or --all")
     folder = cache_folder(options.cache)
     if options.cache is not None and not folder.is_dir():
         raise InputError(f"--cache {folder}: there is no such folder")
@@ -86,4 +86,4 @@ def _clear(folder: Path, entries: list[Entry], seconds: float) -> None:
     size = sum(entry.size for entry in removed) / 1e9
     _logger.info("removed %d of %d entries, %.2f GB, from %s", len(removed), len(entries), size, folder)
     if len(removed) < len(chosen):
-        _logger.warning("%d entries are in use, or may not be removed, and stay", len(chosen) - len(removed))
+        _logger.warning("%d entries are in use or cannot be removed, and were kept", len(chosen) - len(removed))

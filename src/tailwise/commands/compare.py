@@ -1,4 +1,4 @@
-"""``tailwise compare``."""
+"""Command ``tailwise compare``: comparisons of losses and samplers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tailwise.training.config import Mode, TrainConfig
 if TYPE_CHECKING:
     from tailwise.experiments.plan import Plan
 NO_OPTIONS = names_of(TrainConfig, of_one_run=True)
-"""Fields of a run that the methods set, or the comparison itself."""
+"""Options of a run that the methods or the comparison set."""
 
 _SEEDS = {"probe": 5, "finetune": 3}
 _FOLDS = {"probe": 5, "finetune": 0}
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options(TrainConfig):
-    """Options of a comparison: what its runs share, and how methods are compared."""
+    """Options of a comparison: those that its runs share, and those of the comparison itself."""
 
     data: str = option(Role.PLACE)
     """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, hf:owner/name, or "digits"."""
@@ -100,7 +100,7 @@ def plan_of(options: Options) -> Plan:
 
 
 def _shared(options: Options) -> TrainConfig:
-    """What all runs have in common."""
+    """The configuration that all runs share, with the only split whose name starts with "train"."""
     shared = TrainConfig(**{entry.name: getattr(options, entry.name) for entry in fields(TrainConfig)})
     if shared.train_split != _DEFAULT_SPLIT:
         return shared

@@ -1,4 +1,4 @@
-"""``tailwise evaluate``."""
+"""Command ``tailwise evaluate``: tests of a finished run."""
 
 from __future__ import annotations
 

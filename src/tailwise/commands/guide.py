@@ -1,4 +1,4 @@
-"""``tailwise guide``."""
+"""Command ``tailwise guide``: advice on the factors of PG."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Say from a run's probability curves which factors of PG to move, and print options to paste."""
+    """Advise, from the probability curves of a run, which factors of PG to change, and print options to paste."""
     from pathlib import Path
 
     from rich.console import Console
@@ -37,22 +37,19 @@ def run(options: Options) -> None:
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder} is not the folder of a run: there is no {CONFIG_FILE} in it")
     if not (folder / CURVES_FILE).is_file():
-        raise InputError(
-            f"{folder} has no {CURVES_FILE}: the run is not finished, or older than the recording of curves; finish it "
-            "with --resume, or train again"
-        )
+        raise InputError(f"{folder} has no {CURVES_FILE}: the run is not finished; finish it with --resume")
     try:
         groups = courses(ProbabilityCurves.load(folder / CURVES_FILE))
         stats = LabelStats.load(folder / STATS_FILE)
     except (ValueError, OSError) as error:
-        raise InputError(f"{folder} cannot be judged: {error}") from error
+        raise InputError(f"{folder} cannot be read: {error}") from error
     console = Console()
     console.print(course_table(groups))
     advice = advise(groups)
     for item in advice:
         console.print(f"- {item.finding}: {item.direction} {item.factor} ({item.effect})", soft_wrap=True)
     if not advice:
-        console.print("no group stands out: there is nothing to move")
+        console.print("no group stands out: no factor needs a change")
         return
     config = load(folder / CONFIG_FILE)
     paste = options_to_paste(config, stats, advice)
@@ -64,7 +61,7 @@ def run(options: Options) -> None:
 
 
 def course_table(groups: Sequence[GroupCourse]) -> Table:
-    """Mean probabilities of each group at the start, in the middle and at the end, and how far apart they end."""
+    """Mean probabilities of each group at the start, in the middle and at the end, with the final gap."""
     from rich.table import Table
 
     table = Table(title="mean probabilities in training: start, middle, end")
@@ -82,6 +79,6 @@ def course_table(groups: Sequence[GroupCourse]) -> Table:
             f"{course.end.predicted:.1f}",
         )
     table.caption = (
-        "gap: odds of positives over odds of negatives at the end; predicted: predicted positives for each there is"
+        "gap: odds of positives over odds of negatives at the end; predicted: predicted positives per actual positive"
     )
     return table

@@ -1,4 +1,4 @@
-"""``tailwise inspect``."""
+"""Command ``tailwise inspect``: counts, groups and problems of labels."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from tailwise.options import Role, option
 
 _MOST_CLASSES = 40
 MOST_RUNS = 1000
-"""Most seeds, processes or epochs that anybody means: a number with a digit too many is refused at once."""
+"""Upper limit of seeds, processes and epochs: larger numbers are typing errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadOptions:
-    """Options of commands that get a published data set."""
+    """Options of commands that download a published data set."""
 
     lists: str | None = option(Role.DOWNLOAD, None)
     """For voc-mlt and coco-mlt: the authors' list of images, its folder, or a copy of their repository. By default
@@ -31,14 +31,14 @@ class DownloadOptions:
 
 
 def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
-    """Print the mAP of a test, what its thresholds and calibration do, and where its files are.
+    """Print the mAP of a test, the effect of its thresholds and calibration, and the folder of its files.
 
-    Of a run without a test, it is the mAP on validation images, if there are any; of one whose validation images are
-    those of all folds together, that as well.
+    For a run without a test, the mAP on validation images is printed instead, if there are any; for a run that is
+    validated on all folds, it is printed as well.
 
     Args:
-        metrics: as :func:`tailwise.training.testing.score` gives them, with the split.
-        folder: where they were written, if anywhere.
+        metrics: metrics of :func:`tailwise.training.testing.score`, with the split.
+        folder: folder of the files, if they were written.
     """
     console = Console()
     is_tested, validation = metrics["split"] is not None, metrics.get("validation")
@@ -85,10 +85,10 @@ def _show_decisions(metrics: Mapping[str, Any], console: Console) -> None:
 
 
 def require_new(*paths: Path) -> None:
-    """Refuse to replace files, and to write where there is no folder.
+    """Check that new files can be written.
 
     Raises:
-        InputError: a file is there already, or its folder is not or may not be written into.
+        InputError: a file exists already, or its folder does not exist or is not writable.
     """
     for path in paths:
         if path.exists():
@@ -101,10 +101,10 @@ def require_new(*paths: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in a line what has kept a file from being written in the block.
+    """Report errors of writing a file in the block.
 
     Raises:
-        InputError: something has.
+        InputError: the file cannot be written; the message says why.
     """
     try:
         yield

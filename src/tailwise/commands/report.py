@@ -1,4 +1,4 @@
-"""``tailwise report``."""
+"""Command ``tailwise report``: the HTML page of a run or a comparison."""
 
 from __future__ import annotations
 

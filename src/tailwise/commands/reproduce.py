@@ -1,4 +1,4 @@
-"""``tailwise reproduce``."""
+"""Command ``tailwise reproduce``: the papers' tables and figures."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FigureName: TypeAlias = Literal[
 ]
 
 _OTHER_DATA = "photos"
-# What a build of the published sets starts from: the largest reference count.
+# Positives of the most frequent class in the published sets.
 _NUM_MAX = {"voc-mlt": 800, "coco-mlt": 1200}
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options(ReadOptions, DownloadOptions):
-    """Options of a reproduction. Those of the roles data and place are for data of one's own."""
+    """Options of a reproduction. Those of the roles data and place apply to photos only."""
 
     benchmark: Literal["voc-mlt", "coco-mlt", "photos"] = option(Role.METHOD)
     """Published data set, whose missing images are downloaded into --root. Or photos, to run the same on your data."""
@@ -98,7 +98,7 @@ def run(options: Options) -> None:
     everything = options.table is None and options.figure is None
     draws = everything or options.figure is not None
     if draws:
-        # Before anything that takes long.
+        # Checked before the runs, which take long.
         require_extra("drawing figures, which --table all leaves out," if everything else "--figure", "figures")
     from tailwise.experiments.published import TABLES
     from tailwise.report.results_tables import published_table
@@ -151,7 +151,9 @@ def _check(options: Options) -> None:
     of_other_data = names_of(Options, Role.DATA, Role.PLACE)
     refuse(options, of_other_data, options.benchmark, "the data and how they are read are published")
     if options.root is None:
-        raise InputError(f"--root is needed: the folder where the images of {options.benchmark} are, or are to be put")
+        raise InputError(
+            f"--root is needed: the folder of the images of {options.benchmark}, which are downloaded into it"
+        )
 
 
 def _output(options: Options) -> Path:

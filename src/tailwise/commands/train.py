@@ -1,4 +1,4 @@
-"""``tailwise train``."""
+"""Command ``tailwise train``: training and test of one model."""
 
 from __future__ import annotations
 

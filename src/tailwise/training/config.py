@@ -1,4 +1,4 @@
-"""Configuration of a training run: what the command line and YAML files set, and what a run folder records.
+"""Configuration of a training run: options of the command line, of YAML files, and of the record in a run folder.
 
 The defaults are the official recipe of the Distribution-Balanced Loss (Wu et al., ECCV 2020).
 """
@@ -22,7 +22,7 @@ from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.losses import is_loss_file, read_loss_file
 from tailwise.models.model_config import ModelConfig
-from tailwise.options import Role, check_fields, flag, from_names, names_of, option
+from tailwise.options import Role, check_fields, flag, names_of, option
 from tailwise.spelling import near
 
 Mode = Literal["finetune", "probe"]
@@ -33,13 +33,13 @@ CalibrationMethod = Literal["platt", "temperature"]
 SamplerName = Literal["class-aware", "uniform", "repeat-factor", "inverse-frequency"]
 
 DEFAULT_SAMPLER: SamplerName = "class-aware"
-"""How a run samples unless it, or its loss, says otherwise."""
+"""The sampler of a run, unless it or its loss names one."""
 
 NO_SPLIT: Final = "none"
-"""The value of ``test_split`` with which a run is tested on nothing."""
+"""The value of ``test_split`` for a run without a test."""
 
 ALL_FOLDS: Final = "all"
-"""The value of ``val_fold`` with which every part is held out in turn."""
+"""The value of ``val_fold`` that holds out every part in turn."""
 
 # Epochs and milestones. An epoch of any sampler but the class-aware one is about as long as the training set.
 _CLASS_AWARE_SCHEDULE = (8, (5, 7))
@@ -173,35 +173,18 @@ class TrainConfig(ReadOptions):
     """Continue the run in the output folder."""
 
 
-# A resumed run may change these: they change nothing of what it computes, but for rounding.
+# A resumed run may change these: they have no effect on its results, except for rounding.
 _WITHOUT_EFFECT = names_of(TrainConfig, Role.MACHINE, Role.DISPLAY)
 
 
-def from_keywords(**options: Any) -> TrainConfig:
-    """The configuration of a run from options by the names of the command line, with underscores.
-
-    Args:
-        **options: such as ``data="labels.csv", output="run", lr=0.01, backbone="resnet18"``. Groups may also be given
-            whole, as in ``optim={"lr": 0.01}``.
-
-    Raises:
-        InputError: there is no such option (the nearest is suggested), or a value is out of its range.
-
-    >>> config = from_keywords(data="digits", output="run", lr=0.01, epochs=3)
-    >>> config.optim.lr, config.optim.epochs
-    (0.01, 3)
-    """
-    return from_names(TrainConfig, options)
-
-
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Fill in what depends on other options, make paths absolute, and check every range.
+    """Fill in options that depend on others, make paths absolute, and check combinations of options.
 
-    Where the loss is a file, its content takes its place, so that a run does not change with the file. A sampler that
-    the loss names becomes that of the run.
+    A loss that is a file is replaced by its content, so that a run does not change with the file. A sampler that the
+    loss names becomes that of the run.
 
     Raises:
-        InputError: an option is out of its range, or the file of the loss cannot be used.
+        InputError: options do not go together, or the file of the loss cannot be used.
     """
     _check(config)
     sampler = config.sampler or DEFAULT_SAMPLER
@@ -212,14 +195,17 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if is_loss_file(config.loss):
         options = read_loss_file(config.loss) | config.loss_options
         config = replace(config, loss="formula", loss_options=options)
+    # Links are kept: images are found from the place of a link to a file. But "a/../b" and "b" are one folder.
+    places: dict[str, Any] = {
+        name: os.path.normpath(Path(path).absolute())
+        for name in names_of(TrainConfig, Role.PLACE)
+        if (path := getattr(config, name)) is not None and not (name == "data" and is_named(path))
+    }
     model, standardize = config.model, config.standardize_features
     return replace(
         config,
-        data=config.data if is_named(config.data) else _absolute_path(config.data),
+        **places,
         output=str(Path(config.output).absolute()),
-        classes=_absolute(config.classes),
-        root=_absolute(config.root),
-        split_file=_absolute(config.split_file),
         sampler=sampler,
         standardize_features=model.has_neck if standardize is None else standardize,
         model=replace(
@@ -242,8 +228,8 @@ def scheduled(optim: OptimConfig, sampler: SamplerName) -> OptimConfig:
     epochs = recipe if optim.epochs is None else optim.epochs
     milestones = optim.milestones
     if milestones is None:
-        # Another number of epochs keeps the proportions of the recipe, rounded down; in a few epochs that would be at
-        # the start, or twice at once.
+        # Milestones keep the proportions of the recipe, rounded down. With few epochs, some would be at the start, or
+        # coincide.
         places = (max(epoch * epochs // recipe, -(-epochs // 2)) for epoch in recipe_milestones)
         milestones = tuple(sorted({place for place in places if place < epochs}))
     elif not all(low < high for low, high in pairwise((0, *milestones, epochs))):
@@ -255,7 +241,7 @@ def scheduled(optim: OptimConfig, sampler: SamplerName) -> OptimConfig:
 
 
 def _sampler_of(config: TrainConfig, named: str) -> SamplerName:
-    """The sampler that stands after the @ of the loss."""
+    """The sampler named after the @ of the loss."""
     known = get_args(SamplerName)
     if named not in known:
         raise InputError(
@@ -282,7 +268,7 @@ def load(path: Path) -> TrainConfig:
     """Read a configuration written by :func:`save`.
 
     Raises:
-        InputError: the file cannot be read, or holds options or values that do not exist.
+        InputError: the file cannot be read, or has unknown options or values.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
@@ -321,7 +307,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _check(config: TrainConfig) -> None:
-    """Check what depends on several options, or on more than a range."""
+    """Check rules that are more than the range of one option."""
     size, folds, fold = config.cache_size, config.val_folds, config.val_fold
     target = config.threshold_target
     rules = (
@@ -378,15 +364,6 @@ def _check_cross_fitting(config: TrainConfig) -> None:
             f"--num-nodes {config.num_nodes}: train on one device, or each part as a run of its own (--val-fold 0, "
             "1, ...)"
         )
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else _absolute_path(path)
-
-
-def _absolute_path(path: str) -> str:
-    # Not resolved: where a link to a file lies says where its images are. But "a/../b" and "b" are one folder.
-    return os.path.normpath(Path(path).absolute())
 
 
 def _plain(value: Any) -> Any:

@@ -59,16 +59,17 @@ def new_task(config: TrainConfig, splits: RunSplits) -> TrainingTask:
     train = splits.train
     graph = create_graph(config.model, train.targets, train.class_names, seed=config.seed)
     folder = Path(config.output)
-    goes_on = config.resume and checkpoint_path(folder).is_file()
-    network = _without_weights(folder, config.model) if goes_on else config.model
+    is_resumed = config.resume and checkpoint_path(folder).is_file()
+    network = _without_weights(folder, config.model) if is_resumed else config.model
     model = create_classifier(network, len(train.class_names), seed=config.seed, graph=graph)
-    recorded = BackboneRecord.load(folder / RECORD_FILE) if goes_on else None
-    if not goes_on:
+    if is_resumed:
+        recorded = BackboneRecord.load(folder / RECORD_FILE)
+    else:
         recorded = describe_backbone(model.backbone, config.model, seed=config.seed)
     model.to(memory_format=torch.channels_last)
     if config.compile:
-        compile_backbone(model)
-    # Runs that hold out other parts find the whole split decoded.
+        model.backbone.compile()  # not the head: its dropout draws the same numbers as without compiling
+    # The whole split is decoded, so that runs that hold out other parts share it.
     whole = open_images(splits.whole, training_size(config), config)
     validation = splits.validation
     return TrainingTask(
@@ -83,7 +84,7 @@ def new_task(config: TrainConfig, splits: RunSplits) -> TrainingTask:
 
 
 def training_size(config: TrainConfig) -> int:
-    """Side of the decoded training images: by default the smallest crop has a pixel for every pixel it becomes."""
+    """Side of the decoded training images in pixels: by default the smallest crop is never enlarged."""
     return config.cache_size or math.ceil(config.image_size / config.augment.min_crop)
 
 
@@ -106,34 +107,21 @@ def evaluation_task(run: Path, config: TrainConfig, state: Mapping[str, Tensor],
 
 
 def _without_weights(run: Path, model: ModelConfig) -> ModelConfig:
-    """The network of a run whose checkpoint holds every weight, so that none are read from elsewhere."""
+    """The network of a run whose checkpoint holds all weights: no others are read."""
     record = BackboneRecord.load(run / RECORD_FILE)
     return replace(model, weights=None, pretrained=False) if record is None else record.model(model)
 
 
-def compile_backbone(model: Classifier) -> None:
-    """Have the backbone compiled at its first call, in place: the names of its weights stay.
-
-    It is compiled for the size of the first batch, and once more, for any size, at the first batch of another. The head
-    is left as it is, so that its dropout draws the same numbers. A checkpoint does not tell whether the network was
-    compiled.
-
-    Args:
-        model: what to compile the backbone of.
-    """
-    model.backbone.compile()
-
-
 def require_compiler(device: torch.device) -> None:
-    """Compile something small, so that what is missing shows before images are decoded.
+    """Compile a small function, so that a missing compiler is reported before images are decoded.
 
     Args:
-        device: what the network will run on.
+        device: the device of the network.
 
     Raises:
-        InputError: it cannot be done here: there is no C++ compiler, or for a GPU no Triton.
+        InputError: the machine has no C++ compiler, or for a GPU no Triton.
     """
-    # Not found compiled, the trial needs the compiler each time.
+    # Without the cache, the trial needs the compiler each time.
     trial = torch.compile(_doubled, options={"fx_graph_cache": False})
     try:
         trial(torch.zeros(8, device=device))

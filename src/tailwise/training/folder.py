@@ -1,4 +1,4 @@
-"""The folder of a run: its files, who may write into it, and what an interrupted run has left there."""
+"""The folder of a run: its files, checks before writing into it, and the state to resume from."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ VALIDATION_FILE = "validation.parquet"
 THRESHOLDS_FILE = "thresholds.json"
 SKIPPED_FILE = "skipped.txt"
 DATA_FILE = "data.npz"
-"""What a run was given in memory: it lies in the folder before the run begins."""
+"""Data that were given in memory, written into the folder before the run starts."""
 
 _LIBRARIES = ("lightning", "timm", "torchmetrics", "numpy")
 _logger = logging.getLogger(__name__)
 
 
 def is_first_process() -> bool:
-    """Whether this process, of those that a launcher or Lightning has started for one run, writes the files."""
+    """Whether this process writes the files, of all that a launcher or Lightning has started for the run."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
-    """Make sure that the run may use its folder; returns the metrics if the run to resume is finished.
+    """Check that the run may use its folder; return the metrics if the run to resume is finished.
 
-    A folder in which a run was killed before it began is as good as none: the run starts anew.
+    A folder in which a run was killed before it started counts as absent: the run starts anew.
 
     Raises:
-        InputError: the folder holds another run, or this one and it is not to be resumed, or something else.
+        InputError: the folder holds another run, this one without ``resume``, or other files.
     """
     if not is_first_process():
         return None
@@ -65,11 +65,11 @@ def claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
         _require_writable(folder)
         return None
     if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"--output {folder} is there already and holds no run; give another output")
+        raise InputError(f"--output {folder} exists already and holds no run; give another output")
     finished = (folder / METRICS_FILE).is_file()
     if not config.resume:
         state = "a finished run" if finished else "an unfinished run"
-        raise InputError(f"--output {folder} holds {state}: go on with --resume, or give another output")
+        raise InputError(f"--output {folder} holds {state}: continue it with --resume, or give another output")
     try:
         changed = differences(resolve(load(folder / CONFIG_FILE)), config)
     except (InputError, ValueError, TypeError, OSError) as error:
@@ -94,10 +94,10 @@ def claim(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
 
 
 def require_same_labels(folder: Path, stats: LabelStats) -> None:
-    """Refuse to resume a run on labels that have changed.
+    """Check that a run is resumed on the labels that it was started with.
 
     Raises:
-        InputError: they have, or what was recorded of them cannot be read.
+        InputError: they have changed, or their record cannot be read.
     """
     recorded = folder / STATS_FILE
     if not recorded.exists():
@@ -105,13 +105,13 @@ def require_same_labels(folder: Path, stats: LabelStats) -> None:
     try:
         before = LabelStats.load(recorded)
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"--resume: {recorded} is damaged ({error}); remove it to go on") from error
+        raise InputError(f"--resume: {recorded} is damaged ({error}); remove it to continue") from error
     if before != stats:
         raise InputError(f"--resume: the training labels have changed since the run in {folder} was started")
 
 
 def write_skipped(skipped: tuple[str, ...], folder: Path) -> None:
-    """List what was left out; rows that no split could be told of are listed once."""
+    """List the rows and images that were left out, each once."""
     messages = list(dict.fromkeys(skipped))
     if messages:
         with replacing(folder / SKIPPED_FILE) as temporary:
@@ -120,7 +120,7 @@ def write_skipped(skipped: tuple[str, ...], folder: Path) -> None:
 
 
 def load_thresholds(run_folder: Path) -> Decisions | None:
-    """The thresholds and calibration that a run has fitted; None where it had no validation images.
+    """The thresholds and calibration that a run has fitted; None for a run without validation images.
 
     Raises:
         InputError: the file cannot be used.
@@ -131,21 +131,21 @@ def load_thresholds(run_folder: Path) -> Decisions | None:
     try:
         return Decisions.load(path)
     except ValueError as error:
-        raise InputError(f"{error}; remove it to do without thresholds") from error
+        raise InputError(f"{error}; remove it to continue without thresholds") from error
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computed the numbers."""
+    """Versions of Python and of the libraries that computed the results."""
     return {
         "tailwise": __version__,
         "python": platform.python_version(),
-        "torch": str(torch.__version__),  # with the build, which the distribution leaves out
+        "torch": str(torch.__version__),  # with the build, which the metadata leaves out
         **{name: version(name) for name in _LIBRARIES},
     }
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -167,7 +167,7 @@ def read_predictions(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], NDAr
         N image names, K class names, and (N, K) logits.
 
     Raises:
-        InputError: the file cannot be read, or holds something else.
+        InputError: the file cannot be read, or is not such a file.
     """
     try:
         table = pq.read_table(path)
@@ -185,7 +185,7 @@ def read_logits(paths: Sequence[Path], split: Dataset) -> NDArray[np.float32]:
     """Read the logits of a split.
 
     Args:
-        paths: files written by a run, which together hold each image of the split once.
+        paths: files written by a run, which together contain each image of the split once.
         split: its images.
 
     Returns:
@@ -213,7 +213,7 @@ def read_logits(paths: Sequence[Path], split: Dataset) -> NDArray[np.float32]:
 
 
 def checkpoint_path(folder: Path) -> Path:
-    """Where a run folder keeps the state to resume from and to evaluate."""
+    """Path of the checkpoint in a run folder, for resuming and evaluation."""
     return folder / "checkpoints" / "last.ckpt"
 
 
@@ -226,12 +226,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read the state of a run: tensors and numbers only.
 
     Raises:
-        InputError: the file is damaged, or holds something else.
+        InputError: the file is damaged, or is not a checkpoint of a training.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not {"global_step", "state_dict"} <= state.keys():
-            raise KeyError("no state of a training is in it")
+            raise KeyError("it holds no state of a training")
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, pickle.UnpicklingError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -251,7 +251,7 @@ def model_state(folder: Path) -> dict[str, Any]:
 
 
 def forget_logs_after(folder: Path, step: int) -> None:
-    """Remove the rows of later steps from the CSV logs of an interrupted run: it will go through these steps again."""
+    """Remove the rows of later steps, which will be repeated, from the CSV logs of an interrupted run."""
     for path in (folder / "logs").glob("version_*/metrics.csv"):
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -259,16 +259,16 @@ def forget_logs_after(folder: Path, step: int) -> None:
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, reader.fieldnames or ())
             writer.writeheader()
-            # The step is the last cell: a row that a kill has cut short has none.
+            # The step is the last cell: a row truncated by a kill has none.
             writer.writerows(row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) <= step)
 
 
 def is_unstarted(folder: Path, *others: str) -> bool:
-    """Whether a folder holds nothing but leftovers of a run that was killed before it wrote its configuration.
+    """Whether a folder holds only leftovers of a run that was killed before it wrote its configuration.
 
     Args:
         folder: the folder.
-        others: names of further files that may be in it, whole or half written.
+        others: names of further files that it may hold, complete or incomplete.
     """
     partial = tuple(f".{name}." for name in (CONFIG_FILE, *others))
     return all(
@@ -282,10 +282,10 @@ def is_unstarted(folder: Path, *others: str) -> bool:
 def _require_writable(folder: Path) -> None:
     above = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        # What the rights of a folder say is not all: of some, nothing can be made in them.
+        # The permissions of a folder do not tell everything: some file systems refuse new files.
         with tempfile.TemporaryDirectory(dir=above):
             pass
     except OSError as error:
         raise InputError(
-            f"--output {folder} cannot be written: {above} is no folder that you may write into ({error.strerror})"
+            f"--output {folder} cannot be written: {above} is not a writable folder ({error.strerror})"
         ) from error

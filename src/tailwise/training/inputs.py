@@ -1,4 +1,4 @@
-"""The inputs of a run: the rows of its splits, checks of their labels, and stores that rows are read from by index."""
+"""Inputs of a run: the rows of its splits, checks of their labels, and tables that rows are read from by index."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ class TableSubset:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """A split whose images are at hand.
+    """A split with its decoded images or features.
 
     Attributes:
         split: the rows whose image could be read.
-        table: their pixels, uint8; or what was made of them.
-        key: a name of the table's content.
-        kept: (N,) index of each of these rows in the split that was to be read.
+        table: their pixels, uint8, or their features.
+        key: a digest of the content of the table.
+        kept: (N,) index of each of these rows in the original split.
     """
 
     split: Dataset
@@ -99,7 +99,7 @@ class Images:
     kept: NDArray[np.integer]
 
     def subset(self, chosen: NDArray[np.bool_], name: str | None = None) -> Images:
-        """Keep the rows where ``chosen``, which is (M,) of the split that was to be read, under another name if given.
+        """Keep the rows where ``chosen``, which is (M,) for the original split, under another name if given.
 
         Raises:
             InputError: none of these rows could be read.
@@ -121,7 +121,7 @@ class RunSplits:
         held_out: (N,) whether a row of it is held out.
         test: the test split; None without one.
         validation: a split of its own, or the rows held out; None without either.
-        ratios: how all rows were divided into splits, if they were.
+        ratios: shares of the splits, if all rows were divided.
     """
 
     whole: Dataset
@@ -159,9 +159,9 @@ def select_rows(data: Dataset, split: str | None, options: ReadOptions) -> Datas
 def read_run(config: TrainConfig) -> RunSplits:
     """Read the labels of the splits that a run trains, tests and validates on.
 
-    Data that give no splits are divided; see :func:`with_division`. A part held out depends on the labels of the
-    training split and on nothing else, so that runs with other seeds and losses hold out the same images. Where all
-    parts are held out in turn, none is here; see :func:`each_fold`.
+    Data without splits are divided; see :func:`with_division`. The part that is held out depends on the labels of the
+    training split alone, so that runs with other seeds and losses hold out the same images. Where all parts are held
+    out in turn, none is held out here; see :func:`each_fold`.
 
     Raises:
         InputError: the data or a split cannot be used, or there are fewer images than parts.
@@ -185,26 +185,26 @@ def read_run(config: TrainConfig) -> RunSplits:
 
 
 def with_division(config: TrainConfig, labeled: Dataset) -> tuple[TrainConfig, Dataset]:
-    """Divide data that give no splits into those that a run wants, evenly in every class.
+    """Divide data without splits into those that a run needs, evenly in every class.
 
-    A fifth is tested on, and a tenth validated on if there is to be a split for that. The division is recorded in the
-    configuration as split_ratios, so that whatever reads the data of the run again divides them in the same way.
+    A fifth is the test split; a tenth is the validation split where the run has one. The division is recorded in the
+    configuration as split_ratios, so that the data of the run are always divided in the same way.
 
     Args:
         config: the run.
         labeled: its data.
 
     Returns:
-        Both as they were where the data give a split, or the run says how to divide them; else both divided.
+        Both unchanged where the data have splits, or the run says how to divide them; else both divided.
     """
-    is_said = config.split_ratios is not None or config.split_file is not None
-    if any(labeled.splits) or is_said or SPLIT_JOINER in f"{config.train_split}{config.test_split}{config.val_split}":
+    is_given = config.split_ratios is not None or config.split_file is not None
+    if any(labeled.splits) or is_given or SPLIT_JOINER in f"{config.train_split}{config.test_split}{config.val_split}":
         return config, labeled
     shares = {} if config.test_split == NO_SPLIT else {config.test_split: 0.2}
     shares |= {} if config.val_split is None else {config.val_split: 0.1}
     ratios = {config.train_split: round(1 - sum(shares.values()), 1), **shares}
     _logger.info(
-        "%s gives no splits, and is divided, evenly in every class: %s (change it by --split-ratios, --split-seed or "
+        "%s has no splits, and is divided, evenly in every class: %s (change it by --split-ratios, --split-seed or "
         "--split-file)",
         labeled.source,
         ", ".join(f"{share:.0%} {name}" for name, share in ratios.items()),
@@ -214,22 +214,22 @@ def with_division(config: TrainConfig, labeled: Dataset) -> tuple[TrainConfig, D
 
 
 def with_division_of(run: Path, config: TrainConfig) -> TrainConfig:
-    """The configuration with the division that an earlier run in its folder has recorded, if it says none itself."""
+    """The configuration with the division recorded by an earlier run in its folder, unless it has one itself."""
     if config.split_ratios is not None or config.split_file is not None or not run.is_file():
         return config
-    with suppress(InputError):  # what cannot be read is refused where the folder is claimed
+    with suppress(InputError):  # a damaged file is reported where the folder is claimed
         config = replace(config, split_ratios=load(run).split_ratios)
     return config
 
 
 def read_as(config: TrainConfig, data: str, options: ReadOptions) -> TrainConfig:
-    """The configuration with other data and options of reading; its cache serves unless they name one."""
+    """The configuration with other data and options of reading, and its own cache unless they name one."""
     chosen = {entry.name: getattr(options, entry.name) for entry in fields(ReadOptions)}
     return replace(config, data=data, **{**chosen, "cache": options.cache or config.cache})
 
 
 def record_reading(config: TrainConfig, split: str | None) -> dict[str, Any]:
-    """What a test has read, for its metrics: the data, the split or None for all rows, and the options of reading."""
+    """The data of a test, for its metrics: place, split or None for all rows, and options of reading."""
     plain = to_mapping(resolve(config))
     return {"data": plain["data"], "split": split, **{entry.name: plain[entry.name] for entry in fields(ReadOptions)}}
 
@@ -261,7 +261,7 @@ def open_images(split: Dataset, size: int, config: TrainConfig) -> Images:
         config: gives the cache folder, and what to do about damaged images.
 
     Raises:
-        InputError: an image cannot be read, or the limit of the cache is no number.
+        InputError: an image cannot be read, or the limit of the cache is not a number.
     """
     match split.inputs:
         case Pixels(pixels):
@@ -283,9 +283,9 @@ def open_images(split: Dataset, size: int, config: TrainConfig) -> Images:
 
 
 def content_key(pixels: ImageCache | UInt8[np.ndarray, "N C H W"]) -> str:
-    """A name that two tables of images share if their pixels, and the order of the images, are the same.
+    """A digest that two tables of images share if their pixels and their order are the same.
 
-    It says nothing of where the images lie, nor of what has decoded them.
+    It depends neither on the place of the images nor on the decoder.
     """
     if isinstance(pixels, ImageCache):
         shape, digest = (len(pixels), 3, pixels.size, pixels.size), pixels.digest
@@ -295,22 +295,22 @@ def content_key(pixels: ImageCache | UInt8[np.ndarray, "N C H W"]) -> str:
 
 
 def check_labels(splits: RunSplits, stats: LabelStats, *, tell: bool = True) -> None:
-    """Refuse labels that nothing can be learnt from or measured on; tell of classes that one side lacks.
+    """Check that a model can be trained and tested on the labels; warn of classes without positives or negatives.
 
     Args:
         splits: the labels.
-        stats: statistics of those that are trained on.
-        tell: whether to warn of what is missing.
+        stats: statistics of the training labels.
+        tell: whether to warn.
 
     Raises:
         InputError: fewer than two training images, no positive label in a split, no class with both a positive and a
-            judged negative to train on, or a class name that is taken.
+            judged negative to train on, or a class with a reserved name.
     """
     if IMAGE_COLUMN in stats.class_names:
         raise InputError(f"no class may be called {IMAGE_COLUMN!r}, the column of the image names; rename the class")
     train = splits.train
     if len(train) < 2:
-        raise InputError(f"split {train.name!r} has {len(train)} image; training needs two at least")
+        raise InputError(f"split {train.name!r} has {len(train)} image; training needs at least two")
     for split in (train, splits.test, splits.validation):
         if split is not None and not count_positives(split.targets).any():
             raise InputError(f"no image of split {split.name!r} has a positive label: check the data and the classes")
@@ -325,7 +325,7 @@ def check_labels(splits: RunSplits, stats: LabelStats, *, tell: bool = True) -> 
 
 
 def _tell_what_is_missing(splits: RunSplits, stats: LabelStats) -> None:
-    """Warn of classes that nothing is learnt of, and of splits that nothing is measured on."""
+    """Warn of classes that cannot be learnt, and of splits on which mAP is undefined."""
     train = splits.train
     _tell_of(stats.class_counts == 0, "have no image in split %r, so nothing can be learnt of them", train)
     _tell_of(

@@ -1,4 +1,4 @@
-"""A run from configuration to folder: train, test, write; and testing a finished run again."""
+"""Runs: training and testing of a model into a folder, cross-fitting, and evaluation of a finished run."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a test of a model found.
+    """The metrics of a test.
 
     Attributes:
-        metrics: what metrics.json holds; see :func:`tailwise.training.testing.score`.
+        metrics: the content of metrics.json; see :func:`tailwise.training.testing.score`.
         folder: where metrics and predictions were written, or None.
     """
 
@@ -66,14 +66,15 @@ class Result:
 
 
 def train(config: TrainConfig) -> Result | None:
-    """Train as configured, test the final model, and leave everything in the run folder.
+    """Train as configured, test the final model, and write everything into the run folder.
 
     The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
     checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and, if there is a test split,
     predictions.parquet, and, if there are validation images, validation.parquet and thresholds.json, each written whole
-    or not at all; and backbone.json, which says what the backbone was, with backbone.safetensors of a probe. With
+    or not at all; and backbone.json, the record of the backbone, with backbone.safetensors of a probe. With
     ``config.val_fold`` "all", all training images are validated on; see :func:`~tailwise.training.run.cross_fit`.
-    With ``config.resume``, an interrupted run goes on from its last checkpoint and ends as if nothing had happened.
+    With ``config.resume``, an interrupted run continues from its last checkpoint, with the results of an uninterrupted
+    one.
 
     Args:
         config: the run.
@@ -82,7 +83,7 @@ def train(config: TrainConfig) -> Result | None:
         The metrics of the final epoch; None in processes other than the first.
 
     Raises:
-        InputError: the configuration, data or folder cannot be used, or the loss stopped being a number.
+        InputError: the configuration, data or folder cannot be used, or the loss became NaN or infinite.
     """
     return _train(config)
 
@@ -206,7 +207,7 @@ def evaluate(
         options: how to read other data; the classes are always those of the run.
         split: split to test on; by default the test split of the run, or all rows of other data.
         output: folder for metrics and predictions, and the list of images left out; nothing is written without it.
-        trust: whether the run's configuration may name a backbone that files or the network are read for.
+        trust: whether the configuration of the run may name a backbone that is read from files or the network.
 
     Raises:
         InputError: the run is not finished, the data do not fit it, or ``output`` has results already.
@@ -220,7 +221,9 @@ def evaluate(
     stats = LabelStats.load(run / STATS_FILE)
     decisions = load_thresholds(run)
     if decisions is not None and decisions.class_names != stats.class_names:
-        raise InputError(f"{run / THRESHOLDS_FILE} has other classes than the run; remove it to do without thresholds")
+        raise InputError(
+            f"{run / THRESHOLDS_FILE} has other classes than the run; remove it to continue without thresholds"
+        )
     device = choose_device(
         "cpu" if config.accelerator == "cpu" else "auto", config.precision if config.mode == "probe" else "fp32"
     )
@@ -270,12 +273,12 @@ def _rows_to_test(
 
 
 def create_loss(config: TrainConfig, stats: LabelStats, given: str | None = None) -> nn.Module:
-    """Make the loss of a resolved configuration: one of tailwise's by name, or another by its dotted path.
+    """Make the loss of a resolved configuration: one of tailwise by name, or another by its dotted path.
 
     Args:
-        config: says which.
+        config: names the loss.
         stats: statistics of the training labels.
-        given: what the user gave for it, for messages; by default what the configuration says.
+        given: the name that the user gave, for messages; by default that of the configuration.
 
     Raises:
         InputError: there is no such loss, or it does not take these options.
@@ -293,13 +296,12 @@ def _stats(split: Dataset, config: TrainConfig) -> LabelStats:
 
 
 def _write_start(config: TrainConfig, stats: LabelStats, task: TrainingTask, folder: Path) -> None:
-    """Record what the run is about to do."""
-    recorded = folder / STATS_FILE
+    """Write the configuration, statistics, backbone and skipped rows of a run that starts."""
     if config.resume:
         require_same_labels(folder, stats)
     checkpoint_path(folder).parent.mkdir(parents=True, exist_ok=True)
     save(replace(config, resume=False), folder / CONFIG_FILE)
-    stats.save(recorded)
+    stats.save(folder / STATS_FILE)
     task.write_backbone(folder)
     opened = (task.train, task.test, task.validation)
     write_skipped(tuple(entry for images in opened if images is not None for entry in images.split.skipped), folder)
@@ -312,33 +314,33 @@ def cross_fit(
     stats: LabelStats,
     folder: Path,
 ) -> tuple[dict[str, Any], Decisions]:
-    """Hold out each part of the training split from a run of its own, and fit thresholds to all these scores together.
+    """Hold out each part of the training split from a run of its own, and fit thresholds to all held-out scores.
 
-    The runs lie in folders ``folds/0``, ``folds/1``, ... of the run folder, each as any run with that part held out and
-    without a test split. Those that are finished are taken as they are, interrupted ones go on. validation.parquet has
-    the scores of all training images, thresholds.json what was fitted to them.
+    The runs are in the folders ``folds/0``, ``folds/1``, ... of the run folder, each a usual run with that part held
+    out and without a test split. Finished ones are reused, interrupted ones continue. validation.parquet has the scores
+    of all training images, thresholds.json the fitted thresholds.
 
     Args:
         config: the run, resolved.
         splits: its labels.
-        task: its training images, of which there may be fewer than labels.
-        stats: statistics of the training labels; they make the groups.
+        task: its training images; unreadable ones are missing.
+        stats: statistics of the training labels, which give the groups.
         folder: the run folder.
 
     Returns:
-        The metrics of the scores, at probability 1/2, and what was fitted.
+        The metrics of the scores, at probability 1/2, and the thresholds and calibration.
 
     Raises:
-        InputError: a part cannot be trained without, or scored.
+        InputError: a run without one of the parts fails.
     """
     parts = each_fold(splits, config.val_folds)
-    for part in parts:  # all of them before hours are spent on the first
+    for part in parts:  # all are checked before the first is trained
         labels = part.train
         check_labels(part, LabelStats.from_targets(labels.targets, labels.class_names), tell=False)
     places = [folder / FOLDS_FOLDER / str(fold) for fold in range(config.val_folds)]
     for fold, (part, place) in enumerate(zip(parts, places, strict=True)):
         _logger.info("holding out fold %d of %d (from 0)", fold, config.val_folds)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # the whole split has its own
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # those of the whole split suffice
             _train(_held_out(config, fold, place), replace(part, test=None))
     split = task.train.split
     logits = torch.from_numpy(read_logits([place / VALIDATION_FILE for place in places], split))
@@ -351,7 +353,7 @@ def cross_fit(
 
 
 def _held_out(config: TrainConfig, fold: int, place: Path) -> TrainConfig:
-    """The run that holds out a fold, which goes on if it was begun."""
+    """The run that holds out a fold; it continues if it was started."""
     return replace(
         config, val_fold=fold, output=str(place), test_split=NO_SPLIT, keep_backbone=False, resume=place.exists()
     )

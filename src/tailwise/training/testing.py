@@ -1,4 +1,4 @@
-"""Testing a model: forward passes, metrics, and thresholds and calibration from validation images."""
+"""Tests of models: forward passes, metrics, and thresholds and calibration from validation images."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def run_test(
     """Test a model, also at thresholds if there are any; write its predictions if there is a folder.
 
     Returns:
-        The metrics; without test images, only that there is no split.
+        The metrics; without test images, ``split`` None and ``num_images`` 0 only.
     """
     if task.test is None:
         return {"split": None, "num_images": 0}
@@ -126,15 +126,15 @@ def run_validation(
 
     Args:
         config: the run.
-        task: the model, and the images.
+        task: the model and its images.
         stats: statistics of the training labels.
-        device: what to compute on.
+        device: where to compute.
         folder: the folder of the run.
         tell: whether to warn of classes without a threshold.
 
     Returns:
-        The metrics, and what was fitted. The metrics are not those at the fitted thresholds, which are the best there
-        are for these images, and would promise too much.
+        The metrics, and the thresholds with the calibration. The metrics are not at these thresholds: on the images
+        that the thresholds were fitted to, they would be too optimistic.
     """
     if task.validation is None:
         return None, None
@@ -151,7 +151,7 @@ def judge_validation(
     *,
     tell: bool = True,
 ) -> tuple[dict[str, Any], Decisions]:
-    """The part of :func:`run_validation` that follows from the logits of the validation images."""
+    """Write, score and fit the logits of validation images, as :func:`run_validation` does."""
     write_predictions(folder / VALIDATION_FILE, split.names, stats.class_names, logits)
     metrics = _scored(logits, split, stats, None)
     decisions = fit_decisions(
@@ -184,7 +184,7 @@ def score(
     Args:
         logits: raw scores.
         targets: labels: 1, 0, or -1 for unknown.
-        stats: statistics of the training labels; they make the groups.
+        stats: statistics of the training labels, which give the groups.
         decisions: thresholds and calibration, if any were fitted.
 
     Returns:
@@ -195,10 +195,10 @@ def score(
         ``calibration_error_calibrated`` and ``calibration_error_calibrated_by_class`` of their probabilities.
 
     Raises:
-        InputError: a logit is not a finite number.
+        InputError: a logit is NaN or infinite.
     """
     if not bool(torch.isfinite(logits).all()):
-        raise InputError("the model's logits are not finite numbers: lower --lr, or train with --precision fp32")
+        raise InputError("the model's logits are NaN or infinite: lower --lr, or train with --precision fp32")
     precision = average_precision(logits, targets)
     return {
         "mAP": {name: _percent(value) for name, value in group_means(precision, stats.groups).items()},
@@ -220,7 +220,7 @@ def score_decisions(
 
 
 def describe_left_out(precision: Mapping[str, float | None], where: str) -> str | None:
-    """A sentence on the classes that means leave out; None where they leave out none.
+    """A sentence that names the classes left out of the means; None where there are none.
 
     Args:
         precision: average precision by class name; None where it is undefined.
@@ -254,7 +254,7 @@ def forward_table(
         table: N rows.
         device: where to compute.
         batch_size: rows per batch.
-        description: what the progress bar says.
+        description: text of the progress bar.
         show: whether to show one.
 
     Returns:
@@ -269,10 +269,10 @@ def forward_table(
 
 
 def choose_device(accelerator: Accelerator, precision: Precision) -> torch.device:
-    """The device that an accelerator option means on this machine, and in this process of several.
+    """The device of an accelerator option on this machine, for this process of several.
 
     Raises:
-        InputError: it is not there, or cannot compute in the precision.
+        InputError: it is not available, or does not support the precision.
     """
     found = torch.accelerator.current_accelerator(check_available=True)
     if accelerator == "auto":
@@ -292,7 +292,7 @@ def choose_device(accelerator: Accelerator, precision: Precision) -> torch.devic
 
 def _logits(config: TrainConfig, task: Task, images: Images, device: torch.device) -> Float[Tensor, "N K"]:
     model = task.model.to(device).eval()
-    # What is compiled for training would be compiled again for a single pass.
+    # A network compiled for training would be compiled again for a single pass.
     with torch.compiler.set_stance("force_eager") if config.compile else nullcontext():
         return forward_table(
             lambda rows: model(task.test_inputs(rows)),
