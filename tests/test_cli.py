@@ -211,7 +211,7 @@ def test_report_writes_the_page_of_an_evaluation(
         ("--data {folder}/columns.csv", r"columns.csv:1: no column 'image'; the header has 'file', 'label'"),
         ("--data {folder}/missing.csv", r"missing.csv:3: no image 'images/none.jpg'"),
         ("--data {folder}/damaged.csv --epoch-reduce 0.5", r"half.jpg.*cannot be decoded"),
-        ("--data {folder}/single.csv", r"split 'train' has 1 image; training needs two"),
+        ("--data {folder}/single.csv", r"split 'train' has 1 image; training needs at least two"),
         ("--data {folder}/negative.csv", r"no image of split 'test' has a positive label"),
         ("--data digits --test-split dev", r"digits has no split 'dev'; its splits are train .*, test"),
         ("--classes {folder}/classes.json", r"labels.csv:\d+: 'bird' is none of the 2 classes"),

@@ -170,24 +170,9 @@ def _experiment(options: Options, output: Path) -> Experiment:
     from tailwise.experiments.reproduction import Experiment, shortened
     from tailwise.training.inputs import with_division
 
-    shared = TrainConfig(
-        **{entry.name: getattr(options, entry.name) for entry in fields(ReadOptions)},
-        data=options.data,
-        output=str(output),
-        recipe=options.recipe,
-        mode=options.mode,
-        train_split=options.train_split,
-        test_split=options.test_split,
-        thresholds=options.thresholds,
-        image_size=options.image_size,
-        batch_size=options.batch_size,
-        precision=options.precision,
-        model=options.model,
-        optim=shortened(options.epochs),
-        accelerator=options.accelerator,
-        num_workers=options.num_workers,
-        quiet=options.quiet,
-    )
+    own = {entry.name for entry in fields(options)}
+    given = {entry.name: getattr(options, entry.name) for entry in fields(TrainConfig) if entry.name in own}
+    shared = TrainConfig(**{**given, "output": str(output), "optim": shortened(options.epochs)})
     if options.benchmark == _OTHER_DATA:
         shared, labels = with_division(shared, read(options.data, options))
         is_published, num_max, pool = False, options.num_max, partial(_other_pool, options, labels)
