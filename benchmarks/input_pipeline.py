@@ -33,11 +33,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
 from benchmarks.timing import machine
-from tailwise.data.pixels.augment import Augmentation
+from tailwise.data.pixels.augment import Augmentation, augment
 from tailwise.data.pixels.image_cache import ImageCache, build_cache
 from tailwise.data.samplers import UniformSampler
 from tailwise.training.datamodule import EpochBatches
-from tailwise.training.finetune import AugmentedInputs
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -163,7 +162,7 @@ def our_batches(cache: ImageCache, size: int, batch_size: int, epoch: int) -> It
     """What a run with the default settings trains on: no worker processes, augmentation with torch's threads."""
     batches = EpochBatches(UniformSampler(cache), batch_size)
     batches.set_epoch(epoch)
-    inputs = AugmentedInputs(size, MEAN, STD, seed=0, settings=Augmentation())
+    inputs = partial(augment, size=size, mean=MEAN, std=STD, seed=0, settings=Augmentation())
     for rows, positions in batches:
         yield inputs(cache.batch(rows), epoch=epoch, positions=positions)
 
@@ -192,7 +191,7 @@ def print_stages(paths: list[Path], size: int, batch_size: int, repeats: int) ->
         start = time.perf_counter()
         cache = build_cache(paths, cache_size(size), Path(folder), progress=False)
         stages = {"decode, once": [time.perf_counter() - start]}
-        inputs = AugmentedInputs(size, MEAN, STD, seed=0, settings=Augmentation())
+        inputs = partial(augment, size=size, mean=MEAN, std=STD, seed=0, settings=Augmentation())
         for epoch in range(repeats):
             reading = augmenting = 0.0
             for rows, positions in EpochBatches(UniformSampler(cache), batch_size):

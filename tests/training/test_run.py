@@ -28,8 +28,8 @@ from tailwise.data.samplers import (
     UniformSampler,
 )
 from tailwise.errors import InputError
+from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, load, resolve
-from tailwise.training.finetune import AugmentedInputs
 from tailwise.training.run import Result, evaluate, train
 from tailwise.training.trainer import MultiLabelModule, create_sampler
 from tests.formats import read_csv
@@ -354,17 +354,17 @@ def test_training_images_are_augmented_by_epoch_and_position_and_gradients_clipp
     norms: list[float] = []
     clip = torch.nn.utils.clip_grad_norm_
 
-    def recorded(self: AugmentedInputs, inputs: torch.Tensor, *, epoch: int, positions: Any) -> torch.Tensor:
+    def recorded(inputs: torch.Tensor, *, epoch: int, positions: Any, **options: Any) -> torch.Tensor:
         seen.append((epoch, positions.tolist()))
         assert (inputs.dtype, inputs.shape[1:]) == (torch.uint8, (3, 40, 40))
-        return original(self, inputs, epoch=epoch, positions=positions)
+        return original(inputs, epoch=epoch, positions=positions, **options)
 
     def clipped(parameters: Any, max_norm: float, **options: Any) -> torch.Tensor:
         norms.append(max_norm)
         return clip(parameters, max_norm, **options)
 
-    original = AugmentedInputs.__call__
-    monkeypatch.setattr(AugmentedInputs, "__call__", recorded)
+    original = finetune.augment
+    monkeypatch.setattr(finetune, "augment", recorded)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
     run(tiny(sampler="uniform", optim={"epochs": 2}))
     for epoch in range(2):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.pixels.augment import Augmentation, augment, prepare
+from tailwise.data.pixels.augment import augment, prepare
 from tailwise.errors import InputError
 from tailwise.models.extractor import RECORD_FILE, BackboneRecord, describe_backbone
 from tailwise.models.gcn import blank_graph, create_graph
@@ -24,29 +22,6 @@ from tailwise.training.config import TrainConfig
 from tailwise.training.folder import checkpoint_path
 from tailwise.training.inputs import RunSplits, open_images
 from tailwise.training.testing import Task, TrainingTask
-
-
-@dataclass(frozen=True)
-class AugmentedInputs:
-    """Augments a batch of training images as a function of (seed, epoch, position)."""
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    seed: int
-    settings: Augmentation
-
-    def __call__(self, inputs: Tensor, *, epoch: int, positions: NDArray[np.int64]) -> Tensor:
-        return augment(
-            inputs,
-            self.size,
-            self.mean,
-            self.std,
-            seed=self.seed,
-            epoch=epoch,
-            positions=positions,
-            settings=self.settings,
-        )
 
 
 def new_task(config: TrainConfig, splits: RunSplits) -> TrainingTask:
@@ -75,7 +50,14 @@ def new_task(config: TrainConfig, splits: RunSplits) -> TrainingTask:
     return TrainingTask(
         model=model,
         train=whole.subset(~splits.held_out) if splits.held_out.any() else whole,
-        train_inputs=AugmentedInputs(config.image_size, model.mean, model.std, config.seed, config.augment),
+        train_inputs=partial(
+            augment,
+            size=config.image_size,
+            mean=model.mean,
+            std=model.std,
+            seed=config.seed,
+            settings=config.augment,
+        ),
         test=None if splits.test is None else open_images(splits.test, config.image_size, config),
         validation=None if validation is None else open_images(validation, config.image_size, config),
         test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
