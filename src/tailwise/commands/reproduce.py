@@ -103,10 +103,12 @@ def run(options: Options) -> None:
     from tailwise.experiments.published import TABLES
     from tailwise.report.results_tables import published_table
     from tailwise.report.tables import write_table
+    from tailwise.training.folder import make_output
 
     numbers = TABLES if everything or options.table == "all" else () if options.table is None else (options.table,)
     figures = _figures(options.figure or "all") if draws else {}
-    output = _output(options)
+    output = Path(options.output or f"reproduce-{options.benchmark}")
+    make_output(output)
     experiment = _experiment(options, output)
     departures = experiment.departures()
     if departures:
@@ -154,16 +156,6 @@ def _check(options: Options) -> None:
         raise InputError(
             f"--root is needed: the folder of the images of {options.benchmark}, which are downloaded into it"
         )
-
-
-def _output(options: Options) -> Path:
-    """The output folder, made if absent."""
-    output = Path(options.output or f"reproduce-{options.benchmark}")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {output} cannot be made: {error.strerror}") from error
-    return output
 
 
 def _experiment(options: Options, output: Path) -> Experiment:

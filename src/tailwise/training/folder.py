@@ -46,6 +46,18 @@ _LIBRARIES = ("lightning", "timm", "torchmetrics", "numpy")
 _logger = logging.getLogger(__name__)
 
 
+def make_output(folder: Path) -> None:
+    """Make the folder of an output, if it is absent.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder} cannot be made: {error.strerror}") from error
+
+
 def is_first_process() -> bool:
     """Whether this process writes the files, of all that a launcher or Lightning has started for the run."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))

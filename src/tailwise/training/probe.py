@@ -161,29 +161,27 @@ class Backbone:
         """
         if not (folder / WEIGHTS_FILE).is_file():
             keep_weights(self.plain, folder / WEIGHTS_FILE)
-        # Training does not need the network, which may fill the memory.
-        for name in ("plain", "_prepared"):
-            self.__dict__.pop(name, None)
+        # Training does not need the network.
+        self.__dict__.pop("plain", None)
+        self.__dict__.pop("_prepared", None)
 
 
 def compute_features(config: TrainConfig, splits: Sequence[Dataset], device: torch.device) -> list[Images]:
-    """Compute the features of splits, or find them computed, so that runs need not.
+    """Compute the features of splits, or find them computed, before the runs that need them.
 
     Raises:
         InputError: the backbone cannot be made, or an image cannot be read.
     """
-    if all(isinstance(split.inputs, Features) for split in splits):
-        return [features_of(config, split, None)[0] for split in splits]
-    backbone = Backbone.new(config, device)
+    are_given = all(isinstance(split.inputs, Features) for split in splits)
+    backbone = None if are_given else Backbone.new(config, device)
     return [features_of(config, split, backbone)[0] for split in splits]
 
 
 def features_of(config: TrainConfig, split: Dataset, backbone: Backbone | None) -> tuple[Images, Float[Tensor, "N F"]]:
-    """Features of a split as a table, and as the tensor in it; computed and written unless there is a file of them.
+    """Features of a split, as a table and as its tensor; computed and written unless there is a file of them.
 
     Raises:
-        InputError: the split holds features and the model takes images, or the other way round; or an image cannot be
-            read.
+        InputError: the split holds features and the model takes images, or vice versa; or an image cannot be read.
     """
     if isinstance(split.inputs, Features) != (backbone is None):
         held, wanted = ("features", "images") if isinstance(split.inputs, Features) else ("images", "features")
@@ -284,13 +282,13 @@ def new_task(
 ) -> TrainingTask:
     """Compute the features of all splits, or find them computed, and make a new head.
 
-    Features of the training split are those of the whole of it, so that runs that hold out other parts share them.
+    Features are those of the whole training split, so that runs that hold out other parts share them.
 
     Args:
         config: the run.
         splits: its labels.
         device: where to compute.
-        begun_in: folder of the run whose backbone is used, if it is recorded there; by default its own.
+        begun_in: folder of the run that records the backbone; by default its own.
 
     Raises:
         InputError: the backbone or head cannot be made, or an image cannot be read.

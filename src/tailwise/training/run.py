@@ -37,6 +37,7 @@ from tailwise.training.folder import (
     claim,
     is_first_process,
     load_thresholds,
+    make_output,
     model_state,
     read_logits,
     require_same_labels,
@@ -236,10 +237,7 @@ def evaluate(
     else:
         task = probe.evaluation_task(run, config, state, rows, device)
     if output is not None:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--output {output} cannot be made: {error.strerror}") from error
+        make_output(output)
     metrics = {
         **run_test(config, task, stats, device, decisions, output),
         "run": str(run.absolute()),

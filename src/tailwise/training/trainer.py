@@ -119,13 +119,9 @@ def fit(
         if config.resume and is_first_process():
             forget_logs_after(folder, steps_done)
         curves = ProbabilityCurveCallback(folder / CURVES_FILE, stats, epochs * steps_per_epoch)
+        recorded = [curves, *callbacks]
         trainer = create_trainer(
-            config,
-            folder,
-            epochs=epochs,
-            checkpoint_every=between,
-            first_step=steps_done,
-            callbacks=[curves, *callbacks],
+            config, folder, epochs=epochs, checkpoint_every=between, first_step=steps_done, callbacks=recorded
         )
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from)
