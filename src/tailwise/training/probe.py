@@ -45,7 +45,6 @@ from tailwise.training.testing import PRECISION_TYPES, Task, TrainingTask, forwa
 _FORMAT = "tailwise-features-2"
 _IMAGES_PER_BATCH = 64
 _KEY_OF_GIVEN_FEATURES = "features of the data"
-
 _logger = logging.getLogger(__name__)
 
 
@@ -74,8 +73,7 @@ class Backbone:
     ) -> None:
         self.record = record
         self.model = model
-        self.precision = config.precision
-        self.seed = config.seed
+        self.config = config
         self.device = device
         self.note = note
         self.key = record.key(config.precision)
@@ -130,7 +128,7 @@ class Backbone:
         """
         place = self.record.source if self.model.weights is None else str(self.model.weights)
         try:
-            backbone = create_backbone(self.model, seed=self.seed)
+            backbone = create_backbone(self.model, seed=self.config.seed)
         except InputError as error:
             raise InputError(
                 f"features must be computed, and the backbone's weights ({place}, SHA-256 {self.record.sha256}) cannot "
@@ -146,7 +144,7 @@ class Backbone:
 
     @cached_property
     def _prepared(self) -> FrozenBackbone:
-        return prepare_for_inference(self.plain, PRECISION_TYPES[self.precision]).to(self.device)
+        return prepare_for_inference(self.plain, PRECISION_TYPES[self.config.precision]).to(self.device)
 
     def features(self, images: UInt8[Tensor, "B 3 S S"], size: int) -> Float[Tensor, "B F"]:
         """Features of a batch of decoded images, squashed to ``size``."""
@@ -154,14 +152,13 @@ class Backbone:
         return computed
 
     def keep(self, folder: Path) -> None:
-        """Write the weights into the folder of a run, unless they are there, and release them.
+        """Write the weights into the folder of a run, unless they are there, and release the network.
 
         Raises:
             InputError: they cannot be loaded.
         """
         if not (folder / WEIGHTS_FILE).is_file():
             keep_weights(self.plain, folder / WEIGHTS_FILE)
-        # Training does not need the network.
         self.__dict__.pop("plain", None)
         self.__dict__.pop("_prepared", None)
 
