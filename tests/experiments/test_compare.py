@@ -174,7 +174,7 @@ class TestResults:
         methods = by_name(results)
         assert methods["broken"]["failed"]["run"] == "runs/broken/seed0"
         assert "unknown loss 'pgg' (did you mean 'pg'" in methods["broken"]["failed"]["reason"]
-        assert "lower optim.lr" in methods["nan"]["failed"]["reason"]
+        assert "lower --lr" in methods["nan"]["failed"]["reason"]
         assert methods["nan"]["test"] is None
         assert methods["nan"]["validation"] is None
         assert [methods[name]["failed"] for name in FINISHED] == [None] * 3
@@ -375,8 +375,8 @@ class TestSearch:
         ("--seeds=0", "seeds must be at least 1"),
         ("--workers=0", "workers must be at least 1"),
         ("--workers=-1", "workers must be at least 1"),
-        ("--workers=1001", "workers must be at most 1000, got 1001"),
-        ("--seeds=1000000000000000000000000000000", "seeds must be at most 1000"),
+        ("--workers=1001", "workers must be at least 1 and at most 1000, got 1001"),
+        ("--seeds=1000000000000000000000000000000", "seeds must be at least 1 and at most 1000"),
         ("--replicates=1000000000000000000000000000000", "replicates must be from 1 to 100000"),
         ("--replicates=0", "replicates must be from 1 to 100000"),
         ("--level=95", "level must be between 0 and 1"),

@@ -125,7 +125,7 @@ def test_a_failed_run_is_tried_again_with_other_options(config):
     exploding = replace(run.configure(), optim=replace(config.optim, lr=1e30))
     failure = do(Run("run", run.folder, partial(same, exploding))).failure
     assert failure is not None
-    assert "lower optim.lr" in failure.reason
+    assert "lower --lr" in failure.reason
     run.folder.joinpath(FAILED_FILE).write_text(json.dumps({"reason": failure.reason}))
     assert unfinished([run]) == [run]
     assert do(run).failure is None
