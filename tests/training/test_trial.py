@@ -47,8 +47,8 @@ def model(backbone: str = "test_resnet", **options: Any) -> dict[str, Any]:
         (model(neck_width=10**30), r"lower model.neck_width"),
         (model(head="gcn", label_width=10**12), r"model.label_width \(1000000000000\)"),
         ({"loss": "db-focl"}, r"--loss db-focl: unknown loss 'db-focl' \(did you mean 'db-focal'"),
-        ({"epoch_reduce": 1e9}, r"an epoch of the class-aware sampler has 1 draw .*change epoch_reduce"),
-        ({"epoch_reduce": 1e-9}, r"would have [\d,]+ draws, 100,000,000 are the most: change epoch_reduce"),
+        ({"epoch_reduce": 1e9}, r"an epoch of the class-aware sampler has 1 draw .*change --epoch-reduce"),
+        ({"epoch_reduce": 1e-9}, r"would have [\d,]+ draws, 100,000,000 are the most: change --epoch-reduce"),
     ],
 )
 def test_it_is_said_before_images_are_decoded(
