@@ -125,8 +125,9 @@ def term(
     else:
         is_positive = targets > 0
         sign = torch.where(is_positive, -z.new_ones(()), z.new_ones(()))
-        pairs = zip(positive.factors, negative.factors, strict=True)
-        side = positive.with_factors(_select(is_positive, plus, minus, z) for plus, minus in pairs)
+        pairs = zip(positive[:4], negative[:4], strict=True)
+        shift, steepness, divisor, exponent = (_select(is_positive, plus, minus, z) for plus, minus in pairs)
+        side = Side(shift, steepness, divisor, exponent, positive.kind, positive.number)
         value, slope = _side(z, sign, side, focal_on)
     weight = weight_table(weights, z)
     if weight is not None or scale != 1:
