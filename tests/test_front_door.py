@@ -107,6 +107,7 @@ def test_a_comparison_on_data_in_memory(data: tw.Dataset, tmp_path: Path) -> Non
     assert found.best in found.table.index
     assert found.best in str(found.recommendation)
     assert "<table" in found._repr_html_()
+    assert all(text in repr(found) for text in ("bce@uniform", "medium", str(found.recommendation)))
     found.save(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == (tmp_path / "comparison/report.html").read_text(
         encoding="utf-8"

@@ -65,10 +65,13 @@ def test_validation_chooses_and_the_test_only_confirms():
     assert found["methods"] == ["db", "asl"]
     text = " ".join(found["text"])
     assert "On held-out folds of split 'train', db has the highest mAP, 45.0." in text
-    assert "Between it and asl there is no difference that these data can show (the 95% intervals" in text
-    assert "Take db; asl is the simplest that is not ruled out." in text
-    assert "On split 'test', which chose nothing, db has mAP 47.5 ± 0.4, 7.5 (6.0 to 9.0) above bce." in text
-    assert "The highest mAP there is that of asl; db is 0.5 (-0.5 to 1.5) below it, which is no difference" in text
+    assert "It is statistically tied with asl: the 95% confidence intervals of the differences contain 0." in text
+    assert "Use db. Of the methods tied with it, asl is the simplest." in text
+    assert "On split 'test', which was not used to choose, db has mAP 47.5 ± 0.4, 7.5 (6.0 to 9.0) above bce." in text
+    assert (
+        "The highest mAP on that split is that of asl; db is 0.5 (-0.5 to 1.5) below it, which is not statistically significant"
+        in text
+    )
 
 
 def test_nothing_is_said_of_simplicity_when_the_best_is_the_simplest():
@@ -81,7 +84,7 @@ def test_nothing_is_said_of_simplicity_when_the_best_is_the_simplest():
         )
     )
     assert found["methods"] == ["bce", "pg"]
-    assert "Take bce." in found["text"]
+    assert "Use bce." in found["text"]
 
 
 def test_a_clear_winner_is_named_and_held_against_the_baseline():
@@ -97,9 +100,9 @@ def test_a_clear_winner_is_named_and_held_against_the_baseline():
     )
     assert found["methods"] == ["pg"]
     text = " ".join(found["text"])
-    assert "It is better than every other method (95% intervals of the differences). Take pg." in text
+    assert "It is better than every other method (95% confidence intervals of the differences). Use pg." in text
     assert "pg has mAP 47.5 ± 0.4, 7.5 (6.0 to 9.0) above bce." in text
-    assert "The highest mAP there is that of db; pg is 0.5 (0.1 to 0.9) below it." in text
+    assert "The highest mAP on that split is that of db; pg is 0.5 (0.1 to 0.9) below it." in text
 
 
 def test_without_folds_the_ranking_is_said_to_be_one_of_the_test():
@@ -114,9 +117,9 @@ def test_without_folds_the_ranking_is_said_to_be_one_of_the_test():
     )
     assert found["methods"] == ["db", "bce"]
     text = " ".join(found["text"])
-    assert "Nothing was chosen on validation data: this is a ranking on the test split" in text
+    assert "No validation data were used: this is a ranking on the test split" in text
     assert "one seed only" in text
-    assert "which chose nothing" not in text
+    assert "which was not used to choose" not in text
 
 
 def test_failed_methods_are_not_ranked_and_searches_are_told_of():
@@ -134,7 +137,7 @@ def test_failed_methods_are_not_ranked_and_searches_are_told_of():
     text = " ".join(found["text"])
     assert "asl failed and is not ranked." in text
     assert "Options of db were chosen on the same folds" in text
-    assert "nothing to be compared with" in text
+    assert "compared with none" in text
 
 
 def test_nothing_is_recommended_when_everything_failed():
@@ -154,9 +157,9 @@ def test_nothing_is_recommended_from_scores_that_nobody_has():
     found = recommend(results(undefined("bce"), undefined("pg"), failed, test=None))
     assert found["methods"] == []
     text = " ".join(found["text"])
-    assert "No class has both a positive and a judged negative in split 'test', so that no method has a score" in text
+    assert "No class has both a positive and a judged negative in split 'test', so no method has a score" in text
     assert "asl failed and is not ranked." in text
-    assert "Take" not in text
+    assert "Use" not in text
 
 
 def test_folds_choose_where_the_test_has_no_scores_and_it_says_so():
@@ -165,15 +168,17 @@ def test_folds_choose_where_the_test_has_no_scores_and_it_says_so():
     found = recommend(results(chosen, other, test=None, validation="pg", baseline="bce"))
     assert found["methods"] == ["pg"]
     text = " ".join(found["text"])
-    assert "Take pg." in text
-    assert "No class has both a positive and a judged negative in split 'test', so that nothing confirms" in text
+    assert "Use pg." in text
+    assert (
+        "No class has both a positive and a judged negative in split 'test', so the choice cannot be confirmed" in text
+    )
     assert "None" not in text
 
 
 def test_a_difference_without_an_interval_is_told_without_one():
     best = method("pg", validation=45, test=48, from_baseline=(7.5, None, None))
     found = recommend(results(best, method("bce", validation=39), test="pg", validation="pg", baseline="bce"))
-    assert "On split 'test', which chose nothing, pg has mAP 48.0 ± 0.4, 7.5 above bce." in found["text"]
+    assert "On split 'test', which was not used to choose, pg has mAP 48.0 ± 0.4, 7.5 above bce." in found["text"]
 
 
 def test_an_undefined_difference_tells_nothing_apart():
@@ -220,8 +225,8 @@ def test_those_that_cannot_be_told_apart_stand_by_simplicity_then_name():
     names = ["zebra", "pg", "aardvark", "focal", "bce@uniform", "db"]
     found = recommend(results(*(method(name) for name in names), test="db"))
     assert found["methods"] == ["db", "bce@uniform", "focal", "pg", "aardvark", "zebra"]
-    assert "Take db; bce@uniform is the simplest that is not ruled out." in found["text"]
-    assert "Between it and bce@uniform, focal, pg, aardvark and zebra there is no" in " ".join(found["text"])
+    assert "Use db. Of the methods tied with it, bce@uniform is the simplest." in found["text"]
+    assert "It is statistically tied with bce@uniform, focal, pg, aardvark and zebra:" in " ".join(found["text"])
 
 
 @pytest.mark.parametrize(
@@ -238,21 +243,21 @@ def test_the_baseline_is_set_beside_what_is_taken(difference, said):
         method("pg", test=47, validation=45, from_baseline=difference),
     )
     found = recommend(results(*methods, test="pg", validation="pg", baseline="bce"))
-    assert found["text"][-1] == f"On split 'test', which chose nothing, pg has mAP 47.0 ± 0.4, {said}"
+    assert found["text"][-1] == f"On split 'test', which was not used to choose, pg has mAP 47.0 ± 0.4, {said}"
 
 
 def test_nothing_is_set_beside_itself():
     methods = (method("bce", test=47, validation=45), method("pg", validation=40, from_val=(-5, -6, -4)))
     for baseline in ("bce", None):
         found = recommend(results(*methods, test="bce", validation="bce", baseline=baseline))
-        assert found["text"][-1] == "On split 'test', which chose nothing, bce has mAP 47.0 ± 0.4."
+        assert found["text"][-1] == "On split 'test', which was not used to choose, bce has mAP 47.0 ± 0.4."
 
 
 def test_one_run_has_no_deviation():
     only = method("bce", test=47, validation=45)
     only["test"]["std"] = dict.fromkeys(GROUPS)
     text = recommend(results(only, test="bce", validation="bce", seeds=(0,)))["text"]
-    assert "On split 'test', which chose nothing, bce has mAP 47.0." in text
+    assert "On split 'test', which was not used to choose, bce has mAP 47.0." in text
     assert text[-1].startswith("Each method has one seed only")
     assert not any("one seed" in line for line in recommend(results(only, test="bce", validation="bce"))["text"])
 
@@ -262,10 +267,10 @@ def test_the_best_on_the_test_is_named_only_where_another_was_taken():
     taken = method("pg", test=47, validation=45, from_best=(-2, -3, 0))
     text = recommend(results(above, taken, test="db", validation="pg"))["text"]
     assert text[-1] == (
-        "The highest mAP there is that of db; pg is 2.0 (0.0 to 3.0) below it, "
-        "which is no difference that these data can show."
+        "The highest mAP on that split is that of db; pg is 2.0 (0.0 to 3.0) below it, "
+        "which is not statistically significant."
     )
-    assert "Take pg." in text
+    assert "Use pg." in text
 
 
 def test_searches_matter_where_folds_chose():
@@ -289,4 +294,4 @@ def test_several_that_failed_are_named():
 def test_the_level_is_that_of_the_intervals():
     given = results(method("bce"), method("pg"), test="pg")
     given["bootstrap"]["level"] = 0.9
-    assert "(the 90% intervals of the differences hold 0)" in " ".join(recommend(given)["text"])
+    assert "the 90% confidence intervals of the differences contain 0" in " ".join(recommend(given)["text"])

@@ -31,7 +31,7 @@ def recommend(results: Comparison) -> Recommendation:
         if not finished:
             return Recommendation((), ("No method finished all of its runs, so there is nothing to recommend.",))
         sentence = (
-            f"{_nothing_scored(results)}, so that no method has a score and there is nothing to recommend. Compare on "
+            f"{_nothing_scored(results)}, so no method has a score and there is nothing to recommend. Compare on "
             "images whose labels were judged both ways; tailwise inspect names the classes."
         )
         return Recommendation((), (sentence, *_caveats(results, on_validation)))
@@ -67,21 +67,21 @@ def _choice(
     else:
         text = [
             f"On split {data.test_split!r}, {best.name} has the highest mAP, {best.mean():.1f}.",
-            "Nothing was chosen on validation data: this is a ranking on the test split, and the score of the method "
-            "that comes out best is optimistic.",
+            "No validation data were used: this is a ranking on the test split itself, so the score of the best method "
+            "is optimistic.",
         ]
     if num_finished == 1:
-        text.append("It has nothing to be compared with.")
+        text.append("No other method finished, so it is compared with none.")
     elif equal:
         text.append(
-            f"Between it and {listed(equal)} there is no difference that these data can show (the {level} intervals of "
-            "the differences hold 0)."
+            f"It is statistically tied with {listed(equal)}: the {level} confidence intervals of the differences "
+            "contain 0."
         )
     else:
-        text.append(f"It is better than every other method ({level} intervals of the differences).")
+        text.append(f"It is better than every other method ({level} confidence intervals of the differences).")
     simplest = equal[0] if equal and simplicity(equal[0]) < simplicity(best.name) else None
-    aside = f"; {simplest} is the simplest that is not ruled out" if simplest else ""
-    text.append(f"Take {best.name}{aside}.")
+    aside = f" Of the methods tied with it, {simplest} is the simplest." if simplest else ""
+    text.append(f"Use {best.name}.{aside}")
     return text
 
 
@@ -89,19 +89,19 @@ def _confirmation(results: Comparison, taken: MethodResult) -> list[str]:
     """Results of the method on the test split, which took no part in the choice."""
     baseline, best, test = results.baseline, results.highest.test, taken.test
     if best is None:
-        return [f"{_nothing_scored(results)}, so that nothing confirms this choice."]
+        return [f"{_nothing_scored(results)}, so the choice cannot be confirmed."]
     assert test is not None
     deviation = test.deviations[TOTAL]
-    text = f"On split {results.data.test_split!r}, which chose nothing, {taken.name} has mAP "
+    text = f"On split {results.data.test_split!r}, which was not used to choose, {taken.name} has mAP "
     text += f"{taken.mean():.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
     if baseline is not None and baseline != taken.name:
         text += f", {_compared(test.against('baseline')[TOTAL])} {baseline}"
     sentences = [f"{text}."]
     if best != taken.name:
         difference = test.against("best")[TOTAL]
-        ending = "" if difference.is_clear else ", which is no difference that these data can show"
+        ending = "" if difference.is_clear else ", which is not statistically significant"
         sentences.append(
-            f"The highest mAP there is that of {best}; {taken.name} is {_compared(difference)} it{ending}."
+            f"The highest mAP on that split is that of {best}; {taken.name} is {_compared(difference)} it{ending}."
         )
     return sentences
 
@@ -113,7 +113,9 @@ def _nothing_scored(results: Comparison) -> str:
 def _caveats(results: Comparison, on_validation: bool) -> list[str]:
     text = []
     if len(results.seeds) == 1:
-        text.append("Each method has one seed only: the intervals on the test split leave out what the seed changes.")
+        text.append(
+            "Each method has one seed only: the intervals on the test split exclude the variation between seeds."
+        )
     searched = [method.name for method in results.methods if method.chosen is not None]
     if searched and on_validation:
         text.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
+from rich.console import Console
 
 from tailwise.experiments.results import Comparison, MethodResult
 from tailwise.files import replacing
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 PAGE_FILE = "report.html"
 TABLE_FILE = "table.md"
+
+_TEXT_WIDTH = 160
 
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
@@ -115,9 +119,17 @@ class ComparisonReport(Comparison):
         """Write the page of the comparison as one HTML file, which is replaced if it exists."""
         write_results_page(self, Path(path))
 
+    def __repr__(self) -> str:
+        text = io.StringIO()
+        Console(file=text, width=_TEXT_WIDTH).print(summary_table(self).to_rich())
+        return "\n".join([text.getvalue(), *self._sentences()])
+
     def _repr_html_(self) -> str:
-        sentences = (*failures(self), *classes_left_out(self), str(self.recommendation))
+        sentences = self._sentences()
         return summary_table(self).to_html() + "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+
+    def _sentences(self) -> tuple[str, ...]:
+        return (*failures(self), *classes_left_out(self), str(self.recommendation))
 
 
 def write_files(comparison: Comparison) -> None:

@@ -215,7 +215,7 @@ def _role(results: Comparison, method: MethodResult) -> str:
     recommended = results.recommendation.methods
     roles = (
         ("recommended", method.name in recommended[:1]),
-        ("no clear difference", method.name in recommended[1:]),
+        ("statistically tied", method.name in recommended[1:]),
         ("best on test", method.name == results.highest.test),
         ("baseline", method.name == results.baseline),
     )
@@ -236,7 +236,7 @@ def _notes(results: Comparison, references: Sequence[Reference], keys: Sequence[
         level = f"{results.bootstrap.level:.0%} intervals" if results.bootstrap is not None else "intervals"
         yield f"“vs”: difference in total mAP in points, with {level}; bold where the interval excludes 0."
     if len(results.recommendation.methods) > 1:
-        yield "“No clear difference”: to the recommended method, on the data that chose it; the interval contains 0."
+        yield "“Statistically tied”: with the recommended method, on the data that chose it; the interval contains 0."
     if "CF1_tuned" in keys:
         yield "Tuned F1 has a threshold per class, tuned on validation images."
     if (sentence := left_out(results, "the test split")) is not None:
