@@ -137,7 +137,7 @@ def test_a_run_without_a_test_says_so_everywhere(
     assert cli(f"report {tmp_path / 'plain'}")[0] == 0
     for command in (f"compare {labels}", f"reproduce photos --data {labels} --mode probe --table 2"):
         code, _, err = cli(f"{command} --output {tmp_path / 'other'} --test-split none")
-        assert (code, "methods are compared by what they score on a test split" in err) == (2, True)
+        assert (code, "methods are compared by their scores on a test split" in err) == (2, True)
 
 
 def test_report_writes_the_page_of_a_run(

@@ -290,8 +290,8 @@ def test_the_command_lists_and_clears(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("clear", "give --older-than DAYS, or --all"),
-        ("clear --all --older-than 3", "give --older-than DAYS, or --all"),
+        ("clear", "needs either --older-than DAYS or --all"),
+        ("clear --all --older-than 3", "needs either --older-than DAYS or --all"),
         ("clear --older-than -1", "--older-than must be at least 0, got -1"),
         ("clear --older-than .nan", "--older-than must be a finite number or null, got nan"),
         ("list --all", "are for tailwise cache clear"),

@@ -172,7 +172,7 @@ def test_a_comparison_chooses_by_real_numbers_only(
     for method in results["methods"]:
         assert method["test"]["mean"]["total"] is None
         assert 0 < method["validation"]["mAP"]["total"] < 100
-    assert "so that nothing confirms this choice." in " ".join(results["recommendation"]["text"])
+    assert "so the choice cannot be confirmed." in " ".join(results["recommendation"]["text"])
     page = (tmp_path / "chosen" / "report.html").read_text(encoding="utf-8")
     assert "No class has both a positive and a judged negative in the test split, so that mAP is undefined." in page
     assert "--negative -1" in page
