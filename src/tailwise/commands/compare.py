@@ -29,7 +29,7 @@ class Options(TrainConfig):
     """Options of a comparison: those that its runs share, and those of the comparison itself."""
 
     data: str = option(Role.PLACE)
-    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, hf:owner/name, or "digits"."""
+    """File of labels (CSV, Parquet, JSON lines, COCO, .npz), folder of a data set, hf:owner/name, or "digits"."""
     output: str = option(Role.DISPLAY, "comparison", first=True)
     """Folder of the comparison. The same command continues one that is there."""
     methods: list[str] | str | None = option(Role.METHOD, None, first=True)

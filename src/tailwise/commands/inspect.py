@@ -24,7 +24,7 @@ class Options(ReadOptions):
     """Options of an inspection."""
 
     data: str = option(Role.PLACE)
-    """File of labels (CSV, Parquet, JSON lines, COCO), folder of a data set, or hf:owner/name."""
+    """File of labels (CSV, Parquet, JSON lines, COCO, .npz), folder of a data set, hf:owner/name, or "digits"."""
     train_split: str | None = option(Role.DATA, None, first=True)
     """Split to train on, whose counts make head, medium and tail. By default "train", or all rows where there is
     none."""

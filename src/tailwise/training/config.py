@@ -79,7 +79,7 @@ class TrainConfig(ReadOptions):
     """A training run. The same configuration, data and seed give the same model."""
 
     data: str = option(Role.PLACE, first=True)
-    """Labels: a file (CSV, Parquet, JSON lines, COCO), the folder of a data set, hf:owner/name, or "digits"."""
+    """Labels: a file (CSV, Parquet, JSON lines, COCO, .npz), the folder of a data set, hf:owner/name, or "digits"."""
     output: str = option(Role.DISPLAY, first=True)
     """Folder of the run. It is made if there is none."""
     loss: str = option(Role.METHOD, "db-focal", first=True, of_one_run=True)
