@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from tailwise.data.dataset import features_of
 from tailwise.data.pixels.augment import prepare
-from tailwise.data.pixels.decode import decode_image, square_pixels
+from tailwise.data.pixels.decode import decode_image, in_threads, square_pixels
 from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
@@ -175,10 +176,9 @@ class Model:
     def _decoded(self, images: Sequence[Any], batch_size: int) -> Iterator[UInt8[np.ndarray, "B 3 S S"]]:
         """Pixels of the images, a batch at a time."""
         read = partial(_pixels, size=self.config.image_size)
-        remaining = iter(enumerate(images))
-        with ThreadPoolExecutor(_DECODING_THREADS) as threads:
-            while batch := list(islice(remaining, batch_size)):
-                yield np.stack(list(threads.map(read, batch)))
+        with closing(in_threads(read, enumerate(images), _DECODING_THREADS)) as decoded:
+            while batch := [pixels.result() for pixels in islice(decoded, batch_size)]:
+                yield np.stack(batch)
 
     @cached_property
     def _probe(self) -> tuple[probe.ProbeModel, probe.Backbone | None]:
@@ -207,15 +207,13 @@ class Model:
         width = head.width
         if features.shape[1] != width:
             raise InputError(f"the model takes {width} features for each input, got {features.shape[1]}")
-        if not bool(torch.isfinite(features).all()):
-            raise InputError("features must be finite numbers")
         return head(features.to(self.device)).float().cpu()  # type: ignore[no-any-return]
 
 
 def _as_features(inputs: Any) -> Float[Tensor, "N F"] | None:
     """Inputs as features, if they are a matrix of floating-point numbers."""
     if isinstance(inputs, np.ndarray) and np.issubdtype(inputs.dtype, np.floating):
-        inputs = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
+        inputs = torch.from_numpy(np.ascontiguousarray(inputs))
     if not isinstance(inputs, Tensor):
         return None
     if inputs.ndim != 2 or not inputs.is_floating_point():
@@ -223,7 +221,7 @@ def _as_features(inputs: Any) -> Float[Tensor, "N F"] | None:
             f"a matrix of floating-point numbers is taken for features, got {inputs.dtype} of the shape "
             f"{tuple(inputs.shape)}; images are uint8 arrays of the shape (H, W, 3)"
         )
-    return inputs.detach().float()
+    return torch.from_numpy(features_of(inputs.numpy(force=True), "the input"))
 
 
 def _as_list(inputs: Any) -> list[Any]:

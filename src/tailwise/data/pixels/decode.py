@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tailwise.errors import InputError
 from tailwise.shapes import UInt8
 
+S = TypeVar("S")
 T = TypeVar("T")
 _IN_FLIGHT_PER_WORKER = 4
 
@@ -42,22 +43,22 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def in_threads(work: Callable[[Path], T], paths: Sequence[Path], workers: int) -> Generator[Future[T], None, None]:
-    """Apply a function to files in threads (Pillow releases the interpreter while it decodes).
+def in_threads(work: Callable[[S], T], images: Iterable[S], workers: int) -> Generator[Future[T], None, None]:
+    """Apply a function to images in threads (Pillow releases the interpreter while it decodes).
 
     Args:
         work: the function.
-        paths: the files.
+        images: the images, or names of their files.
         workers: number of threads; four results per thread are held in memory at most.
 
     Yields:
-        The results in the order of the files.
+        The results in the order of the images.
     """
     pending: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
         try:
-            for path in paths:
-                pending.append(pool.submit(work, path))
+            for image in images:
+                pending.append(pool.submit(work, image))
                 if len(pending) >= _IN_FLIGHT_PER_WORKER * workers:
                     yield pending.popleft()
             while pending:
