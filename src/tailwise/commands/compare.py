@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tailwise.commands.output import MOST_RUNS
+from tailwise.commands.output import MOST_RUNS, publish
 from tailwise.data.reading import read
 from tailwise.options import Role, names_of, option
 from tailwise.training.config import Mode, TrainConfig
@@ -60,15 +60,9 @@ class Options(TrainConfig):
 
 def run(options: Options) -> None:
     """Compare methods on one data set, and recommend one."""
-    from rich.console import Console
-
     from tailwise.experiments.comparison import compare
-    from tailwise.report.results_page import write_files
-    from tailwise.report.summary import show
 
-    comparison = compare(plan_of(options), workers=options.workers)
-    write_files(comparison)
-    show(comparison, Console())
+    publish(compare(plan_of(options), workers=options.workers))
 
 
 def plan_of(options: Options) -> Plan:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailwise.commands.output import MOST_RUNS
+from tailwise.commands.output import MOST_RUNS, publish
 from tailwise.options import Role, check_fields, option
 
 if TYPE_CHECKING:
@@ -32,15 +32,9 @@ class Options:
 
 def run(options: Options) -> None:
     """Compare BCE, DB-Focal and PG on embedded data."""
-    from rich.console import Console
-
     from tailwise.experiments.comparison import compare
-    from tailwise.report.results_page import write_files
-    from tailwise.report.summary import show
 
-    comparison = compare(plan(Path(options.output), options.seeds), workers=options.workers)
-    write_files(comparison)
-    show(comparison, Console())
+    publish(compare(plan(Path(options.output), options.seeds), workers=options.workers))
 
 
 def methods() -> tuple[Method, ...]:

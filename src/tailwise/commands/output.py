@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from tailwise.errors import InputError
 from tailwise.options import Role, option
+
+if TYPE_CHECKING:
+    from tailwise.experiments.results import Comparison
 
 _MOST_CLASSES = 40
 MOST_RUNS = 1000
@@ -28,6 +31,19 @@ class DownloadOptions:
     downloaded."""
     download: bool = option(Role.DOWNLOAD, True)
     """For voc-mlt and coco-mlt: download missing images."""
+
+
+def publish(comparison: Comparison) -> None:
+    """Write the table and the page of a comparison into its folder, and print what it found.
+
+    Raises:
+        RunsFailedError: no method finished all of its runs.
+    """
+    from tailwise.report.results_page import write_files
+    from tailwise.report.summary import show
+
+    write_files(comparison)
+    show(comparison, Console())
 
 
 def show_metrics(metrics: Mapping[str, Any], folder: Path | None) -> None:
