@@ -125,6 +125,7 @@ def term(
     else:
         is_positive = targets > 0
         sign = torch.where(is_positive, -z.new_ones(()), z.new_ones(()))
+        # A compiled program cannot call methods of a Side that it has made while shapes are checked.
         pairs = zip(positive[:4], negative[:4], strict=True)
         shift, steepness, divisor, exponent = (_select(is_positive, plus, minus, z) for plus, minus in pairs)
         side = Side(shift, steepness, divisor, exponent, positive.kind, positive.number)
