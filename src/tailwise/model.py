@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tailwise.data.dataset import features_of
+from tailwise.data.dataset import Dataset, features_of
 from tailwise.data.pixels.augment import prepare
 from tailwise.data.pixels.decode import decode_image, in_threads, square_pixels
 from tailwise.data.reading import ReadOptions
@@ -129,7 +129,7 @@ class Model:
 
     def evaluate(
         self,
-        data: Any = None,
+        data: str | os.PathLike[str] | Dataset | None = None,
         *,
         split: str | None = None,
         output: str | os.PathLike[str] | None = None,
@@ -138,7 +138,7 @@ class Model:
         """Test the model; see :func:`tailwise.training.run.evaluate`.
 
         Args:
-            data: labelled images with classes of the run; by default the data of the run.
+            data: labelled data with classes of the run, or where they lie; by default the data of the run.
             split: split to test on; by default the test split of the run, or all rows of other data.
             output: folder for metrics and predictions; nothing is written without it.
             options: how to read ``data``, as for :func:`tailwise.read`.
