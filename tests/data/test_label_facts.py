@@ -21,9 +21,10 @@ from scipy import sparse
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from tailwise import matrix
-from tailwise.data import label_facts
+from tailwise.data import class_pairs
+from tailwise.data.class_pairs import ClassPairs, count_pairs
 from tailwise.data.dataset import Dataset, Files
-from tailwise.data.label_facts import MAX_SPLITS, ClassPairs, Inspection, count_pairs, inspect_labels
+from tailwise.data.label_facts import MAX_SPLITS, Inspection, inspect_labels
 from tailwise.data.samplers import ClassAwareSampler
 from tailwise.errors import InputError
 from tests.formats import read_csv
@@ -161,7 +162,7 @@ def listed(pairs: ClassPairs) -> list[tuple[int, int, int]]:
 )
 def test_pairs_are_ranked_as_by_hand(targets: NDArray[np.int8], top: int, min_count: int, block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(label_facts, "_BLOCK_ELEMENTS", block)
+        patch.setattr(class_pairs, "_BLOCK_ELEMENTS", block)
         found = count_pairs(sparse.csr_array(targets.astype(np.int32)), top=top, min_count=min_count)
     expected = naive_pairs(targets, top, min_count)
     assert {name: listed(getattr(found, name)) for name in expected} == expected

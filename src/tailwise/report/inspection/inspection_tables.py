@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tailwise.data.label_facts import ClassPairs, Inspection, SplitFacts
+from tailwise.data.class_pairs import ClassPairs
+from tailwise.data.label_facts import Inspection, SplitFacts
 from tailwise.data.pixels.image_check import ImageReport
 from tailwise.report.page import Fact, finite
 from tailwise.report.tables import Column, Table, Value
