@@ -12,7 +12,8 @@ from tailwise.data.cache_folder import cache_folder
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats import FORMATS
 from tailwise.data.formats.arrays import read_features
-from tailwise.data.formats.rows import Blank, Negative, Problems, Request, class_list
+from tailwise.data.formats.cells import Blank, Negative
+from tailwise.data.formats.rows import Problems, Request, class_list
 from tailwise.data.formats.voc import Difficult
 from tailwise.data.splits import read_split_file, split_by_ratio
 from tailwise.errors import InputError, OnError

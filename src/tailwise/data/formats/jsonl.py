@@ -9,20 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.rows import (
-    BLANK,
-    IMAGE_KEYS,
-    MINUS_ONE,
-    OMITTED,
-    ONE,
-    ZERO,
-    Cells,
-    Format,
-    Problems,
-    Request,
-    Row,
-    read_text,
-)
+from tailwise.data.formats.cells import BLANK, MINUS_ONE, OMITTED, ONE, ZERO, Cells
+from tailwise.data.formats.rows import IMAGE_KEYS, Format, Problems, Request, Row, read_text
 from tailwise.errors import InputError
 from tailwise.matrix import UNKNOWN
 
@@ -84,7 +72,7 @@ class JsonCells:
         """The rows; after the last, what the classes have is checked.
 
         Raises:
-            InputError: as :meth:`~tailwise.data.formats.rows.Cells.check`.
+            InputError: as :meth:`~tailwise.data.formats.cells.Cells.check`.
         """
         for row in rows:
             self._num_rows += 1

@@ -13,19 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailwise.data.dataset import Dataset
-from tailwise.data.formats.rows import (
-    BLANK,
-    IMAGE_KEYS,
-    MINUS_ONE,
-    ONE,
-    ZERO,
-    Cells,
-    Format,
-    Problems,
-    Request,
-    Row,
-    read_text,
-)
+from tailwise.data.formats.cells import BLANK, MINUS_ONE, ONE, ZERO, Cells
+from tailwise.data.formats.rows import IMAGE_KEYS, Format, Problems, Request, Row, read_text
 from tailwise.errors import InputError
 from tailwise.matrix import UNKNOWN
 from tailwise.spelling import near
