@@ -12,6 +12,7 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tailwise.data.row_groups import group_name
 from tailwise.errors import InputError, OnError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
@@ -152,12 +153,13 @@ class Dataset:
             class_names: K names in the order of the columns; those of the data frame or of the lists, sorted, when
                 absent, else ``class 0``, ...
             splits: N split names.
-            groups: N groups of rows that belong together.
+            groups: N groups of rows that belong together, each a text or a number; splits and folds keep them whole.
             names: N distinct names of the rows; the paths, or "0", "1", ... when absent.
             source: what the data are called in messages.
 
         Raises:
-            InputError: lengths disagree, a feature is not finite, or an array has another shape or type.
+            InputError: lengths disagree, a feature is not finite, a row has no group, or an array has another shape
+                or type.
         """
         try:
             matrix, found_names = decode_labels(targets, class_names)
@@ -168,13 +170,19 @@ class Dataset:
         if len(set(row_names)) != len(row_names):
             repeated = Counter(row_names).most_common(1)[0][0]
             raise InputError(f"{source}: the name {repeated!r} is given to several rows; names must be distinct")
+        row_groups = None if groups is None else tuple(group_name(group) for group in groups)
+        if row_groups is not None and "" in row_groups:
+            raise InputError(
+                f"{source}: row {row_groups.index('')} has no group; give each row one, and a row that belongs with no "
+                "other a group of its own"
+            )
         return cls(
             names=row_names,
             targets=matrix,
             class_names=found_names,
             inputs=made,
             splits=() if splits is None else tuple(str(split) for split in splits),
-            groups=None if groups is None else tuple(str(group) for group in groups),
+            groups=row_groups,
             source=Path(source),
             place="{source}, row {line}",
         )
