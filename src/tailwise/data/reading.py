@@ -15,7 +15,7 @@ from tailwise.data.formats.arrays import read_features
 from tailwise.data.formats.cells import Blank, Negative
 from tailwise.data.formats.rows import Problems, Request, class_list
 from tailwise.data.formats.voc import Difficult
-from tailwise.data.splits import read_split_file, split_by_ratio
+from tailwise.data.splits import divided, read_split_file
 from tailwise.errors import InputError, OnError
 from tailwise.options import Role, check_fields, option
 from tailwise.spelling import near
@@ -53,11 +53,15 @@ class ReadOptions:
     difficult: Difficult = option(Role.DATA, "positive")
     """Label of objects that a VOC data set marks as difficult."""
     split_ratios: dict[str, float] | None = option(Role.DATA, None)
-    """Divide all rows anew into splits of these shares, such as {"train": 0.8, "test": 0.2}, evenly in every class."""
+    """Divide all rows anew into splits of these shares, such as {"train": 0.8, "test": 0.2}, evenly in every class and
+    with groups whole."""
     split_seed: int = option(Role.DATA, 0, at_least=0)
     """Seed of the division by --split-ratios."""
     split_file: str | None = option(Role.PLACE, None)
     """Take the splits from this CSV file (columns image, split) or JSON file ({"train": [images], ...})."""
+    group_column: str | None = option(Role.DATA, None)
+    """Column or key that says which rows belong together, such as those of a patient or a site. --split-ratios and
+    held-out folds keep them together."""
     on_error: OnError = option(Role.DATA, "raise")
     """Stop at a row or image that is bad or missing (raise), or leave it out and list it (skip)."""
     cache: str | None = option(Role.MACHINE, None)
@@ -105,27 +109,28 @@ def read(
     if options.split_ratios is not None and options.split_file is not None:
         raise InputError("--split-ratios and --split-file are both given; choose one")
     name = detect_format(data) if options.format == "auto" else options.format
+    known = FORMATS[name]
+    if options.group_column is not None and not known.has_columns:
+        named = ", ".join(sorted(other.name for other in FORMATS.values() if other.has_columns))
+        raise InputError(
+            f"{data}: --group-column needs columns or keys with names, which the format {name} does not have; "
+            f"leave it out, or write the labels as one of {named}"
+        )
     class_names = class_list(options.classes if classes is None else classes)
-    found = FORMATS[name].read(Request(str(data), options, class_names, Problems(options.on_error)))
+    found = known.read(Request(str(data), options, class_names, Problems(options.on_error)))
     if found.skipped:
         _logger.warning("%d rows are left out; the first: %s", len(found.skipped), found.skipped[0])
     if options.features is not None:
         found = read_features(options.features, found)
     if options.split_file is not None:
-        splits = read_split_file(found, options.split_file)
+        resplit = replace(found, splits=read_split_file(found, options.split_file))
     elif options.split_ratios is not None:
-        splits = split_by_ratio(found.targets, options.split_ratios, seed=options.split_seed)
-        empty = [name for name in options.split_ratios if name not in splits]
-        if empty:
-            raise InputError(
-                f"--split-ratios gives {empty[0]!r}, with a share of {options.split_ratios[empty[0]]:g}, none of the "
-                f"{len(found)} rows of {found.source}; give it more, or leave it out"
-            )
+        resplit = divided(found, options.split_ratios, seed=options.split_seed)
     else:
         return found
     if any(found.splits):
         _logger.info("the splits that %s gives are replaced", found.source)
-    return replace(found, splits=splits)
+    return resplit
 
 
 def is_named(data: str) -> bool:

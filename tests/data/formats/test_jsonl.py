@@ -80,7 +80,7 @@ def test_names_splits_and_images_are_stripped(tmp_path: Path) -> None:
 def test_a_folder_and_a_split_are_those_of_rows_that_name_none(tmp_path: Path) -> None:
     path = write(tmp_path, {"image": "a.jpg", "labels": []}, {"image": "b.jpg", "labels": [], "split": "own"})
     request = Request(str(path), ReadOptions(), None, Problems())
-    first, second = jsonl_rows(path, JsonCells(request), request.problems, folder="train/", split="train")
+    first, second = jsonl_rows(path, JsonCells(request), request, folder="train/", split="train")
     assert (first.image, first.split, first.line) == ("train/a.jpg", "train", 1)
     assert (second.image, second.split, second.line) == ("train/b.jpg", "own", 2)
 

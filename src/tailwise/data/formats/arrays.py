@@ -24,13 +24,22 @@ _KNOWN = (*_INPUTS, "targets", *CSR_ARRAYS, *_ROWS, "class_names")
 def read_arrays(request: Request) -> Dataset:
     """Read a ``.npz`` file of arrays; see :meth:`tailwise.data.Dataset.save` for its keys.
 
-    ``class_names`` default to ``class 0``, ..., ``names`` to the positions, and ``splits`` to none.
+    ``class_names`` default to ``class 0``, ..., ``names`` to the positions, and ``splits`` to none. The option
+    ``group_column`` names an array of groups other than ``groups``.
 
     Raises:
         InputError: the file cannot be read, or its arrays are no data set.
     """
     path = request.path
     arrays = _load_named(path)
+    groups = request.options.group_column
+    if groups is not None:
+        if groups not in arrays:
+            raise InputError(
+                f"{path}: no array {groups!r}, which --group-column names{near(groups, arrays)}; there are "
+                f"{', '.join(arrays)}"
+            )
+        arrays["groups"] = arrays.pop(groups)
     unknown = sorted(arrays.keys() - set(_KNOWN))
     if unknown:
         raise InputError(
@@ -149,4 +158,4 @@ def _strings(arrays: Mapping[str, NDArray[Any]], name: str, path: Path) -> tuple
     return tuple(str(value) for value in values.tolist())
 
 
-ARRAYS = Format("npz", read_arrays, suffixes=(".npz",))
+ARRAYS = Format("npz", read_arrays, suffixes=(".npz",), has_columns=True)

@@ -14,8 +14,10 @@ from tailwise.data.cache_folder import INDEX_FILE, NOTE_FILE, alone, make_room, 
 from tailwise.data.dataset import Dataset
 from tailwise.data.download import why_unreachable
 from tailwise.data.formats.rows import Format, Problems, Request, Row
+from tailwise.data.row_groups import group_name
 from tailwise.errors import InputError, require_extra
 from tailwise.files import hold, replacing
+from tailwise.spelling import near
 
 HUB_PREFIX = "hf:"
 _IMAGE_COLUMNS = ("image", "img", "file_name")
@@ -35,7 +37,7 @@ def read_hub(request: Request) -> Dataset:
 
     The data are ``hf:owner/name`` or ``hf:owner/name:configuration`` on the hub, or a folder written by
     ``save_to_disk``. The classes are those that the column declares, or the labels found, sorted; given class names are
-    what numbers without names are positions in.
+    what numbers without names are positions in. The option ``group_column`` names a column of groups.
 
     Returns:
         One row per row of the data set, split by split.
@@ -49,11 +51,18 @@ def read_hub(request: Request) -> Dataset:
     first = next(iter(splits.values()))
     image_column = _image_column(first.features, name)
     label_column = _label_column(first.features, name)
+    group_column = request.options.group_column
+    if group_column is not None and group_column not in first.features:
+        raise InputError(
+            f"{name}: no column {group_column!r}, which --group-column names{near(group_column, first.features)}; its "
+            f"columns are {_listed(first.features)}"
+        )
     own_names = _names_of(first.features[label_column])
     root = request.options.cache_folder / "hub" / _digest(splits)
     images = _image_files(splits, image_column, root, name)
     make_room(request.options.cache_folder, keep=root)
-    rows = _rows(splits, label_column, images, own_names or request.class_names, name, request.problems)
+    columns = (label_column, group_column)
+    rows = _rows(splits, columns, images, own_names or request.class_names, name, request.problems)
     return request.assemble(rows, root=root, class_names=own_names, place="{source}, image {image}")
 
 
@@ -184,23 +193,26 @@ def _write_image(cell: Mapping[str, Any] | None, root: Path, stem: str) -> str:
 
 def _rows(
     splits: Mapping[str, Any],
-    column: str,
+    columns: tuple[str, str | None],
     images: Mapping[str, Sequence[str]],
     names: Sequence[str] | None,
     source: str,
     problems: Problems,
 ) -> Iterator[Row]:
+    """Yield the rows of each split; ``columns`` are those of the labels and of the groups, if there are any."""
     number = 0
+    label_column, group_column = columns
     for split, rows in splits.items():
-        cells = rows.select_columns([column])
+        cells = rows.select_columns([column for column in dict.fromkeys(columns) if column is not None])
         for within, (row, image) in enumerate(zip(cells, images[split], strict=True), 1):
             number += 1
             try:
-                labels = _labels(row[column], names)
+                labels = _labels(row[label_column], names)
+                group = "" if group_column is None else group_name(row[group_column])
             except InputError as error:
                 problems.add(f"{source}, split {split!r}, row {within}: {error}")
             else:
-                yield Row(number, image, labels, split=split)
+                yield Row(number, image, labels, split=split, group=group)
 
 
 def _labels(cell: Any, names: Sequence[str] | None) -> list[str]:
@@ -225,4 +237,5 @@ HUGGING_FACE = Format(
     holds=is_saved_dataset,
     folder="a saved Hugging Face data set",
     is_named=lambda data: data.startswith(HUB_PREFIX),
+    has_columns=True,
 )

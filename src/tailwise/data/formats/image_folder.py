@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats.jsonl import JsonCells, jsonl_rows, read_jsonl
-from tailwise.data.formats.rows import Format, Problems, Request, Row
+from tailwise.data.formats.rows import Format, Request, Row
 from tailwise.errors import InputError
 
 METADATA = "metadata.jsonl"
@@ -35,7 +35,11 @@ def read_folder(request: Request) -> Dataset:
         return read_jsonl(replace(request, data=str(path / METADATA)))
     metadata = sorted(path.glob(f"*/{METADATA}"))
     cells = JsonCells(request)
-    rows = cells.checked(_metadata_rows(metadata, cells, request.problems)) if metadata else _class_folder_rows(path)
+    if not metadata and request.options.group_column is not None:
+        raise InputError(
+            f"{path}: --group-column names a key of {METADATA}, and there is none: folders of classes have no groups"
+        )
+    rows = cells.checked(_metadata_rows(metadata, cells, request)) if metadata else _class_folder_rows(path)
     return request.assemble(rows, root=request.root(path), place="{source}, image {image}")
 
 
@@ -46,10 +50,10 @@ def holds_image_folders(path: Path) -> bool:
     return any(_is_image(file) for file in path.glob("*/*")) or any(_is_image(file) for file in path.glob("*/*/*"))
 
 
-def _metadata_rows(files: Sequence[Path], cells: JsonCells, problems: Problems) -> Iterator[Row]:
+def _metadata_rows(files: Sequence[Path], cells: JsonCells, request: Request) -> Iterator[Row]:
     for file in files:
         split = file.parent.name
-        yield from jsonl_rows(file, cells, problems, folder=f"{split}/", split=split)
+        yield from jsonl_rows(file, cells, request, folder=f"{split}/", split=split)
 
 
 def _class_folder_rows(path: Path) -> Iterator[Row]:
@@ -78,4 +82,5 @@ IMAGE_FOLDER = Format(
     read_folder,
     holds=holds_image_folders,
     folder="metadata.jsonl next to or in folders of images, folders of images named by their class",
+    has_columns=True,
 )

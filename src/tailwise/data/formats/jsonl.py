@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats.cells import BLANK, MINUS_ONE, OMITTED, ONE, ZERO, Cells
-from tailwise.data.formats.rows import IMAGE_KEYS, Format, Problems, Request, Row, read_text
+from tailwise.data.formats.rows import IMAGE_KEYS, Format, Request, Row, read_text
+from tailwise.data.row_groups import group_name
 from tailwise.errors import InputError
 from tailwise.matrix import UNKNOWN
+from tailwise.spelling import near
 
 _CODES = {1: ONE, 0: ZERO, -1: MINUS_ONE, None: BLANK}
 _EXPECTED = 'expected an object such as {"image": "a.jpg", "labels": ["cat", "dog"], "split": "train"}'
@@ -24,7 +27,7 @@ def read_jsonl(request: Request) -> Dataset:
     Each line is an object with ``image`` (or ``file_name``), ``labels``, and optionally ``unknown`` and ``split``.
     ``labels`` and ``unknown`` list class names; ``labels`` may also be an object that gives 1, 0, or -1 or null
     (unknown, unless ``negative`` and ``blank`` say otherwise) for classes. Classes that a line does not name are absent
-    from its image. Further keys are ignored.
+    from its image. The option ``group_column`` names a key of groups. Further keys are ignored.
 
     Returns:
         One row per line that is not blank, in their order.
@@ -34,7 +37,7 @@ def read_jsonl(request: Request) -> Dataset:
             leaves ``root``, and the message names the line; or it is open what -1 or null mean.
     """
     cells = JsonCells(request)
-    rows = jsonl_rows(request.path, cells, request.problems)
+    rows = jsonl_rows(request.path, cells, request)
     return request.assemble(cells.checked(rows), root=request.root(request.path.parent))
 
 
@@ -89,13 +92,13 @@ class JsonCells:
         self.cells.check(self.source, held, column="class", blanks="nulls")
 
 
-def jsonl_rows(path: Path, cells: JsonCells, problems: Problems, *, folder: str = "", split: str = "") -> Iterator[Row]:
+def jsonl_rows(path: Path, cells: JsonCells, request: Request, *, folder: str = "", split: str = "") -> Iterator[Row]:
     """Yield the rows of a file of JSON lines.
 
     Args:
         path: the file.
         cells: what the objects give for classes; takes note of it.
-        problems: gets the lines that are no labelled image.
+        request: gives the key of groups; its problems get the lines that are no labelled image.
         folder: what references are put under.
         split: the split of rows that name none.
     """
@@ -104,9 +107,12 @@ def jsonl_rows(path: Path, cells: JsonCells, problems: Problems, *, folder: str 
         if not text.strip():
             continue
         try:
-            row = _row(line, json.loads(text), cells, folder, split)
+            record = json.loads(text)
+            row = _row(line, record, cells, folder, split)
+            if request.options.group_column is not None:
+                row = replace(row, group=_group(record, request.options.group_column))
         except (ValueError, RecursionError) as error:
-            problems.add(f"{path}:{line}: {_reason(error)}")
+            request.problems.add(f"{path}:{line}: {_reason(error)}")
         else:
             yield row
 
@@ -134,10 +140,16 @@ def _row(line: int, record: Any, cells: JsonCells, folder: str, split: str) -> R
     return Row(line, f"{folder}{image}" if image else "", labels, unknown, named.strip())
 
 
+def _group(record: dict[str, Any], key: str) -> str:
+    if key not in record:
+        raise InputError(f"no key {key!r}, which --group-column names{near(key, record)}")
+    return group_name(record[key])
+
+
 def _names(names: Any, key: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{key!r} is {names!r} where a list of class names is expected")
     return [stripped for name in names if (stripped := name.strip())]
 
 
-JSON_LINES = Format("jsonl", read_jsonl, suffixes=(".jsonl", ".ndjson"))
+JSON_LINES = Format("jsonl", read_jsonl, suffixes=(".jsonl", ".ndjson"), has_columns=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tailwise.data.dataset import Dataset
 from tailwise.data.formats.cells import BLANK, MINUS_ONE, ONE, ZERO, Cells
 from tailwise.data.formats.rows import IMAGE_KEYS, Format, Problems, Request, Row, read_text
+from tailwise.data.row_groups import group_name
 from tailwise.errors import InputError
 from tailwise.matrix import UNKNOWN
 from tailwise.spelling import near
@@ -35,10 +36,11 @@ def read_csv(request: Request) -> Dataset:
     The header names a column ``image`` (or ``file_name``, ``image_id``, ...), an optional column ``split``, and either
     a column ``labels`` that lists the positive classes of the image (an empty cell: none of them) and optionally one
     ``unknown`` that lists those that were not judged, or one column per class with cells 1, 0, and -1 or nothing for
-    unknown, unless the options ``negative`` and ``blank`` change it. With ``labels``, further columns are ignored.
+    unknown, unless the options ``negative`` and ``blank`` change it. The option ``group_column`` names a column of
+    groups, which is no class. With ``labels``, further columns are ignored.
     Columns are separated by commas, semicolons or tabs, whichever separates the header. The text is in UTF-8, or in
     UTF-16 with byte-order mark, with any line ends. Without class names, the classes are the labels found, sorted, or
-    every column other than ``image`` and ``split``, in the order of the file.
+    every column other than ``image``, ``split`` and that of groups, in the order of the file.
 
     Returns:
         One row per line of the file, in its order. That the images exist is not checked: see
@@ -110,7 +112,12 @@ class LabelTable:
         named = [name for name in IMAGE_KEYS if name in self.column]
         if not named:
             raise InputError(f"{head}: no column 'image'; {_describe_columns(header)}")
-        self.image = named[0]
+        self.image, self.group = named[0], request.options.group_column
+        if self.group is not None and self.group not in self.column:
+            raise InputError(
+                f"{head}: no column {self.group!r}, which --group-column names{near(self.group, header)}; "
+                f"{_list_columns(header)}"
+            )
         self.has_lists = "labels" in self.column
         if self.has_lists:
             split_name = next((name for name in names or () if self.separator in name), None)
@@ -121,7 +128,7 @@ class LabelTable:
                 )
             self.class_names = names
         else:
-            self.class_names = _class_columns(head, header, self.image, names)
+            self.class_names = _class_columns(head, header, (self.image, "split", self.group), names)
             self.class_columns = [self.column[name] for name in self.class_names]
             self.held = np.zeros(len(self.class_names), dtype=np.uint8)
 
@@ -129,35 +136,37 @@ class LabelTable:
     def columns_read(self) -> list[str]:
         """Names of the columns that matter."""
         labels = _LISTS if self.has_lists else self.class_names or ()
-        return [name for name in (self.image, "split", *labels) if name in self.column]
+        wanted = (self.image, "split", self.group, *labels)
+        return [name for name in dict.fromkeys(wanted) if name in self.column]
 
     def row_of_text(self, line: int, cells: Sequence[str]) -> Row | None:
         """The row of a line of text; None if it is left out."""
         image = cells[self.column[self.image]].strip()
         split = cells[self.column["split"]].strip() if "split" in self.column else ""
+        group = "" if self.group is None else cells[self.column[self.group]].strip()
         if self.has_lists:
             labels, unknown = (
                 self.labels_in(cells[self.column[name]]) if name in self.column else [] for name in _LISTS
             )
-            return Row(line, image, labels, unknown, split)
+            return Row(line, image, labels, unknown, split, group)
         codes = [_CODES.get(cells[column].strip().lower()) for column in self.class_columns]
         if None in codes:
             name = self.class_names[codes.index(None)]  # type: ignore[index]
             self.problems.add(
                 f"{self.path}:{line}: column {name!r} holds {cells[self.column[name]]!r} {_CELL_EXPECTED}; lists of "
-                "labels stand in a column named 'labels', and a column that is no class is left out by giving the "
-                "class names"
+                "labels stand in a column named 'labels', a column of groups, such as the patient, is named by "
+                "--group-column, and another that is no class is left out by giving the class names"
             )
             return None
-        return self.row_of_codes(line, image, split, np.array(codes, dtype=np.uint8))
+        return self.row_of_codes(line, image, split, group, np.array(codes, dtype=np.uint8))
 
-    def row_of_codes(self, line: int, image: str, split: str, codes: NDArray[np.uint8]) -> Row:
+    def row_of_codes(self, line: int, image: str, split: str, group: str, codes: NDArray[np.uint8]) -> Row:
         """The row of an image with the (K,) codes of its cells."""
         assert self.class_names is not None
         self.held |= codes
         labels = self.cells.labels[codes]
         positive, unknown = ([self.class_names[k] for k in np.flatnonzero(labels == v)] for v in (1, UNKNOWN))
-        return Row(line, image, positive, unknown, split)
+        return Row(line, image, positive, unknown, split, group)
 
     def labels_in(self, cell: str) -> list[str]:
         """The labels listed in a cell of text."""
@@ -214,12 +223,22 @@ def _is_whole(cells: Sequence[str], header: Sequence[str], where: str, problems:
 
 
 def _describe_columns(header: Sequence[str]) -> str:
+    return f"{_list_columns(header)}{near('image', header)}"
+
+
+def _list_columns(header: Sequence[str]) -> str:
     listed = ", ".join(repr(name) for name in header[:20])
-    return f"the header has {listed}{', ...' if len(header) > 20 else ''}{near('image', header)}"
+    return f"the header has {listed}{', ...' if len(header) > 20 else ''}"
 
 
-def _class_columns(head: str, header: Sequence[str], image: str, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    others = [name for name in header if name not in (image, "split")]
+def _class_columns(
+    head: str, header: Sequence[str], of_rows: Sequence[str | None], names: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Names of the columns of classes, which are those wanted, or all but those that describe the rows."""
+    others = [name for name in header if name not in of_rows]
+    described = next((name for name in names or () if name in of_rows), None)
+    if described is not None:
+        raise InputError(f"{head}: column {described!r} describes the images, and class names give it as a class, too")
     if names is None:
         if not others:
             raise InputError(f"{head}: no column 'labels' and no column per class; {_describe_columns(header)}")
@@ -247,11 +266,12 @@ def _parquet_rows(table: LabelTable, batches: Iterator[Any]) -> Iterator[Row | N
     for batch in batches:
         columns = {name: batch.column(name) for name in batch.schema.names}
         images, splits = (_texts(columns.get(name), len(batch), table.path, name) for name in (table.image, "split"))
+        groups = _groups(columns.get(table.group), len(batch), table)
         if table.has_lists:
             lists = {name: columns[name].to_pylist() for name in _LISTS if name in columns}
         else:
             codes = _class_codes(columns, table)
-        for index, (image, split) in enumerate(zip(images, splits, strict=True)):
+        for index, (image, split, group) in enumerate(zip(images, splits, groups, strict=True)):
             line += 1
             if table.has_lists:
                 cells = {name: _labels_of(cell[index], table) for name, cell in lists.items()}
@@ -261,14 +281,14 @@ def _parquet_rows(table: LabelTable, batches: Iterator[Any]) -> Iterator[Row | N
                     table.problems.add(f"{table.path}, row {line}: column {wrong!r} holds {cell!r}, no list of strings")
                     yield None
                 else:
-                    yield Row(line, image, cells["labels"] or (), cells.get("unknown") or (), split)
+                    yield Row(line, image, cells["labels"] or (), cells.get("unknown") or (), split, group)
             elif (bad := np.flatnonzero(codes[index] == _NO_LABEL)).size:
                 name = table.class_names[bad[0]]  # type: ignore[index]
                 cell = columns[name][index].as_py()
                 table.problems.add(f"{table.path}, row {line}: column {name!r} holds {cell!r} {_CELL_EXPECTED}")
                 yield None
             else:
-                yield table.row_of_codes(line, image, split, codes[index])
+                yield table.row_of_codes(line, image, split, group, codes[index])
 
 
 def _class_codes(columns: Mapping[str, Any], table: LabelTable) -> NDArray[np.uint8]:
@@ -309,6 +329,16 @@ def _texts(column: Any, length: int, path: Path, name: str) -> list[str]:
     return [(cell or "").strip() for cell in cells]
 
 
+def _groups(column: Any, length: int, table: LabelTable) -> list[str]:
+    """The cells of the column of groups, "" where there is none."""
+    if column is None:
+        return [""] * length
+    try:
+        return [group_name(cell) for cell in column.to_pylist()]
+    except InputError as error:
+        raise InputError(f"{table.path}: column {table.group!r}: {error}") from error
+
+
 def _labels_of(cell: object, table: LabelTable) -> list[str] | None:
     """The labels in a cell of text or of a list; None if it is neither."""
     if cell is None:
@@ -320,5 +350,5 @@ def _labels_of(cell: object, table: LabelTable) -> list[str] | None:
     return None
 
 
-CSV = Format("csv", read_csv, suffixes=(".csv", ".tsv", ".txt"))
-PARQUET = Format("parquet", read_parquet, suffixes=(".parquet", ".pq"))
+CSV = Format("csv", read_csv, suffixes=(".csv", ".tsv", ".txt"), has_columns=True)
+PARQUET = Format("parquet", read_parquet, suffixes=(".parquet", ".pq"), has_columns=True)

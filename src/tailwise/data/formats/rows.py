@@ -62,6 +62,7 @@ class Row:
         labels: names of its positive classes.
         unknown: names of the classes that were not judged.
         split: name of its split, "" for none.
+        group: the rows that it belongs to, where the option ``group_column`` names a column; "" for a blank.
     """
 
     line: int
@@ -69,6 +70,7 @@ class Row:
     labels: Sequence[str]
     unknown: Sequence[str] = ()
     split: str = ""
+    group: str = ""
 
 
 class Problems:
@@ -124,7 +126,15 @@ class Request:
     ) -> Dataset:
         """The data set of these rows; ``class_names`` are those of the data, where none are given."""
         names = self.class_names or class_names
-        return assemble(rows, source=self.path, root=root, class_names=names, problems=self.problems, place=place)
+        return assemble(
+            rows,
+            source=self.path,
+            root=root,
+            class_names=names,
+            problems=self.problems,
+            place=place,
+            group_column=self.options.group_column,
+        )
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,7 @@ class Format:
         holds: whether a folder is in this format; None where folders are not read.
         folder: what such a folder contains, for messages.
         is_named: whether data are of this format by their name; None where they are always files or folders.
+        has_columns: whether rows can have a column or key with a group, which the option ``group_column`` names.
 
     Example:
         >>> def read_lists(request):
@@ -154,6 +165,7 @@ class Format:
     holds: Callable[[Path], bool] | None = None
     folder: str = ""
     is_named: Callable[[str], bool] | None = None
+    has_columns: bool = False
 
 
 def assemble(
@@ -164,6 +176,7 @@ def assemble(
     class_names: tuple[str, ...] | None,
     problems: Problems,
     place: str = "{source}:{line}",
+    group_column: str | None = None,
 ) -> Dataset:
     """Check rows and make them into labelled images.
 
@@ -174,20 +187,27 @@ def assemble(
         class_names: the classes; None for all that are named, sorted.
         problems: what to do about a bad row; may hold problems that the reader has found already.
         place: how a place is written in messages, from ``{source}``, ``{line}`` and ``{image}``.
+        group_column: name of the column of groups; None where rows have none.
 
     Raises:
-        InputError: a row has no image, leaves the root, repeats an image or names an unknown class, and problems are
-            to be raised; or no row is left, or no row has a label and there are no class names.
+        InputError: a row has no image, leaves the root, repeats an image, names an unknown class or lacks a group, and
+            problems are to be raised; or no row is left, or no row has a label and there are no class names.
     """
     position = {name: column for column, name in enumerate(class_names or ())}
     is_open = class_names is None
     first_at: dict[str, str | int] = {}
     images: list[str] = []
     splits: list[str] = []
+    groups: list[str] = []
     lines: list[int] = []
     positive, unknown = _Places(), _Places()
     for row in rows:
         problem = _problem_with(row, source, first_at, place) or (None if is_open else _stranger(row, position))
+        if problem is None and group_column is not None and not row.group:
+            problem = (
+                f"{group_column!r}, the --group-column, is empty; give each row a group, and one that belongs with no "
+                "other a group of its own"
+            )
         if problem is not None:
             problems.add(f"{place.format(source=source, line=row.line, image=row.image)}: {problem}")
             continue
@@ -196,6 +216,7 @@ def assemble(
             places.add(len(images), [position.setdefault(name, len(position)) for name in labels])
         images.append(row.image)
         splits.append(row.split)
+        groups.append(row.group)
         lines.append(row.line)
     if not images:
         raise InputError(_nothing_left(source, problems))
@@ -208,6 +229,7 @@ def assemble(
         targets=from_indices(positive.as_array(column), unknown.as_array(column), (len(images), len(names))),
         class_names=names,
         splits=tuple(splits),
+        groups=None if group_column is None else tuple(groups),
         lines=tuple(lines),
         source=source,
         place=place,
