@@ -229,8 +229,10 @@ def _claimed(plan: Plan, splits: RunSplits) -> Iterator[None]:
 
 
 def _key(split: Dataset) -> str:
-    """A hash that two splits share only if their names, features, labels and classes are the same."""
+    """A hash that two splits share only if their names, groups, features, labels and classes are the same."""
     digest = hashlib.sha256(json.dumps([split.class_names, split.names]).encode())
+    if split.groups is not None:
+        digest.update(json.dumps(split.groups).encode())
     if isinstance(split.inputs, Features):
         digest.update(split.inputs.values.tobytes())
     for targets in dense_chunks(split.targets):

@@ -20,7 +20,8 @@ from tailwise.data.cache_folder import cache_limit, make_room
 from tailwise.data.dataset import SPLIT_JOINER, Dataset, Features, Files, Pixels, require_images
 from tailwise.data.pixels.image_cache import ImageCache, build_cache
 from tailwise.data.reading import ReadOptions, read
-from tailwise.data.splits import divide, split_by_ratio
+from tailwise.data.row_groups import tell_of_shared_groups
+from tailwise.data.splits import divide, divided
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.matrix import can_be_scored, count_negatives, count_positives
@@ -185,7 +186,7 @@ def read_run(config: TrainConfig) -> RunSplits:
 
 
 def with_division(config: TrainConfig, labeled: Dataset) -> tuple[TrainConfig, Dataset]:
-    """Divide data without splits into those that a run needs, evenly in every class.
+    """Divide data without splits into those that a run needs, evenly in every class and with groups whole.
 
     A fifth is the test split; a tenth is the validation split where the run has one. The division is recorded in the
     configuration as split_ratios, so that the data of the run are always divided in the same way.
@@ -196,6 +197,9 @@ def with_division(config: TrainConfig, labeled: Dataset) -> tuple[TrainConfig, D
 
     Returns:
         Both unchanged where the data have splits, or the run says how to divide them; else both divided.
+
+    Raises:
+        InputError: there are too few rows or groups for these splits.
     """
     is_given = config.split_ratios is not None or config.split_file is not None
     if any(labeled.splits) or is_given or SPLIT_JOINER in f"{config.train_split}{config.test_split}{config.val_split}":
@@ -204,13 +208,13 @@ def with_division(config: TrainConfig, labeled: Dataset) -> tuple[TrainConfig, D
     shares |= {} if config.val_split is None else {config.val_split: 0.1}
     ratios = {config.train_split: round(1 - sum(shares.values()), 1), **shares}
     _logger.info(
-        "%s has no splits, and is divided, evenly in every class: %s (change it by --split-ratios, --split-seed or "
+        "%s has no splits, and is divided, evenly in every class%s: %s (change it by --split-ratios, --split-seed or "
         "--split-file)",
         labeled.source,
+        "" if labeled.groups is None else " and with groups whole",
         ", ".join(f"{share:.0%} {name}" for name, share in ratios.items()),
     )
-    splits = split_by_ratio(labeled.targets, ratios, seed=config.split_seed)
-    return replace(config, split_ratios=ratios), replace(labeled, splits=splits)
+    return replace(config, split_ratios=ratios), divided(labeled, ratios, seed=config.split_seed)
 
 
 def with_division_of(run: Path, config: TrainConfig) -> TrainConfig:
@@ -235,10 +239,10 @@ def record_reading(config: TrainConfig, split: str | None) -> dict[str, Any]:
 
 
 def each_fold(splits: RunSplits, folds: int) -> list[RunSplits]:
-    """The labels with each of ``folds`` parts of the training split held out.
+    """The labels with each of ``folds`` parts of the training split held out; groups stay whole.
 
     Raises:
-        InputError: there are more parts than images, or one would have none.
+        InputError: there are more parts than images or groups, or one would have none.
     """
     train = splits.whole
     parts = divide(train, folds)
@@ -295,7 +299,7 @@ def content_key(pixels: ImageCache | UInt8[np.ndarray, "N C H W"]) -> str:
 
 
 def check_labels(splits: RunSplits, stats: LabelStats, *, tell: bool = True) -> None:
-    """Check that a model can be trained and tested on the labels; warn of classes without positives or negatives.
+    """Check that a model can be trained and tested on the labels; warn of classes of one kind and of shared groups.
 
     Args:
         splits: the labels.
@@ -322,6 +326,10 @@ def check_labels(splits: RunSplits, stats: LabelStats, *, tell: bool = True) -> 
         )
     if tell:
         _tell_what_is_missing(splits, stats)
+        # Rows held out of the training split choose thresholds, so that the test split must not share their groups.
+        for trained_on, split in ((splits.whole, splits.test), (train, splits.validation)):
+            if split is not None:
+                tell_of_shared_groups(trained_on.groups, split.groups, names=(train.name, split.name))
 
 
 def _tell_what_is_missing(splits: RunSplits, stats: LabelStats) -> None:
