@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,13 @@ def test_rows_hold_the_facts() -> None:
     ]
     assert "0: 25.0%, 1: 45.0%, 2: 30.0%" in text
     assert "Image files" not in text
+
+
+def test_groups_of_rows_are_counted() -> None:
+    data = labelled(np.ones((7, 2), dtype=np.int8))
+    facts = inspect_labels(replace(data, groups=tuple("aaabbcd")))
+    assert "4 groups of rows, 1 to 3 rows each, median 1.5\n" in shown(facts)
+    assert "of rows, 1" not in shown(inspect_labels(data))
 
 
 def test_many_classes_are_cut_and_the_page_is_named() -> None:

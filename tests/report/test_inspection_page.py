@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_names_are_plain_in_figures(nasty_page: Path) -> None:
     hovers = [text for trace in found["long-tail-figure"]["data"] for text in trace["text"]]
     assert not [text for text in ticks + hovers if re.search("[<>]", text)]
     assert "&lt;script&gt;boom()&lt;/script&gt;" in hovers
+
+
+def test_groups_of_rows_are_on_the_page(tmp_path: Path) -> None:
+    data = labelled(np.ones((7, 2), dtype=np.int8))
+    page = tmp_path / "page.html"
+    write_inspection_page(page, inspect_labels(replace(data, groups=tuple("aaabbcd"))))
+    text = page.read_text(encoding="utf-8")
+    assert "Groups of rows" in text
+    assert "1 to 3 rows each, median 1.5" in text
+    write_inspection_page(page, inspect_labels(data))
+    assert "Groups of rows" not in page.read_text(encoding="utf-8")
 
 
 def test_labels_without_pairs_or_positives_make_a_page(tmp_path: Path) -> None:

@@ -132,6 +132,23 @@ def test_rows_skipped_in_reading_are_told() -> None:
     assert problem.examples == ("labels.csv:7: bad", "labels.csv:9: worse")
 
 
+def test_groups_that_are_trained_and_tested_on_are_told() -> None:
+    splits = ["train"] * 120 + ["test"] * 40 + ["other"] * 40
+    data = labelled(sound(), splits)
+    own = [f"{split} {row % 8}" for row, split in enumerate(splits)]
+    mixed = [*own[:120], *["train 3"] * 10, *own[130:160], *["train 4"] * 40]
+    facts = inspect_labels(dataclasses.replace(data, groups=tuple(mixed)), train_split="train", test_split="test")
+    tested, other = found("groups of split 'test'", facts), found("group of split 'other'", facts)
+    assert tested is not None
+    assert tested.title == "1 of 9 groups of split 'test', with 25.0% of its rows, has rows in split 'train' too"
+    assert (tested.severity, "--split-ratios" in tested.advice) == ("warning", True)
+    assert other is not None
+    assert (other.severity, other.title[:30]) == ("note", "1 of 1 group of split 'other',")
+    for groups, train in ((own, "train"), (mixed, None)):
+        facts = inspect_labels(dataclasses.replace(data, groups=tuple(groups)), train_split=train, test_split="test")
+        assert found("of split", facts) is None
+
+
 def test_names_spelt_alike_are_told() -> None:
     facts = inspect_labels(labelled(np.ones((4, 5)), names=("Stop sign", "stop-sign", "stop  SIGN", "cat", "cats")))
     problem = found("spelt", facts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from scipy import sparse
 
 from tailwise.data.class_pairs import Cooccurrence, count_pairs
 from tailwise.data.dataset import Dataset
+from tailwise.data.row_groups import GroupSizes, SharedGroups, group_sizes, shared_groups
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.matrix import UNKNOWN, entries, read_matrix
@@ -117,6 +118,8 @@ class Inspection:
         frequent: (H,) the most frequent classes, by falling count.
         frequent_pairs: (H, H) images in which two of them are positive together; on the diagonal, images of each.
         skipped: messages on rows that were left out in reading.
+        row_groups: sizes of the groups of rows, such as patients; None where the data give none.
+        shared_groups: for each split with groups that are trained on as well, which and how many.
     """
 
     source: Path
@@ -130,6 +133,8 @@ class Inspection:
     frequent: Int[np.ndarray, " H"]
     frequent_pairs: Int[np.ndarray, "H H"]
     skipped: tuple[str, ...]
+    row_groups: GroupSizes | None = None
+    shared_groups: tuple[SharedGroups, ...] = ()
 
     @property
     def train(self) -> SplitFacts:
@@ -232,7 +237,22 @@ def inspect_labels(
         frequent=frequent,
         frequent_pairs=(frequent_rows.T @ frequent_rows).toarray().astype(np.int64),
         skipped=data.skipped,
+        row_groups=None if data.groups is None else group_sizes(data.groups),
+        shared_groups=tuple(_find_shared(data, train_split)),
     )
+
+
+def _find_shared(data: Dataset, train_split: str | None) -> Iterator[SharedGroups]:
+    """The groups of each other split that are trained on as well."""
+    if data.groups is None or train_split is None:
+        return
+    by_split: defaultdict[str, list[str]] = defaultdict(list)
+    for split, group in zip(data.splits, data.groups, strict=True):
+        by_split[split].append(group)
+    for split, groups in by_split.items():
+        if split not in ("", train_split):
+            shared = shared_groups(by_split[train_split], groups, names=(train_split, split))
+            yield from () if shared is None else (shared,)
 
 
 def _number_splits(data: Dataset, wanted: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.intp]]:

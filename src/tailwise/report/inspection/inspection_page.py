@@ -75,6 +75,9 @@ def _cards(inspection: Inspection) -> Iterator[Fact]:
         yield Fact("Training images", f"{train.num_images:,}", f"split {train.name} of {inspection.total.num_images:,}")
     if inspection.test is not None:
         yield Fact("Test images", f"{inspection.test.num_images:,}", f"split {inspection.test.name}")
+    if inspection.row_groups is not None:
+        sizes = inspection.row_groups
+        yield Fact("Groups of rows", f"{sizes.number:,}", str(sizes))
     yield Fact("Classes", f"{stats.num_classes:,}", groups)
     yield Fact("Labels per image", f"{train.mean_labels:.2f}", f"at most {train.max_labels}")
     ratio = train.imbalance_ratio

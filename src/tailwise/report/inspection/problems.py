@@ -62,6 +62,7 @@ def find_problems(inspection: Inspection, images: ImageReport | None = None) -> 
         *_about_test_counts(inspection),
         *_about_other_counts(inspection),
         *_about_labels(inspection),
+        *_about_row_groups(inspection),
         *_about_pairs(inspection),
         *_about_imbalance(inspection),
     ]
@@ -225,6 +226,18 @@ def _about_labels(inspection: Inspection) -> Iterator[Problem]:
             f"{counted(len(alike), 'class name')} {_is(len(alike))} spelt in more than one way",
             "They count as different classes. If they mean the same, spell them the same.",
             tuple(alike[:_MOST_EXAMPLES]),
+        )
+
+
+def _about_row_groups(inspection: Inspection) -> Iterator[Problem]:
+    """Groups of rows, such as patients, that are both trained and tested on."""
+    for shared in inspection.shared_groups:
+        yield Problem(
+            "warning" if shared.other == inspection.test_split else "note",
+            str(shared),
+            "A model recognizes what it was trained on, such as a patient, so that scores there are higher than on new "
+            "groups. Divide the rows anew with --split-ratios, which keeps groups whole, or give other splits with "
+            "--split-file.",
         )
 
 

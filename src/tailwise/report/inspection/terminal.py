@@ -46,6 +46,8 @@ def show_inspection(
         f"{counted(inspection.total.num_images, 'image')}, {counted(inspection.stats.num_classes, 'class', 'classes')}"
     )
     console.print(_text(f"{inspection.source}: {images_and_classes}; training on {training}"))
+    if inspection.row_groups is not None:
+        console.print(_text(f"{counted(inspection.row_groups.number, 'group')} of rows, {inspection.row_groups}"))
     console.print()
     _show_problems(console, find_problems(inspection, images))
     shown = ("split", "images", "labels per image", "without label", "unknown labels", "classes", "head only")
