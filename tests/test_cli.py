@@ -308,6 +308,24 @@ def test_build_into_another_folder_says_how_to_train(
     assert cli(f"{train_line} --mode probe --loss bce {advice}")[0] == 0
 
 
+def test_build_keeps_groups_and_tells_of_those_kept_apart(
+    cli: Callable[..., Outcome], labels: Path, tmp_path: Path
+) -> None:
+    header, *rows = labels.read_text().splitlines()
+    grouped, target = labels.parent / "grouped.csv", tmp_path / "subset.csv"
+    lines = [f"{header},site", *(f"{row},{number % 4}" for number, row in enumerate(rows))]
+    grouped.write_text("\n".join(lines))
+    options = "--num-max 12 --num-min 8 --keep-split test --group-column site"
+    code, _, err = cli(f"build {grouped} --output {target} {options}")
+    assert code == 0
+    assert f"--root {labels.parent} --group-column group" in err
+    source, built = read_csv(grouped, group_column="site"), read_csv(target, group_column="group")
+    site_of = dict(zip(source.names, source.groups or (), strict=True))
+    assert list(built.groups or ()) == [site_of[name] for name in built.names]
+    trained_on, kept = (set(built.select(split).groups or ()) for split in ("train", "test"))
+    assert f"{len(trained_on & kept)} of {len(kept)} groups of split 'test', with" in err
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

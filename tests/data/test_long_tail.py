@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -376,6 +377,15 @@ def test_csv_of_a_built_subset_reads_back(tmp_path: Path) -> None:
     for split, part in (("train", chosen), ("test", test)):
         assert back.select(split).names == part.names
         assert np.array_equal(back.select(split).targets, part.targets)
+
+
+def test_groups_survive_the_csv_where_all_splits_have_them(tmp_path: Path) -> None:
+    data = replace(labeled(random_labels(9, 2), tmp_path), groups=tuple("aabbccdd,"))
+    path = tmp_path / "built.csv"
+    write_csv(path, {"train": data.subset(range(6)), "test": data.subset(range(6, 9))})
+    assert read_csv(path, classes=data.class_names, group_column="group").groups == data.groups
+    write_csv(path, {"train": data.subset(range(6)), "test": replace(data.subset(range(6, 9)), groups=None)})
+    assert path.read_text(encoding="utf-8").startswith("image,split,labels\n")
 
 
 @settings(deadline=None, max_examples=30)

@@ -10,6 +10,7 @@ from pathlib import Path
 from tailwise.commands.output import DownloadOptions, require_new, writing
 from tailwise.data.dataset import Dataset
 from tailwise.data.reading import ReadOptions, read
+from tailwise.data.row_groups import tell_of_shared_groups
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.options import Role, names_of, option, refuse
@@ -85,6 +86,8 @@ def _choose(options: Options, target: Path) -> None:
         write_manifest(target.with_suffix(".json"), chosen, pool)
     for note in chosen.notes:
         _logger.warning("%s", note)
+    for other, rows in kept.items():
+        tell_of_shared_groups(splits[name].groups, rows.groups, names=(name, other))
     _report(target, splits, splits[name].stats())
 
 
@@ -110,9 +113,13 @@ def _get_published(options: Options, target: Path) -> None:
 
 
 def _report(target: Path, splits: Mapping[str, Dataset], stats: LabelStats) -> None:
+    from tailwise.data.long_tail import GROUP_COLUMN
+
     groups = ", ".join(f"{len(members)} {group}" for group, members in stats.groups.items())
     sizes = ", ".join(f"{len(data)} images in split {split!r}" for split, data in splits.items())
     _logger.info("%s: %s; %d classes: %s", target, sizes, stats.num_classes, groups)
     manifest, root = target.with_suffix(".json"), next(iter(splits.values())).root
     where = "" if target.absolute().parent == root.absolute() else f" --root {root}"
+    if all(data.groups is not None for data in splits.values()):
+        where += f" --group-column {GROUP_COLUMN}"
     _logger.info("train with --data %s --classes %s%s", target, manifest, where)

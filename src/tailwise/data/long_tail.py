@@ -35,6 +35,9 @@ from tailwise.matrix import (
 )
 from tailwise.shapes import Int
 
+GROUP_COLUMN = "group"
+"""The column of groups of rows in files written here."""
+
 _FORMAT = "tailwise-long-tail-1"
 _LAST_QUANTILE = 0.99
 # The range in which quantiles are finite and distinct in double precision, and counts are exact.
@@ -276,8 +279,8 @@ def write_csv(path: str | Path, splits: Mapping[str, Dataset], *, separator: str
     """Write labelled images as one CSV file with a column ``split``, which :func:`tailwise.data.read` reads again.
 
     Labels are listed in a column ``labels``, and in another ``unknown`` where some are. Classes without a label in
-    any row, and the order of the classes, are not in the file. Image references are written as they are: read the file
-    with the ``root`` of the data.
+    any row, and the order of the classes, are not in the file. Groups of rows are in a column ``group``, where all
+    splits have them. Image references are written as they are: read the file with the ``root`` of the data.
 
     Args:
         path: the file to write.
@@ -303,11 +306,15 @@ def write_csv(path: str | Path, splits: Mapping[str, Dataset], *, separator: str
     lists = {"labels": 1} | ({"unknown": UNKNOWN} if any(has_unknown(part.targets) for part in parts) else {})
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "split", *lists])
+        has_groups = all(part.groups is not None for part in parts)
+        writer.writerow(["image", "split", *lists, *[GROUP_COLUMN] * has_groups])
         for split, part in splits.items():
-            listed = zip(*(classes_by_row(part.targets, value) for value in lists.values()), strict=True)
-            for image, cells in zip(part.names, listed, strict=True):
-                writer.writerow([image, split, *(separator.join(names[k] for k in classes) for classes in cells)])
+            cells = [
+                [separator.join(names[k] for k in classes) for classes in classes_by_row(part.targets, value)]
+                for value in lists.values()
+            ]
+            groups = [part.groups or ()] * has_groups
+            writer.writerows(zip(part.names, [split] * len(part), *cells, *groups, strict=True))
 
 
 def _head_to_tail(stats: LabelStats) -> NDArray[np.intp]:
