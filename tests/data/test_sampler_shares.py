@@ -89,7 +89,7 @@ def test_inverse_frequency_draws_rows_by_their_weights(background: float) -> Non
     weights = np.array(
         [sum(1 / sizes[k] for k in range(5) if row[k]) if row.any() else background / without for row in positive]
     )
-    np.testing.assert_allclose(sampler.weights, weights)
+    np.testing.assert_allclose(sampler.rates, weights)
     probabilities = weights / weights.sum()
     # Each row is expected more than 100 times: the statistic follows its limit closely.
     counts = counts_by_epoch(sampler, 60, 1500).sum(axis=0)
@@ -129,7 +129,7 @@ def test_repeat_factors_are_those_of_lvis() -> None:
     targets = long_tail(60, seed=0)
     for threshold in (0.02, 0.1, 1.0):
         expected = naive_repeat_factors(targets, threshold)
-        np.testing.assert_allclose(RepeatFactorSampler(targets, threshold=threshold).repeats, expected)
+        np.testing.assert_allclose(RepeatFactorSampler(targets, threshold=threshold).rates, expected)
     assert max(expected) == pytest.approx(math.sqrt(60))
     with pytest.warns(UserWarning, match=r"threshold 0.001 repeats no row.* positive in 1 of 60 rows"):
         assert len(RepeatFactorSampler(targets)) == 60
@@ -142,7 +142,7 @@ def test_a_row_is_repeated_by_its_rarest_class_wherever_that_stands() -> None:
     targets[1:4, 1] = 1
     targets[1:3, 2] = targets[4:7, 2] = 1
     for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
-        repeats = RepeatFactorSampler(targets[:, order], threshold=1.0).repeats
+        repeats = RepeatFactorSampler(targets[:, order], threshold=1.0).rates
         np.testing.assert_allclose(repeats, [4, 2, 2, 2] + 3 * [math.sqrt(16 / 6)] + 9 * [1])
 
 
@@ -185,7 +185,7 @@ def test_repeat_factor_epochs_have_their_length_and_every_row(num_rows: int, see
         sampler = RepeatFactorSampler(targets, seed=seed, threshold=threshold)
     counts = counts_by_epoch(sampler, num_rows, 3)
     assert (counts.sum(axis=1) == len(sampler)).all()
-    assert 0 <= len(sampler) - sampler.repeats.sum() < 1 + 1e-9
-    assert (counts >= np.floor(sampler.repeats)).all()
+    assert 0 <= len(sampler) - sampler.rates.sum() < 1 + 1e-9
+    assert (counts >= np.floor(sampler.rates)).all()
     # Marks at distance 2^32 fall on the rows this often wherever the first is, since together they are so long.
     assert sampler._parts.sum() == len(sampler) << 32

@@ -88,10 +88,10 @@ def test_options_left_out_are_the_published_ones() -> None:
     assert list(ClassAwareSampler(targets)) == naive_walk(targets, seed=0, epoch=0, count=40 * 3 // 4, per_class=3)
     # 0.001 = t: of 4,000 rows, those of a class with one image are repeated sqrt(.001 * 4000) = 2 times.
     rare = labels_with_counts(3999, 1)
-    assert RepeatFactorSampler(rare).repeats.max() == pytest.approx(2)
+    assert RepeatFactorSampler(rare).rates.max() == pytest.approx(2)
     assert len(RepeatFactorSampler(rare)) == 4001
     without = np.concatenate([targets, np.zeros((4, 3), dtype=np.int8)])
-    weights = InverseFrequencySampler(without).weights
+    weights = InverseFrequencySampler(without).rates
     np.testing.assert_allclose(weights, [1 / 40] * 40 + [1 / 17] * 17 + [1 / 5] * 5 + [1 / 4] * 4)
     for make in (uniform, class_aware, inverse_frequency, repeat_factor):
         assert list(make()) == list(make(seed=0))

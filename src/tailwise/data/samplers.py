@@ -17,7 +17,7 @@ from torch.utils.data import DistributedSampler
 from tailwise.errors import InputError
 from tailwise.matrix import entries, read_matrix
 
-# Attributes with which a state was saved and must be loaded.
+# Attributes of a saved state that must be the same when it is loaded.
 _FIXED = ("seed", "length", "num_replicas")
 # One draw in the fixed-point numbers of :class:`RepeatFactorSampler`.
 _ONE = 1 << 32
@@ -42,9 +42,14 @@ class EpochSampler(DistributedSampler[int], ABC):
         rank: this process, from 0; None for that of ``torch.distributed``, which is 0 where it is not in use.
         num_replicas: number of processes that share the draws; None as with ``rank``, 1 where it is not in use.
 
+    Attributes:
+        rates: (N,) expected draws of each row, up to a factor: the w_i and r_i of subclasses.
+
     Raises:
         InputError: a number is out of range.
     """
+
+    rates: NDArray[np.float64]
 
     def __init__(self, length: int, *, seed: int, rank: int | None, num_replicas: int | None) -> None:
         # Not the parent's constructor, which needs a process group, and there may be none yet.
@@ -155,6 +160,7 @@ class UniformSampler(EpochSampler):
         length = shape[0] if shape else len(samples) if isinstance(samples, Sized) else operator.index(samples)
         if length < 1:
             raise InputError(f"expected at least one row to draw from, got {length}")
+        self.rates = np.ones(length)
         super().__init__(length, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
@@ -220,6 +226,7 @@ class ClassAwareSampler(EpochSampler):
         positives = _Positives(targets)
         counts = positives.counts[positives.counts > 0]
         self._images = np.split(positives.rows, np.cumsum(counts)[:-1])
+        self.rates = positives.weights
         num_classes = len(positives.counts)
         if len(counts) < num_classes:
             empty = num_classes - len(counts)
@@ -260,9 +267,6 @@ class InverseFrequencySampler(EpochSampler):
         rank: as in :class:`EpochSampler`.
         num_replicas: as in :class:`EpochSampler`.
 
-    Attributes:
-        weights: (N,) w_i.
-
     Raises:
         InputError: no label is positive, ``targets`` is no matrix, or a number is out of range.
     """
@@ -279,12 +283,11 @@ class InverseFrequencySampler(EpochSampler):
         if not 0 <= background < math.inf:
             raise InputError(f"expected background >= 0, got {background}")
         positives = _Positives(targets)
-        shares = 1 / np.maximum(positives.counts, 1)
-        self.weights = np.bincount(positives.rows, np.repeat(shares, positives.counts), minlength=positives.num_rows)
+        self.rates = positives.weights
         is_background = np.bincount(positives.rows, minlength=positives.num_rows) == 0
         if is_background.any():
-            self.weights[is_background] = background / is_background.sum()
-        self._ends: NDArray[np.float64] = np.cumsum(self.weights)
+            self.rates[is_background] = background / is_background.sum()
+        self._ends: NDArray[np.float64] = np.cumsum(self.rates)
         super().__init__(positives.num_rows, seed=seed, rank=rank, num_replicas=num_replicas)
 
     def _draw(self, epoch: int, count: int) -> NDArray[np.intp]:
@@ -314,9 +317,6 @@ class RepeatFactorSampler(EpochSampler):
         rank: as in :class:`EpochSampler`.
         num_replicas: as in :class:`EpochSampler`.
 
-    Attributes:
-        repeats: (N,) r_i.
-
     Raises:
         InputError: no label is positive, ``targets`` is no matrix, or a number is out of range.
 
@@ -338,9 +338,9 @@ class RepeatFactorSampler(EpochSampler):
         positives = _Positives(targets)
         counts = np.maximum(positives.counts, 1)
         factors = np.maximum(1.0, np.sqrt(threshold / (counts / positives.num_rows)))
-        self.repeats = np.ones(positives.num_rows)
-        np.maximum.at(self.repeats, positives.rows, np.repeat(factors, positives.counts))
-        if not (self.repeats > 1).any():
+        self.rates = np.ones(positives.num_rows)
+        np.maximum.at(self.rates, positives.rows, np.repeat(factors, positives.counts))
+        if not (self.rates > 1).any():
             rarest = positives.counts[positives.counts > 0].min()
             warnings.warn(
                 f"threshold {threshold:g} repeats no row, because the rarest class is positive in {rarest} of "
@@ -349,9 +349,9 @@ class RepeatFactorSampler(EpochSampler):
             )
         # An exact sum, then whole multiples of 2^-32, which add up exactly in any order: every platform has the same
         # length, and every epoch has it to the draw.
-        total = math.fsum(self.repeats.tolist())
+        total = math.fsum(self.rates.tolist())
         length = math.ceil(total)
-        self._parts = (self.repeats * (length / total) * _ONE).astype(np.int64)
+        self._parts = (self.rates * (length / total) * _ONE).astype(np.int64)
         self._parts[np.argmax(self._parts)] += length * _ONE - self._parts.sum()
         super().__init__(length, seed=seed, rank=rank, num_replicas=num_replicas)
 
@@ -377,6 +377,7 @@ class _Positives:
         rows: (P,) rows.
         counts: (K,) positives of each class.
         num_rows: N.
+        weights: (N,) Σ_k y_ik / n_k.
 
     Raises:
         InputError: ``targets`` is no matrix, or holds no positive label.
@@ -396,3 +397,5 @@ class _Positives:
         if not len(self.rows):
             raise InputError(f"none of the {self.num_rows} rows has a positive label: there is nothing to draw")
         self.counts = np.bincount(columns[is_first], minlength=num_classes)
+        shares = np.repeat(1 / np.maximum(self.counts, 1), self.counts)
+        self.weights = np.bincount(self.rows, shares, self.num_rows).astype(np.float64)

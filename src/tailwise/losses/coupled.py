@@ -62,7 +62,7 @@ class CoupledLoss(Loss):
             raise ValueError(
                 f"reduction must be one of {', '.join(coupled.reductions)} for this loss, got {reduction!r}"
             )
-        self._coupled = coupled
+        self._coupled, self.reductions = coupled, coupled.reductions
 
     def value(self, logits: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
         labels, z = dense_rows(targets, slice(None)), in_full_precision(logits)

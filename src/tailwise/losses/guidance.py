@@ -155,6 +155,10 @@ class Guidance(_GroupGuidance):
         high, low = mean.positive.clamp(min=_FLOOR), mean.negative.clamp(min=_FLOOR)
         return self._guided(positive, high / low, "pos", classes), self._guided(negative, low / high, "neg", classes)
 
+    def settled(self, sums: Float[Tensor, "4 C"], positive: Side, negative: Side) -> tuple[Side, Side]:
+        """The two sides at sums over the whole training set, for every class."""
+        return self(sums, positive, negative)  # type: ignore[no-any-return]
+
     def group_means(self, positive_sums: Float[Tensor, "2 C"]) -> GroupMeans:
         """The p̄⁺ of classes without a positive, from Σ p y and Σ y of every class."""
         return group_means(positive_sums, self.group_of_class, self.num_groups)
@@ -278,6 +282,11 @@ class Steering(_GroupGuidance):
         require_no_transform(self.training)
         if self.training:
             self.running.lerp_(sums.to(self.running.dtype), 1 / self.window)
+
+    def settled(self, sums: Float[Tensor, "4 C"], positive: Side, negative: Side) -> tuple[Side, Side]:
+        """The two sides at sums over the whole training set, which replace the running ones."""
+        self.running.copy_(sums)
+        return self.steered(positive, negative)
 
     def steered(self, positive: Side, negative: Side) -> tuple[Side, Side]:
         """Return the sides by the running sums."""

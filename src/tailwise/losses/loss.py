@@ -57,6 +57,7 @@ class Loss(nn.Module):
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         self.num_classes = stats.num_classes
         self.reduction, self.impl = reduction, impl
+        self.reductions = REDUCTIONS
         self._validate_next = validate
 
     def forward(

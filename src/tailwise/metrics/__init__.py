@@ -12,6 +12,7 @@ from tailwise.metrics.calibration import Calibration, calibration_error, fit_cal
 from tailwise.metrics.curves import CurveRecorder, ProbabilityCurves, steps_between_points
 from tailwise.metrics.decisions import Decisions, F1Scores, f1_by_class, f1_scores, fit_decisions, tune_thresholds
 from tailwise.metrics.groups import group_means, left_out
+from tailwise.metrics.ranking import log_rank_score
 
 if TYPE_CHECKING:
     from tailwise.metrics.multilabel_ap import MultilabelAP
@@ -31,6 +32,7 @@ __all__ = [
     "fit_decisions",
     "group_means",
     "left_out",
+    "log_rank_score",
     "steps_between_points",
     "tune_thresholds",
 ]

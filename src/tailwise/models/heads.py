@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailwise.errors import InputError
@@ -13,8 +16,51 @@ from tailwise.models.gcn import GraphHead, LabelGraph
 from tailwise.models.model_config import ModelConfig
 from tailwise.shapes import Float
 
+TransformName: TypeAlias = Literal["sqrt", "none", "standardize"]
+TRANSFORMS: tuple[TransformName, ...] = get_args(TransformName)
+
 # Weights, gradient and momentum, four bytes each.
 _BYTES_PER_WEIGHT = 12
+
+
+class FeatureTransform(nn.Module):
+    """Signed powers of features, scaled to unit norm, and then shifted and scaled by dimension.
+
+    Args:
+        power: exponent of the absolute values; 1/2 evens out features that a few large values dominate.
+        mean: (F,) subtracted from the unit-norm features.
+        std: (F,) divisor of the difference.
+    """
+
+    power: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, power: float, mean: Float[Tensor, "F"], std: Float[Tensor, "F"]) -> None:
+        super().__init__()
+        for name, value in (("power", torch.tensor(power)), ("mean", mean), ("std", std)):
+            self.register_buffer(name, value)
+
+    @classmethod
+    def fit(cls, name: TransformName, features: Float[Tensor, "N F"]) -> FeatureTransform:
+        """A transform for training features.
+
+        Args:
+            name: ``"none"`` for unit norm alone, ``"sqrt"`` for signed square roots before it, ``"standardize"`` for
+                mean 0 and variance 1 of each dimension after it; a dimension that never changes keeps its scale.
+            features: of the training rows.
+        """
+        mean, std = torch.zeros_like(features[0]), torch.ones_like(features[0])
+        if name == "standardize":
+            std, mean = torch.std_mean(functional.normalize(features.double(), dim=1), dim=0, correction=0)
+            mean, std = mean.float(), torch.where(std > 0, std, 1.0).float()
+        return cls(0.5 if name == "sqrt" else 1.0, mean, std)
+
+    def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
+        """Transform a batch of features."""
+        if self.power != 1:
+            features = features.sign() * features.abs() ** self.power
+        return (functional.normalize(features, dim=1) - self.mean) / self.std
 
 
 class Head(nn.Module):

@@ -20,7 +20,7 @@ from tailwise.data.pixels.augment import Augmentation
 from tailwise.data.reading import ReadOptions, is_named
 from tailwise.errors import InputError
 from tailwise.files import replacing
-from tailwise.losses import is_loss_file, read_loss_file
+from tailwise.losses import is_dotted_path, is_loss_file, read_loss_file
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import Role, check_fields, flag, names_of, option
 from tailwise.spelling import near
@@ -33,7 +33,12 @@ CalibrationMethod = Literal["platt", "temperature"]
 SamplerName = Literal["class-aware", "uniform", "repeat-factor", "inverse-frequency"]
 
 DEFAULT_SAMPLER: SamplerName = "class-aware"
-"""The sampler of a run, unless it or its loss names one."""
+"""The sampler of a run that trains by steps, unless it or its loss names one. A solved head weighs all images alike."""
+
+RIDGE: Final = "ridge"
+"""The loss, of solved heads only, that is ridge regression."""
+
+_LOGISTIC: Final = "logistic"
 
 NO_SPLIT: Final = "none"
 """The value of ``test_split`` for a run without a test."""
@@ -75,6 +80,29 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """How the head of a probe is found."""
+
+    solver: Literal["exact", "sgd"] | None = option(default=None, prefixed=True)
+    """"exact" solves a linear head to convergence, with an L2 penalty whose strength is chosen on folds of the training
+    split; "sgd" trains neck and head by --optim for a number of epochs. By default exact in probe mode, unless the
+    model has a neck or a graph head."""
+    transform: Literal["auto", "sqrt", "none", "standardize"] = option(default="auto", prefixed=True)
+    """What is done to features before an exact head. "none" scales each image to unit norm; "sqrt" takes signed square
+    roots before that; "standardize" gives each dimension mean 0 and variance 1 after it. By default the one that
+    explains most."""
+    strength: float | None = option(default=None, prefixed=True, above=0)
+    """Strength of the L2 penalty of an exact head, in the unit of the curvature of its loss. By default the one that
+    ranks held-out images best."""
+    folds: int = option(default=5, prefixed=True, at_least=2)
+    """Parts of the training split that are held out in turn to choose the strength. Thresholds and calibration are
+    fitted to the same scores."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "head")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(ReadOptions):
     """A training run. The same configuration, data and seed give the same model."""
 
@@ -84,14 +112,13 @@ class TrainConfig(ReadOptions):
     """Folder of the run. It is made if there is none."""
     loss: str = option(Role.METHOD, "db-focal", first=True, of_one_run=True)
     """Name of a loss. Or a YAML file of its parameters, or package.module:Name of your own. Each may end with a
-    sampler, as in bce@uniform."""
+    sampler, as in bce@uniform. A probe also takes ridge, logistic, and averages of heads, as in ridge+asl."""
     loss_options: dict[str, Any] = option(Role.METHOD, factory=dict, of_one_run=True)
     """Options of the loss, by name."""
     recipe: Literal["voc-mlt", "coco-mlt"] | None = option(Role.METHOD, None)
     """Take the loss options published for this data set. Those of --loss-options win over them."""
     mode: Mode = option(Role.PROTOCOL, "finetune", first=True)
-    """Train the whole network (finetune), or a head on frozen features (probe). In probe mode, neck and classifier are
-    trained on features of the frozen backbone, which are computed once."""
+    """Train the whole network (finetune), or a head on frozen features (probe), which are computed once."""
     train_split: str = option(Role.DATA, "train", first=True)
     """Training split. Several are joined by a plus, as in train+val."""
     test_split: str = option(Role.DATA, "test", first=True)
@@ -118,7 +145,8 @@ class TrainConfig(ReadOptions):
     sampler: SamplerName | None = option(Role.METHOD, None, of_one_run=True)
     """How training images are drawn. "class-aware" draws every class equally often; "uniform" every image once per
     epoch; "repeat-factor" every image once, and those of rare classes again; "inverse-frequency" images at random, each
-    class with the same chance. By default the sampler that the loss names, or class-aware."""
+    class with the same chance. By default the sampler that the loss names, or class-aware; uniform for an exact head,
+    which weighs images by their expected draws."""
     samples_per_class: int = option(Role.METHOD, 3, at_least=1)
     """Images that the class-aware sampler draws from a class in a row."""
     epoch_reduce: float = option(Role.METHOD, 4.0, above=0)
@@ -144,13 +172,15 @@ class TrainConfig(ReadOptions):
     """Seed of everything random. That is initial weights, sampling, augmentation and dropout."""
     model: ModelConfig = option(Role.METHOD, factory=ModelConfig)
     """The network."""
+    head: HeadConfig = option(Role.METHOD, factory=HeadConfig)
+    """How the head of a probe is found."""
     optim: OptimConfig = option(Role.METHOD, factory=OptimConfig)
     """Optimizer and schedule."""
     augment: Augmentation = option(Role.METHOD, factory=Augmentation)
     """Augmentation of training images, in finetune mode."""
     standardize_features: bool | None = option(Role.METHOD, None)
-    """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, in probe mode. By
-    default where the model has a neck."""
+    """Scale features to unit norm and each dimension to mean 0 and variance 1 over the training set, before a head that
+    is trained by SGD. By default where the model has a neck."""
     keep_backbone: bool = option(Role.MACHINE, True, of_one_run=True)
     """Keep the weights of the frozen backbone in the run folder, in probe mode, so that the model can be used when the
     file or download that they came from is gone. Else the folder only says what and where they were."""
@@ -187,11 +217,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         InputError: options do not go together, or the file of the loss cannot be used.
     """
     _check(config)
-    sampler = config.sampler or DEFAULT_SAMPLER
-    loss, at, named = config.loss.rpartition("@")
-    if at and not is_loss_file(named):
-        sampler = _sampler_of(config, named)
-        config = replace(config, loss=loss)
+    config = _with_solver(_with_sampler(config))
     if is_loss_file(config.loss):
         options = read_loss_file(config.loss) | config.loss_options
         config = replace(config, loss="formula", loss_options=options)
@@ -202,20 +228,64 @@ def resolve(config: TrainConfig) -> TrainConfig:
         if (path := getattr(config, name)) is not None and not (name == "data" and is_named(path))
     }
     model, standardize = config.model, config.standardize_features
+    has_neck = model.has_neck and config.head.solver != "exact"
+    assert config.sampler is not None
     return replace(
         config,
         **places,
         output=str(Path(config.output).absolute()),
-        sampler=sampler,
-        standardize_features=model.has_neck if standardize is None else standardize,
+        standardize_features=has_neck if standardize is None else standardize,
         model=replace(
             model,
-            neck="recipe" if model.has_neck else "none",
+            neck="recipe" if has_neck else "none",
             weights=model.weights and model.weights.absolute(),
             label_embeddings=model.label_embeddings and model.label_embeddings.absolute(),
         ),
-        optim=scheduled(config.optim, sampler),
+        optim=scheduled(config.optim, config.sampler),
     )
+
+
+def _with_sampler(config: TrainConfig) -> TrainConfig:
+    """The configuration with the sampler that its loss names."""
+    loss, at, named = config.loss.rpartition("@")
+    if at and not is_loss_file(named):
+        config = replace(config, loss=loss, sampler=_sampler_of(config, named))
+    if config.loss == _LOGISTIC:
+        if config.sampler not in (None, "uniform"):
+            raise InputError(f"--loss logistic weighs all images alike: give --loss bce@{config.sampler}")
+        config = replace(config, loss="bce", sampler="uniform")
+    return config
+
+
+def _with_solver(config: TrainConfig) -> TrainConfig:
+    """The configuration with its solver, and the sampler that this has by default.
+
+    Raises:
+        InputError: the model or the loss is not one for the solver.
+    """
+    model, solver = config.model, config.head.solver
+    is_linear = model.head == "linear" and model.neck != "recipe"
+    if solver is None:
+        solver = "exact" if config.mode == "probe" and is_linear else "sgd"
+    if solver == "exact" and config.mode != "probe":
+        raise InputError("--head.solver exact is for --mode probe; leave it out")
+    if solver == "exact" and not is_linear:
+        given = f"--model.head {model.head}" if model.head != "linear" else "--model.neck recipe"
+        raise InputError(f"--head.solver exact solves linear heads only, got {given}: give --head.solver sgd")
+    if solver == "exact" and config.devices * config.num_nodes > 1:
+        raise InputError(
+            f"an exact head is solved on one device, got --devices {config.devices} and --num-nodes {config.num_nodes}"
+        )
+    names = [] if is_loss_file(config.loss) or is_dotted_path(config.loss) else config.loss.split("+")
+    if solver != "exact" and (RIDGE in names or len(names) > 1):
+        raise InputError(
+            f"--loss {config.loss} is for exact heads: give --mode probe and no other solver, neck or head"
+        )
+    if config.loss_options and (RIDGE in names or len(names) > 1):
+        raise InputError(f"--loss {config.loss} takes no --loss-options; its parts have their defaults")
+    sampler = config.sampler or ("uniform" if solver == "exact" else DEFAULT_SAMPLER)
+    folds = config.val_folds if solver == "exact" and config.val_fold == ALL_FOLDS else config.head.folds
+    return replace(config, sampler=sampler, head=replace(config.head, solver=solver, folds=folds))
 
 
 def scheduled(optim: OptimConfig, sampler: SamplerName) -> OptimConfig:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailwise import __version__
 from tailwise.data.dataset import Dataset
@@ -250,6 +250,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is damaged ({reason}); remove it and give --resume to train from the start"
         ) from error
     return state
+
+
+def write_model(folder: Path, model: nn.Module) -> None:
+    """Write the state of a model that was not trained by steps as the checkpoint of its run."""
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    with replacing(checkpoint_path(folder)) as temporary:
+        torch.save({"global_step": 0, "state_dict": state}, temporary)
 
 
 def model_state(folder: Path) -> dict[str, Any]:

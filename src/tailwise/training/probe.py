@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tailwise.data.cache_folder import alone, make_room, remove_leftovers, touch
 from tailwise.data.dataset import Dataset, Features
@@ -34,7 +33,7 @@ from tailwise.models.extractor import (
     prepare_for_inference,
 )
 from tailwise.models.gcn import blank_graph, create_graph
-from tailwise.models.heads import create_head
+from tailwise.models.heads import FeatureTransform, create_head
 from tailwise.models.model_config import ModelConfig
 from tailwise.shapes import Float, UInt8
 from tailwise.training.config import TrainConfig
@@ -210,34 +209,6 @@ def features_of(config: TrainConfig, split: Dataset, backbone: Backbone | None) 
     return replace(images, table=TensorTable(rows), key=key), rows
 
 
-class Standardize(nn.Module):
-    """Scales features to unit norm, and then each dimension to mean 0 and variance 1 over the training set.
-
-    Args:
-        mean: (F,) mean of the unit-norm training features.
-        std: (F,) their standard deviation.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Float[Tensor, "F"], std: Float[Tensor, "F"]) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
-    @classmethod
-    def fit(cls, features: Float[Tensor, "N F"]) -> Standardize:
-        """Measure mean and standard deviation; a dimension that never changes keeps its scale."""
-        unit = functional.normalize(features.double(), dim=1)
-        std, mean = torch.std_mean(unit, dim=0, correction=0)
-        return cls(mean.float(), torch.where(std > 0, std, 1.0).float())
-
-    def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
-        """Scale a batch of features."""
-        return (functional.normalize(features, dim=1) - self.mean) / self.std
-
-
 class ProbeModel(nn.Module):
     """Features to logits. Its state records the backbone that the features must come from.
 
@@ -262,6 +233,13 @@ class ProbeModel(nn.Module):
         """Return the (B, K) logits of backbone features."""
         logits: Tensor = self.head(self.scale(features))
         return logits
+
+    def load_head(self, transform: FeatureTransform, weight: Float[Tensor, "K F"], bias: Float[Tensor, "K"]) -> None:
+        """Take over a transform and a linear layer."""
+        self.scale = transform
+        with torch.no_grad():
+            self.head.linear.weight.copy_(weight)  # type: ignore[union-attr, operator]
+            self.head.linear.bias.copy_(bias)  # type: ignore[union-attr, operator]
 
     def get_extra_state(self) -> dict[str, str]:
         return {"backbone_key": self.backbone_key}
@@ -304,7 +282,7 @@ def new_task(
         rows = train.table.batch(torch.arange(len(train.split)))
     elif splits.validation is not None:
         validation, _ = features_of(config, splits.validation, backbone)
-    scale = Standardize.fit(rows) if config.standardize_features else nn.Identity()
+    scale = FeatureTransform.fit("standardize", rows) if _has_transform(config) else nn.Identity()
     head = create_head(rows.shape[1], len(train.split.class_names), config.model, seed=config.seed, graph=graph)
     return TrainingTask(
         model=ProbeModel(scale, head, backbone),
@@ -331,7 +309,7 @@ def restore(
     is_given = state["_extra_state"]["backbone_key"] == _KEY_OF_GIVEN_FEATURES
     backbone = None if is_given else Backbone.of_run(run, config, device)
     width = _width(state)
-    scale = Standardize(torch.zeros(width), torch.ones(width)) if config.standardize_features else nn.Identity()
+    scale = FeatureTransform(1.0, torch.zeros(width), torch.ones(width)) if _has_transform(config) else nn.Identity()
     head = create_head(width, num_classes, config.model, graph=blank_graph(config.model, num_classes))
     model = ProbeModel(scale, head, backbone)
     model.load_state_dict(state)
@@ -348,6 +326,10 @@ def evaluation_task(
     """
     model, backbone = restore(run, config, state, len(test.class_names), device)
     return Task(model=model, test=features_of(config, test, backbone)[0], test_inputs=nn.Identity())
+
+
+def _has_transform(config: TrainConfig) -> bool:
+    return config.head.solver == "exact" or bool(config.standardize_features)
 
 
 def _width(state: Mapping[str, Any]) -> int:

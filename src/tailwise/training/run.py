@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tailwise import losses
 from tailwise.data.dataset import Dataset, Features
@@ -23,8 +23,9 @@ from tailwise.models.backbone import refuse_sources, try_backbone
 from tailwise.models.extractor import RECORD_FILE
 from tailwise.models.gcn import embeddings_source
 from tailwise.models.heads import require_memory
-from tailwise.training import finetune, inputs, probe
-from tailwise.training.config import ALL_FOLDS, NO_SPLIT, TrainConfig, load, resolve, save
+from tailwise.shapes import Float
+from tailwise.training import exact, finetune, inputs, probe
+from tailwise.training.config import ALL_FOLDS, NO_SPLIT, RIDGE, TrainConfig, load, resolve, save
 from tailwise.training.datamodule import check_epoch
 from tailwise.training.finetune import require_compiler
 from tailwise.training.folder import (
@@ -43,6 +44,7 @@ from tailwise.training.folder import (
     require_same_labels,
     versions,
     write_json,
+    write_model,
     write_skipped,
 )
 from tailwise.training.inputs import RunSplits, check_labels, each_fold, read_run
@@ -113,13 +115,18 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     else:
         task = probe.new_task(config, splits, device, origin)
     stats = _stats(task.train.split, config)
-    loss = create_loss(config, stats)
     if is_first_process():
         _write_start(config, stats, task, folder)
     validation, decisions = None, None
-    if config.val_fold == ALL_FOLDS:
-        validation, decisions = cross_fit(config, splits, task, stats, folder)
-    steps = fit(config, task, loss, stats, folder)
+    trained: dict[str, Any]
+    if config.head.solver == "exact":
+        held_out, trained = _solve(config, task, device, folder)
+        if task.validation is None:
+            validation, decisions = _judge_folds(config, held_out, config.head.folds, task, stats, folder)
+    else:
+        if config.val_fold == ALL_FOLDS:
+            validation, decisions = cross_fit(config, splits, task, stats, folder)
+        trained = {"steps": fit(config, task, create_loss(config, stats), stats, folder)}
     if not is_first_process():
         return None
     if validation is None:
@@ -132,8 +139,8 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
         "mode": config.mode,
         "head": config.model.head,
         "label_embeddings": embeddings_source(config.model, seed=config.seed),
-        "epochs": config.optim.epochs,
-        "steps": steps,
+        "epochs": None if config.head.solver == "exact" else config.optim.epochs,
+        **trained,
         "seed": config.seed,
         "seconds": round(time.perf_counter() - started, 2),
         "versions": versions(),
@@ -153,9 +160,10 @@ def _checked(
         given_loss: the loss as the user named it, for messages.
         origin: the folder where the backbone is recorded, if the run was begun.
     """
-    if not losses.is_dotted_path(config.loss):  # a misspelt name, before anything is read
+    for name in losses_of(config):  # a misspelt name, before anything is read
         try:
-            losses.option_names(config.loss)
+            if not losses.is_dotted_path(name):
+                losses.option_names(name)
         except ValueError as error:
             raise InputError(f"--loss {given_loss}: {error}") from error
     splits = part or read_run(config)
@@ -171,8 +179,27 @@ def _checked(
     # training.
     with warnings.catch_warnings(action="ignore"):
         check_epoch(create_sampler(config, splits.train.targets), config)
-        create_loss(config, stats, given_loss)
+        for name in losses_of(config):
+            create_loss(replace(config, loss=name), stats, given_loss)
     return config, splits
+
+
+def losses_of(config: TrainConfig) -> list[str]:
+    """The losses of a run: several where heads are averaged; without ridge regression, which is none."""
+    return [name for name in config.loss.split("+") if name != RIDGE]
+
+
+def _solve(
+    config: TrainConfig, task: TrainingTask, device: torch.device, folder: Path
+) -> tuple[Float[Tensor, "N K"], dict[str, Any]]:
+    """Solve the head of a probe and write it; returns held-out scores of the training images, and what was chosen."""
+    assert isinstance(task.model, probe.ProbeModel)
+    features = task.train.table.batch(torch.arange(len(task.train.split))).to(device)
+    solved = exact.solve_head(features, task.train.split, config, create_loss)
+    task.model.load_head(solved.transform, solved.weight, solved.bias)
+    if is_first_process():
+        write_model(folder, task.model)
+    return solved.held_out, {"solved": solved.record}
 
 
 def require_finished(run: Path) -> dict[str, Any]:
@@ -340,14 +367,22 @@ def cross_fit(
         _logger.info("holding out fold %d of %d (from 0)", fold, config.val_folds)
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # those of the whole split suffice
             _train(_held_out(config, fold, place), replace(part, test=None))
-    split = task.train.split
-    logits = torch.from_numpy(read_logits([place / VALIDATION_FILE for place in places], split))
-    named = replace(split, name=f"{split.name}, cross-validated in {config.val_folds} folds")
-    metrics, decisions = judge_validation(config, logits, named, stats, folder)
+    logits = torch.from_numpy(read_logits([place / VALIDATION_FILE for place in places], task.train.split))
+    metrics, decisions = _judge_folds(config, logits, config.val_folds, task, stats, folder)
     total = metrics["mAP"]["total"]
     found = "undefined" if total is None else f"{total:.2f}"
-    _logger.info("cross-validated mAP: %s; now training on all images of split %r", found, split.name)
-    return {"folds": config.val_folds, **metrics}, decisions
+    _logger.info("cross-validated mAP: %s; now training on all images of split %r", found, task.train.split.name)
+    return metrics, decisions
+
+
+def _judge_folds(
+    config: TrainConfig, logits: Float[Tensor, "N K"], folds: int, task: TrainingTask, stats: LabelStats, folder: Path
+) -> tuple[dict[str, Any], Decisions]:
+    """Write and score the held-out scores of all training images, and fit thresholds and calibration to them."""
+    split = task.train.split
+    named = replace(split, name=f"{split.name}, cross-validated in {folds} folds")
+    metrics, decisions = judge_validation(config, logits, named, stats, folder)
+    return {"folds": folds, **metrics}, decisions
 
 
 def _held_out(config: TrainConfig, fold: int, place: Path) -> TrainConfig:
