@@ -13,6 +13,7 @@ from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.training.config import TrainConfig
 from tailwise.training.inputs import check_labels, each_fold, read_run
+from tailwise.training.run import evaluate, train
 
 
 @pytest.fixture
@@ -89,3 +90,15 @@ def test_shared_patients_are_told_of_before_training(
     said = check(config(val_split="val"))
     assert "groups of split 'val', with" in said
     assert "groups of split 'test', with" in said
+
+
+def test_a_run_and_its_evaluation_tell_of_shared_patients(
+    config: Callable[..., TrainConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(config().output)
+    train(config(val_folds=3, val_fold=1, optim={"epochs": 1}))
+    assert caplog.text.count("4 of 10 groups of split 'test', with 40.0% of its rows") == 1
+    for split, told in ((None, 1), ("train", 0)):
+        caplog.clear()
+        evaluate(folder, split=split)
+        assert caplog.text.count("4 of 10 groups of split 'test'") == told

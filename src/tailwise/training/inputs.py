@@ -137,7 +137,14 @@ class RunSplits:
         return self.whole if not self.held_out.any() else self.whole.subset(np.flatnonzero(~self.held_out))
 
 
-def read_rows(data: str, split: str | None, options: ReadOptions, *, classes: Sequence[str] | None = None) -> Dataset:
+def read_rows(
+    data: str,
+    split: str | None,
+    options: ReadOptions,
+    *,
+    classes: Sequence[str] | None = None,
+    train_split: str | None = None,
+) -> Dataset:
     """Read a split, or all rows, and check that the images are there.
 
     Args:
@@ -145,11 +152,18 @@ def read_rows(data: str, split: str | None, options: ReadOptions, *, classes: Se
         split: the split; None for all rows.
         options: how to read it.
         classes: class names in the order wanted, instead of those of ``options``.
+        train_split: the split that the model was trained on, where it is in the same data: groups of both are told of.
 
     Raises:
         InputError: the data or the split cannot be used.
     """
-    return select_rows(read(data, options, classes=classes), split, options)
+    found = read(data, options, classes=classes)
+    rows = select_rows(found, split, options)
+    if found.groups is not None and train_split is not None and train_split != split:
+        parts = {train_split, *train_split.split(SPLIT_JOINER)}
+        trained_on = [group for group, part in zip(found.groups, found.splits, strict=True) if part in parts]
+        tell_of_shared_groups(trained_on, rows.groups, names=(train_split, rows.name))
+    return rows
 
 
 def select_rows(data: Dataset, split: str | None, options: ReadOptions) -> Dataset:

@@ -292,9 +292,11 @@ def _rows_to_test(
         raise InputError(f"the run in {run} has no test split: say what to test it on with --split or --data")
     if isinstance(data, Dataset):
         return config, inputs.select_rows(data.with_classes(stats.class_names), name, config), name
+    trained_on = config.train_split if data is None else None
     if data is not None:
         config = inputs.read_as(config, data, options)
-    return config, inputs.read_rows(config.data, name, config, classes=stats.class_names), name
+    rows = inputs.read_rows(config.data, name, config, classes=stats.class_names, train_split=trained_on)
+    return config, rows, name
 
 
 def create_loss(config: TrainConfig, stats: LabelStats, given: str | None = None) -> nn.Module:
