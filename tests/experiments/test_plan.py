@@ -159,6 +159,8 @@ def test_keys_tell_data_apart() -> None:
 
     assert key() == key()
     assert len({key(), key(images="ac"), key(images="ba"), key(classes="yx"), key(labels=(1, 0, 0, 0))}) == 5
+    with_groups = {_key(Dataset.from_arrays(["a", "b"], np.eye(2), ["x", "y"], groups=g)) for g in ("pp", "pq", "qp")}
+    assert len({*with_groups, key(labels=(1, 0, 0, 1))}) == 4
     folded = np.asfortranarray(np.array([[1, 0], [0, -1]], dtype=np.int8))
     assert _key(Dataset.from_arrays(["a", "b"], folded, ["x", "y"], source="other")) == key()
 
