@@ -152,7 +152,9 @@ def test_folds_keep_groups_whole_and_there_must_be_enough_of_them() -> None:
     few = data_of(np.ones((9, 1)), list("aaabbbccc"))
     require_folds(few, 3)
     assert np.bincount(divide(few, 3)).tolist() == [3, 3, 3]
-    with pytest.raises(InputError, match=r"split 'arrays' has too few groups, 3, for 4 folds: .*give fewer folds"):
+    with pytest.raises(
+        InputError, match=r"split 'arrays' has too few groups, 3, for 4 folds, .* fewer --val-folds or --folds"
+    ):
         divide(few, 4)
     unlabelled = data_of([[1], [1], [0], [0]], ["a", "a", "b", "c"])
     with pytest.raises(InputError, match=r"2 images with a label in 1 groups, too few for 2 folds"):

@@ -154,7 +154,8 @@ def divide(train: Dataset, folds: int) -> NDArray[np.intp]:
         raise InputError(f"split {train.name!r} has too few images, {len(train)}, for {folds} folds")
     if train.groups is not None and folds > (number := len(set(train.groups))):
         raise InputError(
-            f"split {train.name!r} has too few groups, {number}, for {folds} folds: groups stay whole; give fewer folds"
+            f"split {train.name!r} has too few groups, {number}, for {folds} folds, as groups stay whole: give fewer "
+            "--val-folds or --folds, and fewer --head.folds for a head that is solved exactly"
         )
     parts = split_by_ratio(train.targets, {str(fold): 1 / folds for fold in range(folds)}, groups=train.groups)
     return np.array(parts).astype(np.intp)
