@@ -51,6 +51,12 @@ def test_decisions():
     }
 
 
+def test_label_suspects():
+    assert parameters(metrics.find_suspects) == ["probabilities", "targets", "min_score"]
+    fields = ["rows", "classes", "given", "probabilities", "scores"]
+    assert list(metrics.Suspects.__dataclass_fields__) == fields
+
+
 def test_the_core_imports_torch_and_numpy_only():
     optional = (
         "torchvision",

@@ -13,6 +13,7 @@ from tailwise.metrics.curves import CurveRecorder, ProbabilityCurves, steps_betw
 from tailwise.metrics.decisions import Decisions, F1Scores, f1_by_class, f1_scores, fit_decisions, tune_thresholds
 from tailwise.metrics.groups import group_means, left_out
 from tailwise.metrics.ranking import log_rank_score
+from tailwise.metrics.suspects import Suspects, find_suspects
 
 if TYPE_CHECKING:
     from tailwise.metrics.multilabel_ap import MultilabelAP
@@ -24,10 +25,12 @@ __all__ = [
     "F1Scores",
     "MultilabelAP",
     "ProbabilityCurves",
+    "Suspects",
     "average_precision",
     "calibration_error",
     "f1_by_class",
     "f1_scores",
+    "find_suspects",
     "fit_calibration",
     "fit_decisions",
     "group_means",

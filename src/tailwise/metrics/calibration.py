@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tailwise.metrics.score_matrix import Labels, Scores, as_tensor, scores_and_targets
+from tailwise.metrics.score_matrix import Labels, Scores, as_tensor, probabilities_and_targets, scores_and_targets
 from tailwise.shapes import Float, Int
 
 CalibrationMethod: TypeAlias = Literal["platt", "temperature"]
@@ -69,11 +69,9 @@ def calibration_error(probabilities: Scores, targets: Labels, *, num_bins: int =
         >>> calibration_error([[0.9], [0.9], [0.1], [0.1]], [[1], [0], [0], [0]])
         tensor([0.2500], dtype=torch.float64)
     """
-    p, t = scores_and_targets(probabilities, targets)
+    p, t = probabilities_and_targets(probabilities, targets)
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, got {num_bins}")
-    if p.numel() and not 0 <= float(p.min()) <= float(p.max()) <= 1:
-        raise ValueError(f"probabilities must be in [0, 1], got {float(p.min()):g} to {float(p.max()):g}")
     result = torch.full((p.shape[1],), torch.nan, dtype=torch.float64, device=p.device)
     if len(p) == 0:
         return result

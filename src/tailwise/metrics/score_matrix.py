@@ -56,6 +56,18 @@ def scores_and_targets(
     return s, _hard_labels(t, first_class).to(s.device)
 
 
+def probabilities_and_targets(probabilities: Scores, targets: Labels) -> tuple[Num[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """Bring probabilities and targets to one form, as :func:`scores_and_targets` does.
+
+    Raises:
+        ValueError: as there, or a probability is not in [0, 1].
+    """
+    p, t = scores_and_targets(probabilities, targets)
+    if p.numel() and not 0 <= float(p.min()) <= float(p.max()) <= 1:
+        raise ValueError(f"probabilities must be in [0, 1], got {float(p.min()):g} to {float(p.max()):g}")
+    return p, t
+
+
 def as_tensor(values: Labels) -> Tensor:
     """Values as a dense tensor without a graph, on their device; a read-only array is copied."""
     if isinstance(values, Tensor):
