@@ -20,6 +20,7 @@ from filelock import FileLock
 from sklearn.metrics import average_precision_score, f1_score
 
 from tailwise.cli import main
+from tailwise.metrics import find_suspects, fit_calibration
 from tailwise.training.config import load
 from tests.training.conftest import CLASSES, write_data
 
@@ -134,6 +135,15 @@ class TestResults:
             validation = by_name(results)[name]["validation"]
             assert validation["AP"] == pytest.approx(sklearn_precisions(pooled, labels), abs=1e-5)
             assert validation["mAP"]["total"] == pytest.approx(np.mean(validation["AP"]), abs=1e-5)
+
+    def test_label_suspects_are_those_of_the_recommended_method(self, folder, finished, results):
+        best, labels = results["recommendation"]["methods"][0], labels_of(folder, "train_lt")
+        parts = [pd.read_parquet(finished / "folds" / best / f"fold{k}" / "validation.parquet") for k in (0, 1)]
+        logits = pd.concat(parts).set_index("image").loc[labels.index, list(CLASSES)].to_numpy()
+        found = find_suspects(fit_calibration(logits, labels).probabilities(logits), labels)
+        written = pd.read_csv(finished / "suspects.csv")
+        assert written["image"].tolist() == [labels.index[row] for row in found.rows]
+        assert written["score"].tolist() == pytest.approx(found.scores.tolist(), rel=1e-5)
 
     def test_thresholds_of_the_folds_decide_on_the_test(self, folder, finished, results):
         labels = labels_of(folder, "test")

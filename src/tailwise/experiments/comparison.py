@@ -20,20 +20,21 @@ from tailwise.data.dataset import Dataset, Features
 from tailwise.data.splits import require_folds
 from tailwise.errors import InputError
 from tailwise.experiments.executors import Run, execute, unfinished
-from tailwise.experiments.plan import Plan, in_rounds, settle
+from tailwise.experiments.plan import FOLDS, Chosen, Plan, in_rounds, settle
 from tailwise.experiments.results import RUNS, Comparison
 from tailwise.experiments.scoring import summarize
 from tailwise.labels import LabelStats
 from tailwise.matrix import Targets, can_be_scored, dense_chunks
+from tailwise.metrics import Decisions
 from tailwise.models.backbone import try_backbone
 from tailwise.progress import countdown
 from tailwise.spelling import counted
 from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
-from tailwise.training.folder import DATA_FILE, write_json
+from tailwise.training.folder import DATA_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits, write_json
 from tailwise.training.inputs import RunSplits, check_labels, open_images, read_run
 from tailwise.training.probe import compute_features
-from tailwise.training.testing import choose_device
+from tailwise.training.testing import choose_device, list_suspects
 from tailwise.training.trainer import create_sampler
 
 _RECORD_FILE = "data.json"
@@ -42,7 +43,7 @@ _logger = logging.getLogger(__name__)
 
 
 def compare(plan: Plan, *, workers: int | None = None) -> Comparison:
-    """Run a comparison, or resume one, and write results.json into its folder.
+    """Run a comparison, or resume one, and write results.json into its folder; with folds, suspects.csv as well.
 
     Args:
         plan: the comparison; its folder is new, or that of the same comparison. Methods, seeds and folds may be added.
@@ -78,7 +79,17 @@ def compare(plan: Plan, *, workers: int | None = None) -> Comparison:
         do([in_rounds([plan.test_runs(entry.method), plan.fold_runs(entry.method)]) for entry in chosen])
         results = summarize(plan, chosen, train, test)
         results.write(plan.folder)
+        if plan.folds and results.best is not None:
+            _list_suspects(plan, chosen, results.best, train)
     return results
+
+
+def _list_suspects(plan: Plan, chosen: Sequence[Chosen], name: str, train: Dataset) -> None:
+    """List the training labels that held-out predictions of a method contradict, in the folder of the comparison."""
+    method = next(entry.method for entry in chosen if entry.method.name == name)
+    pooled = read_logits([run.folder / VALIDATION_FILE for run in plan.fold_runs(method)], train)
+    decisions = Decisions.load(plan.folder / FOLDS / name / THRESHOLDS_FILE)
+    list_suspects(pooled, train, decisions, plan.folder)
 
 
 class _Runner:

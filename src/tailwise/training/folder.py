@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.files import replacing
 from tailwise.labels import LabelStats
-from tailwise.metrics import Decisions
+from tailwise.metrics import Decisions, Suspects
 from tailwise.shapes import Float
 from tailwise.training.config import TrainConfig, differences, load, resolve
 from tailwise.training.inputs import IMAGE_COLUMN
@@ -38,10 +38,12 @@ METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.parquet"
 VALIDATION_FILE = "validation.parquet"
 THRESHOLDS_FILE = "thresholds.json"
+SUSPECTS_FILE = "suspects.csv"
 SKIPPED_FILE = "skipped.txt"
 DATA_FILE = "data.npz"
 """Data that were given in memory, written into the folder before the run starts."""
 
+_SUSPECT_COLUMNS = ("rank", "image", "class", "given", "kind", "probability", "score")
 _LIBRARIES = ("lightning", "timm", "torchmetrics", "numpy")
 _logger = logging.getLogger(__name__)
 
@@ -222,6 +224,59 @@ def read_logits(paths: Sequence[Path], split: Dataset) -> NDArray[np.float32]:
             f"{split.name!r}: the data have changed since; give another --output"
         )
     return logits
+
+
+class Suspect(NamedTuple):
+    """A label that held-out predictions contradict, as a row of suspects.csv.
+
+    Attributes:
+        rank: its place among all of them, from 1.
+        image: the image.
+        class_name: the class.
+        given: the label as recorded: 1 or 0.
+        kind: "wrong" of a recorded 1, "missing" of a 0.
+        probability: calibrated probability of the class.
+        score: as :func:`tailwise.metrics.find_suspects` defines it.
+    """
+
+    rank: int
+    image: str
+    class_name: str
+    given: int
+    kind: str
+    probability: float
+    score: float
+
+
+def write_suspects(path: Path, images: Sequence[str], class_names: Sequence[str], suspects: Suspects) -> None:
+    """Write label suspects as CSV, the most suspect first; images and classes are those that they are indices of."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_SUSPECT_COLUMNS)
+        columns = (suspects.rows, suspects.classes, suspects.given, suspects.probabilities, suspects.scores)
+        lists = zip(*(column.tolist() for column in columns), strict=True)
+        for rank, (row, k, given, probability, score) in enumerate(lists, 1):
+            kind = "wrong" if given else "missing"
+            writer.writerow([rank, images[row], class_names[k], given, kind, f"{probability:.6f}", f"{score:.6g}"])
+
+
+def read_suspects(path: Path) -> list[Suspect]:
+    """Read what :func:`write_suspects` has written.
+
+    Raises:
+        InputError: the file cannot be read, or is not such a file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            if tuple(next(rows, ())) != _SUSPECT_COLUMNS:
+                raise ValueError("its first line does not name their columns")
+            return [
+                Suspect(int(rank), image, name, int(given), kind, float(probability), float(score))
+                for rank, image, name, given, kind, probability, score in rows
+            ]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} holds no label suspects: {error}") from error
 
 
 def checkpoint_path(folder: Path) -> Path:

@@ -48,7 +48,14 @@ from tailwise.training.folder import (
     write_skipped,
 )
 from tailwise.training.inputs import RunSplits, check_labels, each_fold, read_run
-from tailwise.training.testing import TrainingTask, choose_device, judge_validation, run_test, run_validation
+from tailwise.training.testing import (
+    TrainingTask,
+    choose_device,
+    judge_validation,
+    list_suspects,
+    run_test,
+    run_validation,
+)
 from tailwise.training.trainer import create_sampler, fit
 
 FOLDS_FOLDER = "folds"
@@ -345,7 +352,7 @@ def cross_fit(
 
     The runs are in the folders ``folds/0``, ``folds/1``, ... of the run folder, each a usual run with that part held
     out and without a test split. Finished ones are reused, interrupted ones continue. validation.parquet has the scores
-    of all training images, thresholds.json the fitted thresholds.
+    of all training images, thresholds.json the fitted thresholds, suspects.csv the labels that the scores contradict.
 
     Args:
         config: the run, resolved.
@@ -380,10 +387,11 @@ def cross_fit(
 def _judge_folds(
     config: TrainConfig, logits: Float[Tensor, "N K"], folds: int, task: TrainingTask, stats: LabelStats, folder: Path
 ) -> tuple[dict[str, Any], Decisions]:
-    """Write and score the held-out scores of all training images, and fit thresholds and calibration to them."""
+    """Write, score and fit the held-out scores of all training images, and list the labels that they contradict."""
     split = task.train.split
     named = replace(split, name=f"{split.name}, cross-validated in {folds} folds")
     metrics, decisions = judge_validation(config, logits, named, stats, folder)
+    list_suspects(logits, split, decisions, folder)
     return {"folds": folds, **metrics}, decisions
 
 

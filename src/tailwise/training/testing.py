@@ -25,6 +25,8 @@ from tailwise.metrics import (
     calibration_error,
     f1_by_class,
     f1_scores,
+    find_suspects,
+    fit_calibration,
     fit_decisions,
     group_means,
     left_out,
@@ -34,7 +36,14 @@ from tailwise.progress import bar
 from tailwise.shapes import Float
 from tailwise.training.config import Accelerator, Precision, TrainConfig
 from tailwise.training.datamodule import TrainTransform
-from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, write_predictions
+from tailwise.training.folder import (
+    PREDICTIONS_FILE,
+    SUSPECTS_FILE,
+    THRESHOLDS_FILE,
+    VALIDATION_FILE,
+    write_predictions,
+    write_suspects,
+)
 from tailwise.training.inputs import Images, Table
 
 PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -174,6 +183,31 @@ def judge_validation(
             ", ..." if len(untuned) > _LISTED else "",
         )
     return metrics, decisions
+
+
+def list_suspects(
+    logits: Float[Tensor, "N K"] | NDArray[np.float32], split: Dataset, decisions: Decisions, folder: Path
+) -> None:
+    """Write the labels that held-out logits contradict into suspects.csv; see :func:`tailwise.metrics.find_suspects`.
+
+    Args:
+        logits: (N, K) logits of models that have not seen the image.
+        split: the images with their labels.
+        decisions: fitted to these logits.
+        folder: the folder of the file.
+    """
+    targets = to_dense(split.targets)
+    # Scores compare probabilities with the frequency of the class, which a slope alone does not fit.
+    calibration = decisions.calibration if decisions.method == "platt" else fit_calibration(logits, targets)
+    found = find_suspects(calibration.probabilities(logits), targets)
+    write_suspects(folder / SUSPECTS_FILE, split.names, split.class_names, found)
+    wrong = int((found.given == 1).sum())
+    _logger.info(
+        "label suspects: %d labels that may be wrong and %d that may be missing, in %s",
+        wrong,
+        len(found) - wrong,
+        folder / SUSPECTS_FILE,
+    )
 
 
 def score(
