@@ -1,10 +1,11 @@
-"""Curves, intervals and mistakes of a results page, computed from predictions and labels that are read again."""
+"""Curves, intervals, mistakes and label suspects of a results page, from predictions and labels read again."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from tailwise.matrix import count_negatives, count_positives
 from tailwise.metrics.bootstrap import Resamples, replicate
 from tailwise.metrics.decisions import f1_of_counts
 from tailwise.report.mistakes import ClassMistakes, Predictions, find_mistakes, read_test_rows
+from tailwise.report.suspect_labels import SuspectLabels, read_suspect_labels
 
 # They keep a page below a few megabytes.
 _MOST_POINTS = 300_000
@@ -57,6 +59,7 @@ class Evidence:
         intervals: of a single run, whose results have none: "AP_low" and "AP_high" by method, K percentages each.
         mistakes: the worst mistakes on tail classes.
         mistaken: the method whose first run made them.
+        suspects: labels of training images that held-out predictions contradict; None where none were looked for.
         missing: sentences on files that could not be read, and why.
         left_out: names of methods without precision-recall curves because there would be too many.
     """
@@ -68,6 +71,7 @@ class Evidence:
     intervals: dict[str, dict[str, tuple[float | None, ...]]] = field(default_factory=dict)
     mistakes: list[ClassMistakes] = field(default_factory=list)
     mistaken: str = ""
+    suspects: SuspectLabels | None = None
     missing: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -81,6 +85,8 @@ def gather(results: Comparison, methods: Sequence[MethodResult]) -> Evidence:
             order as long as there is room.
     """
     found = Evidence()
+    if results.folder is not None:
+        _add_suspects(found, results, results.folder)
     if results.data.test_split is None:
         found.missing.append(
             "The run was not tested (test_split none), so there are no test scores, curves of classes or "
@@ -93,6 +99,18 @@ def gather(results: Comparison, methods: Sequence[MethodResult]) -> Evidence:
     for sentence in found.missing:
         _logger.warning("%s", sentence)
     return found
+
+
+def _add_suspects(found: Evidence, results: Comparison, folder: Path) -> None:
+    """Add the label suspects in the folder, if it has any."""
+    config = next((method.config for method in results.methods if method.config is not None), None)
+    try:
+        found.suspects = read_suspect_labels(folder, config, results.stats)
+    except InputError as error:
+        found.missing.append(f"{error}.")
+        return
+    if found.suspects is not None and found.suspects.problem:
+        found.missing.append(found.suspects.problem)
 
 
 def _read_again(results: Comparison, methods: Sequence[MethodResult], found: Evidence) -> Dataset | None:

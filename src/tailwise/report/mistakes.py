@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.special import expit
 
-from tailwise.data.dataset import Dataset, Pixels
-from tailwise.data.pixels.decode import read_thumbnail
+from tailwise.data.dataset import Dataset
 from tailwise.data.reading import read
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.matrix import to_dense
+from tailwise.report.photographs import Photograph, photograph
 from tailwise.training.config import TrainConfig
 from tailwise.training.folder import PREDICTIONS_FILE, read_predictions
 
 _MOST_IMAGES = 60
 _MOST_CLASSES = 15
 _MOST_OF_A_KIND = 5
-_SIDE = 128
-_QUALITY = 65
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,31 +70,6 @@ def read_test_rows(config: TrainConfig, class_names: Sequence[str], *, is_of_all
     """
     rows = read(config.data, config, classes=class_names)
     return rows if is_of_all_rows else rows.select(config.test_split)
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """A photograph with its caption on the page.
-
-    Attributes:
-        image: its reference in the data.
-        source: the picture as a data URI; None where the file is missing or cannot be read.
-        width: of the picture in pixels.
-        height: of the picture in pixels.
-        alt: a description for people who do not see it.
-        probability: the class's predicted probability.
-        rank: place of the image when all are ranked by this class, from 1.
-        labels: its true labels.
-    """
-
-    image: str
-    source: str | None
-    width: int
-    height: int
-    alt: str
-    probability: float
-    rank: int
-    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -152,7 +122,8 @@ def _of_class(data: Dataset, predicted: Predictions, stats: LabelStats, k: int, 
     def photographs(rows: NDArray[np.intp], what: str) -> Iterator[Photograph]:
         for row in rows[:most].tolist():
             rank = len(known) - int(np.searchsorted(known, scores[row], side="right")) + 1
-            yield _photograph(data, int(predicted.rows[row]), what, float(scores[row]), rank)
+            probability = float(expit(scores[row]))
+            yield photograph(data, int(predicted.rows[row]), what, probability=probability, rank=rank)
 
     name = stats.class_names[k]
     return ClassMistakes(
@@ -162,37 +133,3 @@ def _of_class(data: Dataset, predicted: Predictions, stats: LabelStats, k: int, 
         missed=tuple(photographs(missed[np.argsort(scores[missed], kind="stable")], f"{name}, missed")),
         false=tuple(photographs(false[np.argsort(-scores[false], kind="stable")], f"no {name}, but taken for it")),
     )
-
-
-def _photograph(data: Dataset, row: int, what: str, logit: float, rank: int) -> Photograph:
-    labels = tuple(data.class_names[k] for k in np.flatnonzero(to_dense(data.targets[[row]])[0] == 1))
-    alt = f"{what}: {data.names[row]}, labelled {_listed(labels)}"
-    try:
-        picture = thumbnail(data, row, _SIDE)
-    except InputError:
-        source, size = None, (_SIDE, _SIDE)
-    else:
-        source, size = _data_uri(picture), picture.size
-    return Photograph(data.names[row], source, *size, alt, float(expit(logit)), rank, labels)
-
-
-def thumbnail(data: Dataset, row: int, size: int) -> Image.Image:
-    """The image of a row, upright, of ``size`` pixels on its longer side.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    if not isinstance(data.inputs, Pixels):
-        return read_thumbnail(data.root / data.names[row], size)
-    image = Image.fromarray(data.inputs.values[row].transpose(1, 2, 0))
-    return image.resize((size, size), Image.Resampling.BILINEAR)
-
-
-def _listed(labels: Sequence[str]) -> str:
-    return ", ".join(labels) if labels else "with nothing"
-
-
-def _data_uri(picture: Image.Image) -> str:
-    written = io.BytesIO()
-    picture.save(written, "WEBP", quality=_QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"

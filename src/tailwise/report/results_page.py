@@ -164,6 +164,8 @@ def _sections(results: Comparison, evidence: Evidence, has_scores: bool, has_cur
         yield "probabilities", "Training"
     if evidence.positives is not None:
         yield "mistakes", "Mistakes"
+    if evidence.suspects is not None:
+        yield "suspects", "Label suspects"
     yield "configuration", "Configuration"
 
 
