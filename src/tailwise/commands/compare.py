@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from tailwise.commands.output import MOST_RUNS, publish
 from tailwise.data.reading import read
 from tailwise.options import Role, names_of, option
-from tailwise.training.config import Mode, TrainConfig
+from tailwise.training.config import Mode, TrainConfig, resolve
 
 if TYPE_CHECKING:
     from tailwise.experiments.plan import Plan
@@ -35,14 +35,15 @@ class Options(TrainConfig):
     methods: list[str] | str | None = option(Role.METHOD, None, first=True)
     """Methods to compare, separated by commas. They are names, each with @SAMPLER for another sampler, YAML files of a
     method or a loss, and losses package.module:Loss. "all" compares every loss of the library, their parts and ML-GCN.
-    By default bce@uniform,bce,focal,rw,asl,db-focal,pg,pg-auto."""
+    "ridge", "logistic" and averages such as ridge+asl are methods of exact heads. By default one of each kind."""
     mode: Mode = option(Role.PROTOCOL, "probe", first=True)
     """Train a head on frozen features (probe), or the whole network (finetune)."""
     recipe: Literal["voc-mlt", "coco-mlt"] | None = option(Role.METHOD, "coco-mlt")
     """Take the loss options published for this data set. The default has the milder ones; null is for those of the
     losses themselves."""
     seeds: int | None = option(Role.PROTOCOL, None, first=True, at_least=1, at_most=MOST_RUNS)
-    """Runs of each method that are tested. By default 5 in probe mode and 3 in finetune mode."""
+    """Runs of each method that are tested. By default 5 in probe mode and 3 in finetune mode; 1 of an exact head, which
+    nothing random decides."""
     folds: int | None = option(Role.PROTOCOL, None, first=True)
     """Parts of the training split that are held out in turn. The held-out scores choose among methods. With 0, the
     test split chooses. By default 5 in probe mode and 0 in finetune mode."""
@@ -71,16 +72,17 @@ def plan_of(options: Options) -> Plan:
     Raises:
         InputError: a method does not exist, or options do not go together.
     """
-    from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, find_methods
+    from tailwise.experiments.methods import SOLVED, TRAINED, find_methods
     from tailwise.experiments.plan import Plan
 
-    given = options.methods if options.methods is not None else list(DEFAULT_METHODS)
-    methods = find_methods(given.split(",") if isinstance(given, str) else given)
-    baseline = options.baseline
-    if baseline is None and BASELINE in (method.name for method in methods):
-        baseline = BASELINE
     shared = _shared(options)
-    return Plan(
+    selection = SOLVED if resolve(replace(shared, loss="bce")).head.solver == "exact" else TRAINED
+    given = options.methods if options.methods is not None else list(selection.default)
+    methods = find_methods(given.split(",") if isinstance(given, str) else given, selection)
+    baseline = options.baseline
+    if baseline is None and selection.baseline in (method.name for method in methods):
+        baseline = selection.baseline
+    plan = Plan(
         folder=Path(options.output).absolute(),
         shared=shared,
         methods=methods,
@@ -91,6 +93,7 @@ def plan_of(options: Options) -> Plan:
         level=options.level,
         search=options.search,
     )
+    return replace(plan, seeds=plan.seeds[:1]) if all(map(plan.is_solved, methods)) else plan
 
 
 def _shared(options: Options) -> TrainConfig:

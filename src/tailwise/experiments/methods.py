@@ -16,7 +16,7 @@ from tailwise.errors import InputError
 from tailwise.losses import available, is_dotted_path
 from tailwise.options import Role, groups_of, names_of
 from tailwise.spelling import near
-from tailwise.training.config import NO_SPLIT, SamplerName, TrainConfig
+from tailwise.training.config import NO_SPLIT, RIDGE, SamplerName, TrainConfig
 
 NESTED = tuple(groups_of(TrainConfig))
 """Options of a run that are groups of options."""
@@ -168,39 +168,72 @@ PG; their loss options are the losses' defaults, or those of the shared ``recipe
 OTHER_LOSSES = tuple(name for name in available() if name not in METHODS and name != "formula")
 """Further losses that are methods by their name, with their defaults, but are not among ``all``."""
 
-DEFAULT_METHODS = ("bce@uniform", "bce", "focal", "rw", "asl", "db-focal", "pg", "pg-auto")
-"""The methods compared by default: whole losses rather than their parts, and one of each kind."""
-
 ALL = "all"
 """Stands for every method of the registry."""
 
-BASELINE = "bce@uniform"
-"""The default baseline."""
+
+@dataclass(frozen=True)
+class Selection:
+    """Methods of one solver by name.
+
+    Attributes:
+        default: those compared by default: whole losses rather than their parts, and one of each kind.
+        every: those that ``all`` stands for.
+        baseline: the default baseline.
+    """
+
+    default: tuple[str, ...]
+    every: tuple[str, ...]
+    baseline: str
+
+
+TRAINED = Selection(
+    default=("bce@uniform", "bce", "focal", "rw", "asl", "db-focal", "pg", "pg-auto"),
+    every=tuple(METHODS),
+    baseline="bce@uniform",
+)
+"""Methods that train by steps."""
+
+SOLVED = Selection(
+    default=(RIDGE, "logistic", "rw", "asl", "db", "pg", "pg-auto", "ridge+logistic", "ridge+asl"),
+    every=(
+        *(RIDGE, "logistic", "bce@class-aware"),
+        *(name for name in METHODS if name not in ("bce@uniform", "bce", "ml-gcn")),
+        *("ridge+logistic", "ridge+asl"),
+    ),
+    baseline="logistic",
+)
+"""Methods whose linear heads are solved. Their images have equal weights, so that BCE is logistic regression."""
+
+_HEADS = {RIDGE: "ridge regression", "logistic": "logistic regression"}
 
 
 def simplicity(name: str) -> int:
-    """Rank of a method, 0 for the simplest; methods outside the registry come last."""
-    names = list(METHODS)
-    base = name.partition("@")[0]
-    return names.index(name if name in METHODS else base) if base in METHODS or name in METHODS else len(names)
+    """Rank of a method, 0 for the simplest; averages and methods outside the registry come last."""
+    names = [*_HEADS, *METHODS]
+    base = name if name in names else name.partition("@")[0]
+    return names.index(base) if base in names else len(names)
 
 
-def find_methods(given: Iterable[str]) -> tuple[Method, ...]:
+def find_methods(given: Iterable[str], selection: Selection = TRAINED) -> tuple[Method, ...]:
     """Methods by name.
 
     Args:
-        given: names of the registry, or ``all`` for every one; further losses by name; files ``*.yaml``, of a method
-            (``name``, ``title``, ``options`` of a run, a list ``search`` of options to try) or of a loss; and losses in
-            Python, ``package.module:Loss``. Each may end with ``@SAMPLER``.
+        given: names of the registry, or ``all`` for every one; further losses by name; ``ridge``, ``logistic`` and
+            averages such as ``ridge+asl``, of solved heads; files ``*.yaml``, of a method (``name``, ``title``,
+            ``options`` of a run, a list ``search`` of options to try) or of a loss; and losses in Python,
+            ``package.module:Loss``. Each may end with ``@SAMPLER``.
+        selection: the methods that ``all`` stands for.
 
     Raises:
         InputError: an unknown name (near ones are offered) or sampler, two methods of one name, or a file that is not
             of a method.
     """
     texts = [text.strip() for text in given]
-    methods = tuple(method for text in texts for method in (METHODS.values() if text == ALL else (_find(text),)))
+    texts = [name for text in texts for name in (selection.every if text == ALL else (text,))]
+    methods = tuple(map(_find, texts))
     if not methods:
-        raise InputError(f"no method is given; there are {', '.join(METHODS)}, and {ALL} for every one")
+        raise InputError(f"no method is given; there are {', '.join(selection.every)}, and {ALL} for every one")
     names = [method.name for method in methods]
     for name in names:
         if names.count(name) > 1:
@@ -211,8 +244,8 @@ def find_methods(given: Iterable[str]) -> tuple[Method, ...]:
 def _find(text: str) -> Method:
     if text in METHODS:
         return METHODS[text]
-    if text in OTHER_LOSSES:
-        return Method(text, {"loss": text}, f"{text} loss")
+    if text in OTHER_LOSSES or text in _HEADS:
+        return Method(text, {"loss": text}, _HEADS.get(text, f"{text} loss"))
     base, at, sampler = text.rpartition("@")
     if at and sampler in get_args(SamplerName):
         return _find(base).sampled(cast(SamplerName, sampler))
@@ -225,11 +258,25 @@ def _find(text: str) -> Method:
         return _from_file(Path(text))
     if is_dotted_path(text):
         return Method(text.replace(":", ".").rpartition(".")[2], {"loss": text}, text)
-    known = (*METHODS, *OTHER_LOSSES)
+    if "+" in text and not text.startswith("+"):
+        _require_losses(text)
+        return Method(text, {"loss": text}, f"mean of the heads of {' and '.join(text.split('+'))}")
+    known = (*METHODS, *OTHER_LOSSES, *_HEADS)
     raise InputError(
         f"no method {text!r}{near(text, known)}; there are {', '.join(known)}, each with @SAMPLER, files *.yaml "
         "and losses package.module:Loss"
     )
+
+
+def _require_losses(text: str) -> None:
+    """Refuse an average of anything but losses by name."""
+    known = (*_HEADS, *(name for name in available() if name != "formula"))
+    for name in text.split("+"):
+        if name not in known:
+            raise InputError(
+                f"method {text!r}: heads of losses by name are averaged, got {name!r}{near(name, known)}; there are "
+                f"{', '.join(known)}"
+            )
 
 
 def _from_file(path: Path) -> Method:

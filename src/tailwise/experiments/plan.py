@@ -23,7 +23,7 @@ from tailwise.labels import IndexArray, LabelStats
 from tailwise.matrix import to_dense
 from tailwise.metrics import average_precision, group_means
 from tailwise.metrics.groups import TOTAL
-from tailwise.training.config import TrainConfig, save
+from tailwise.training.config import TrainConfig, resolve, save
 from tailwise.training.folder import CONFIG_FILE, VALIDATION_FILE, read_logits, write_json
 
 FOLDS, SEARCH = "folds", "search"
@@ -80,13 +80,27 @@ class Plan:
         if self.search and not self.folds:
             raise InputError("a search chooses on held-out folds of the training split: give --folds 2 or more")
 
+    def is_solved(self, method: Method) -> bool:
+        """Whether its heads are solved: then it needs one seed, and its run holds out the folds itself."""
+        try:
+            return resolve(method.configure(self.shared, 0)).head.solver == "exact"
+        except InputError:
+            return False  # its runs will say why
+
     def test_runs(self, method: Method) -> list[Run]:
         """Its runs on the whole training split, one for each seed."""
-        return [self._run(method, f"{RUNS}/{method.name}/seed{seed}", seed) for seed in self.seeds]
+        seeds = self.seeds[:1] if self.is_solved(method) else self.seeds
+        return [self._run(method, f"{RUNS}/{method.name}/seed{seed}", seed) for seed in seeds]
 
     def fold_runs(self, method: Method) -> list[Run]:
-        """Its runs that hold out a fold each."""
-        return [self._fold_run(method, f"{FOLDS}/{method.name}", fold) for fold in range(self.folds)]
+        """Its further runs that hold out a fold each."""
+        folds = 0 if self.is_solved(method) else self.folds
+        return [self._fold_run(method, f"{FOLDS}/{method.name}", fold) for fold in range(folds)]
+
+    def held_out(self, method: Method) -> list[Path]:
+        """The files of its held-out scores; none where nothing was held out."""
+        runs = self.test_runs(method) if self.folds and self.is_solved(method) else self.fold_runs(method)
+        return [run.folder / VALIDATION_FILE for run in runs]
 
     def runs(self, method: Method) -> list[Run]:
         """All runs of a method whose options are settled."""
@@ -94,17 +108,18 @@ class Plan:
 
     def search_runs(self, method: Method) -> list[list[Run]]:
         """For its options as they are and for each of its search, runs that hold out a fold each."""
-        return [
-            [self._fold_run(candidate, f"{SEARCH}/{method.name}/{index}", fold) for fold in range(self.folds)]
-            for index, candidate in enumerate(candidates(method))
-        ]
+        tried = [(candidate, f"{SEARCH}/{method.name}/{index}") for index, candidate in enumerate(candidates(method))]
+        if self.is_solved(method):
+            return [[self._run(candidate, f"{place}/seed0", self.seeds[0])] for candidate, place in tried]
+        return [[self._fold_run(candidate, place, fold) for fold in range(self.folds)] for candidate, place in tried]
 
     def _fold_run(self, method: Method, place: str, fold: int) -> Run:
         return self._run(method, f"{place}/fold{fold}", fold, (self.folds, fold))
 
     def _run(self, method: Method, name: str, seed: int, held_out: tuple[int, int] = (0, 0)) -> Run:
         folder = self.folder / name
-        return Run(name, folder, partial(_configure, method, self.shared, seed, folder, held_out))
+        head = replace(self.shared.head, folds=self.folds) if self.folds else self.shared.head
+        return Run(name, folder, partial(_configure, method, replace(self.shared, head=head), seed, folder, held_out))
 
 
 @dataclass(frozen=True)
@@ -160,11 +175,11 @@ def settle(plan: Plan, train: Dataset, do: Callable[[Sequence[Sequence[Run]]], N
     settled = {method.name: Chosen(method) for method in plan.methods}
     if not searched:
         return list(settled.values())
-    targets = to_dense(train.targets)
-    groups = LabelStats.from_targets(targets, train.class_names, plan.shared.thresholds).groups
+    labels = to_dense(train.targets)
+    groups = LabelStats.from_targets(labels, train.class_names, plan.shared.thresholds).groups
     record: dict[str, Any] = {"folds": plan.folds, "methods": {}}
     for method in searched:
-        scores = [_score(runs, train, targets, groups) for runs in plan.search_runs(method)]
+        scores = [_score(runs, train, labels, groups) for runs in plan.search_runs(method)]
         totals = [_total(score) for score in scores]
         index = totals.index(max(totals))
         tried = [{}, *method.search]
@@ -173,7 +188,8 @@ def settle(plan: Plan, train: Dataset, do: Callable[[Sequence[Sequence[Run]]], N
         record["methods"][method.name] = [
             {"options": portable(options), **score} for options, score in zip(tried, scores, strict=True)
         ]
-        for source, target in zip(plan.search_runs(method)[index], plan.fold_runs(chosen.method), strict=True):
+        targets = plan.test_runs(chosen.method) if plan.is_solved(method) else plan.fold_runs(chosen.method)
+        for source, target in zip(plan.search_runs(method)[index], targets, strict=True):
             _keep(source, target)
     write_json(plan.folder / SEARCH_FILE, record)
     return list(settled.values())

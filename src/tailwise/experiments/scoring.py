@@ -38,8 +38,8 @@ from tailwise.metrics import average_precision, fit_decisions, group_means
 from tailwise.metrics.bootstrap import Replicates, Resamples, interval, replicate
 from tailwise.metrics.groups import TOTAL
 from tailwise.options import Role, names_of
-from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, to_mapping
-from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits
+from tailwise.training.config import TrainConfig, resolve, to_mapping
+from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, read_logits
 from tailwise.training.testing import score_decisions
 
 # The options that all runs of a comparison share, but for where data are and how runs show themselves. The sampler is
@@ -53,7 +53,7 @@ class Judged:
 
     Attributes:
         groups: mAP of each run by group, as fractions; NaN where it is undefined.
-        classes: (S, K) average precision of each run, as fractions.
+        classes: (S, K) average precision of each run, as fractions; one run of a solved head.
         replicates: the same for resampled images and runs.
     """
 
@@ -90,7 +90,7 @@ class Board:
     Args:
         targets: (N, K) labels: 1, 0, or -1 for unknown.
         groups: class indices by group.
-        num_runs: S, the number of runs of each method.
+        num_runs: S, the number of runs of each method that has more than one.
         replicates: number of bootstrap replicates, the same for all methods.
         level: confidence level of intervals.
 
@@ -207,8 +207,8 @@ def _add(
     logits = [read_logits([run.folder / PREDICTIONS_FILE], test) for run in plan.test_runs(method)]
     board.add(method.name, logits)
     decisions = None
-    if plan.folds:
-        pooled = read_logits([run.folder / VALIDATION_FILE for run in plan.fold_runs(method)], train)
+    if files := plan.held_out(method):
+        pooled = read_logits(files, train)
         held_out.add(method.name, [pooled])
         decisions = fit_decisions(
             pooled,
@@ -218,7 +218,9 @@ def _add(
             target=plan.shared.threshold_target,
             method=plan.shared.calibration,
         )
-        decisions.save(plan.folder / FOLDS / method.name / THRESHOLDS_FILE)
+        folder = plan.folder / FOLDS / method.name
+        folder.mkdir(parents=True, exist_ok=True)
+        decisions.save(folder / THRESHOLDS_FILE)
     scores = [score_decisions(torch.from_numpy(run), board.targets, stats, decisions) for run in logits]
     values = {name: [run[name] for run in scores if run.get(name) is not None] for name in SINGLE_SCORES}
     return {name: percent(fmean(found) / 100) if found else None for name, found in values.items()}
@@ -226,7 +228,7 @@ def _add(
 
 def shared_options(config: TrainConfig) -> dict[str, Any]:
     """The options of a configuration that the methods of a comparison share, as JSON."""
-    shared: dict[str, Any] = portable(to_mapping(replace(config, sampler=config.sampler or DEFAULT_SAMPLER)))
+    shared: dict[str, Any] = portable(to_mapping(resolve(replace(config, loss="bce"))))
     return {name: value for name, value in shared.items() if name in _SHARED}
 
 
@@ -261,7 +263,7 @@ def _test(
             {group: percent(values[number]) for group, values in judged.groups.items()},
             tuple(percent(value) for value in judged.classes[number]),
         )
-        for number, seed in enumerate(seeds)
+        for number, seed in enumerate(seeds[: len(judged.classes)])
     )
     return Scores(
         means=judged.means,

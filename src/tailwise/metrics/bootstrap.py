@@ -142,7 +142,7 @@ def replicate(
     """Score one method on every replicate.
 
     Args:
-        logits: (N, K) logits of each of its S runs.
+        logits: (N, K) logits of each of its S runs, or of the only one of a method without seeds.
         targets: (N, K) labels: 1, 0, or -1 for unknown.
         resamples: draws of the replicates; the same for methods that are compared.
         groups: class indices by group.
@@ -151,13 +151,14 @@ def replicate(
     Raises:
         ValueError: the numbers of runs or images are not those of the resamples.
     """
-    if len(logits) != resamples.seeds.shape[1]:
+    if len(logits) not in (1, resamples.seeds.shape[1]):
         raise ValueError(f"{len(logits)} runs, and resamples of {resamples.seeds.shape[1]}")
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         score = partial(weighted_average_precision, targets=targets, weights=resamples.images)
         by_run = np.stack(list(pool.map(score, logits)))
     rows = np.arange(len(resamples.seeds))
-    classes = np.mean([by_run[drawn, rows] for drawn in resamples.seeds.T], axis=0)
+    drawn_runs = resamples.seeds.T if len(logits) > 1 else np.zeros((1, len(rows)), dtype=np.intp)
+    classes = np.mean([by_run[drawn, rows] for drawn in drawn_runs], axis=0)
     members = {TOTAL: np.arange(classes.shape[1]), **groups}
     return Replicates(classes, {name: _mean_of_defined(classes[:, index]) for name, index in members.items()})
 

@@ -21,7 +21,7 @@ Objective: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 _STEPS, _RESTARTS = 40, 10
 # Of the gradient, in coordinates in which curvatures are about 1 and losses at the start are 1.
 _TOLERANCE = 1e-3
-_SETTLING_ROUNDS, _SETTLING_TOLERANCE, _DAMPING = 60, 1e-3, 0.5
+_SETTLING_ROUNDS, _SETTLING_TOLERANCE, _DAMPING = 40, 1e-3, 0.5
 _NEWTON_STEPS, _LARGEST_NEWTON_STEP, _NEWTON_TOLERANCE = 100, 1.0, 1e-4
 _SMALLEST_EIGENVALUE = 1e-10
 # A step that float32 resolves, in logits.
@@ -131,7 +131,9 @@ class Problem:
 
     def solve(self, penalty: float, start: Head | None = None) -> Head:
         """The head for a penalty α; it is found faster from a start near it."""
-        head, change = self._minimum(penalty, self._start if start is None else start), 0.0
+        start, change = self._start if start is None else start, 0.0
+        self._sums = self._probability_sums(start)
+        head = self._minimum(penalty, start)
         for _ in range(_SETTLING_ROUNDS if self._is_adaptive else 0):
             change = self._settle(head)
             if change < _SETTLING_TOLERANCE:

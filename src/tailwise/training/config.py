@@ -250,10 +250,12 @@ def _with_sampler(config: TrainConfig) -> TrainConfig:
     loss, at, named = config.loss.rpartition("@")
     if at and not is_loss_file(named):
         config = replace(config, loss=loss, sampler=_sampler_of(config, named))
-    if config.loss == _LOGISTIC:
+    names = config.loss.split("+")
+    if _LOGISTIC in names:
         if config.sampler not in (None, "uniform"):
-            raise InputError(f"--loss logistic weighs all images alike: give --loss bce@{config.sampler}")
-        config = replace(config, loss="bce", sampler="uniform")
+            raise InputError(f"logistic regression weighs all images alike: give --loss bce@{config.sampler}")
+        names = ["bce" if name == _LOGISTIC else name for name in names]
+        config = replace(config, loss="+".join(names), sampler="uniform")
     return config
 
 

@@ -78,7 +78,8 @@ class Solved:
     @property
     def record(self) -> dict[str, Any]:
         """How the head was chosen, as JSON."""
-        return {"transform": self.transform_name, "parts": [asdict(part) for part in self.parts]}
+        parts = [{**asdict(part), "tried": [*part.tried], "scores": [*part.scores]} for part in self.parts]
+        return {"transform": self.transform_name, "parts": parts}
 
 
 def solve_head(features: Float[Tensor, "N F"], split: Dataset, config: TrainConfig, make_loss: MakeLoss) -> Solved:
@@ -136,14 +137,18 @@ class _Solver:
         parts = [self._problem(loss, self.folds != fold) for fold in range(self.config.head.folds)]
         scores: list[float] = []
         heads: list[Head | None] = [None] * len(parts)
-        best = self._held_out(heads), heads[0]
+        best: tuple[Float[Tensor, "N K"], Head | None] = self.labels.float(), None
         for strength in strengths:
             penalty = strength * unit
-            heads = [part.solve(penalty, head) for part, head in zip(parts, heads, strict=True)]
-            held_out = self._held_out(heads)
+            found = [part.solve(penalty, head) for part, head in zip(parts, heads, strict=True)]
+            # Factors that do not settle at one strength do not settle at weaker ones.
+            if scores and not all(head.converged for head in found):
+                break
+            heads = [*found]
+            held_out = self._held_out(found)
             scores.append(self._score(held_out))
             if np.argmax(scores) == len(scores) - 1:
-                best = held_out, heads[0]
+                best = held_out, found[0]
             elif len(scores) - np.argmax(scores) > _PATIENCE:
                 break
         strength = strengths[int(np.argmax(scores))]
@@ -183,7 +188,7 @@ class _Solver:
             made.reduction = "none"
         return Problem(rows.float(), labels, made, weights.float())
 
-    def _held_out(self, heads: Sequence[Head | None]) -> Float[Tensor, "N K"]:
+    def _held_out(self, heads: Sequence[Head]) -> Float[Tensor, "N K"]:
         """Scores of each fold by the head that was solved without it.
 
         The mean of each fold is moved to that of all: the head without a rare positive has a lower bias, and would rank
@@ -191,9 +196,8 @@ class _Solver:
         """
         scores = torch.zeros(self.labels.shape, device=self.labels.device)
         for fold, head in enumerate(heads):
-            if head is not None:
-                rows = torch.from_numpy(self.folds == fold).to(scores.device)
-                own = head.logits(self.design.rows[rows].to(head.weight))
-                scores[rows] = (own - own.mean(0)).float()
-        biases = [head.bias for head in heads if head is not None]  # the features have mean 0
-        return scores + torch.stack(biases).mean(0).float() if biases else scores
+            rows = torch.from_numpy(self.folds == fold).to(scores.device)
+            own = head.logits(self.design.rows[rows].to(head.weight))
+            scores[rows] = (own - own.mean(0)).float()
+        # The bias is the mean score of all rows: the features have mean 0.
+        return scores + torch.stack([head.bias for head in heads]).mean(0).float()
