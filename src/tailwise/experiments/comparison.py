@@ -31,7 +31,7 @@ from tailwise.progress import countdown
 from tailwise.spelling import counted
 from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
-from tailwise.training.folder import DATA_FILE, THRESHOLDS_FILE, VALIDATION_FILE, read_logits, write_json
+from tailwise.training.folder import DATA_FILE, THRESHOLDS_FILE, read_logits, write_json
 from tailwise.training.inputs import RunSplits, check_labels, open_images, read_run
 from tailwise.training.probe import compute_features
 from tailwise.training.testing import choose_device, list_suspects
@@ -87,7 +87,7 @@ def compare(plan: Plan, *, workers: int | None = None) -> Comparison:
 def _list_suspects(plan: Plan, chosen: Sequence[Chosen], name: str, train: Dataset) -> None:
     """List the training labels that held-out predictions of a method contradict, in the folder of the comparison."""
     method = next(entry.method for entry in chosen if entry.method.name == name)
-    pooled = read_logits([run.folder / VALIDATION_FILE for run in plan.fold_runs(method)], train)
+    pooled = read_logits(plan.held_out(method), train)
     decisions = Decisions.load(plan.folder / FOLDS / name / THRESHOLDS_FILE)
     list_suspects(pooled, train, decisions, plan.folder)
 

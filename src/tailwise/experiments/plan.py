@@ -83,9 +83,10 @@ class Plan:
     def is_solved(self, method: Method) -> bool:
         """Whether its heads are solved: then it needs one seed, and its run holds out the folds itself."""
         try:
-            return resolve(method.configure(self.shared, 0)).head.solver == "exact"
+            config = resolve(method.configure(self.shared, 0))
         except InputError:
             return False  # its runs will say why
+        return config.mode == "probe" and config.head.solver == "exact"
 
     def test_runs(self, method: Method) -> list[Run]:
         """Its runs on the whole training split, one for each seed."""

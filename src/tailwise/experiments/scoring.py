@@ -228,7 +228,9 @@ def _add(
 
 def shared_options(config: TrainConfig) -> dict[str, Any]:
     """The options of a configuration that the methods of a comparison share, as JSON."""
-    shared: dict[str, Any] = portable(to_mapping(resolve(replace(config, loss="bce"))))
+    resolved = resolve(replace(config, loss="bce"))
+    chosen = replace(config, sampler=resolved.sampler, head=replace(config.head, solver=resolved.head.solver))
+    shared: dict[str, Any] = portable(to_mapping(chosen))
     return {name: value for name, value in shared.items() if name in _SHARED}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import getitem
 from typing import Any
@@ -91,7 +92,7 @@ def commands(results: Comparison) -> Iterator[Fact]:
             yield Fact("Repeat the comparison", shlex.join(_compare(results, first.config)))
             yield Fact(f"Train {first.name} as it was here", train_command(first.config, first.name))
         yield Fact(f"Repeat {run}", shlex.join([*train, "--output", _NEW_FOLDER]))
-        if results.mode == "probe":
+        if results.mode == "probe" and first.config.head.solver == "sgd":
             yield Fact(
                 f"Train the whole network as in {run}",
                 shlex.join([*train, "--mode", "finetune", "--output", "finetuned"]),
@@ -135,9 +136,10 @@ def train_command(config: TrainConfig, output: str) -> str:
         output: folder for another one.
     """
     config = resolve(config)
-    loss = config.loss if config.sampler == DEFAULT_SAMPLER else f"{config.loss}@{config.sampler}"
-    words = ["tailwise", "train", "--data", config.data, "--output", output, "--loss", loss]
-    usual = resolve(TrainConfig(data=config.data, output=output, loss=loss))
+    usual = resolve(TrainConfig(data=config.data, output=output, loss=config.loss, mode=config.mode))
+    loss = config.loss if config.sampler == usual.sampler else f"{config.loss}@{config.sampler}"
+    usual = replace(usual, sampler=config.sampler)
+    words = ["tailwise", "train", "--data", config.data, "--output", output, "--loss", loss, "--mode", config.mode]
     given = to_mapping(config)
     # An option of another option, such as one of the loss, is given with all of it.
     changed = dict.fromkeys(path_of(name, TrainConfig) for name, _, _ in changes(usual, config))
