@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import probe
-from tailwise.training.config import OptimConfig, TrainConfig
+from tailwise.training.config import HeadConfig, OptimConfig, TrainConfig
 from tailwise.training.trainer import MultiLabelModule
 
 CLASSES = ("red", "green", "blue", "dark")
@@ -56,7 +56,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(labels: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]:
-    """Makes configurations of runs that take a second; options of the optimizer go under ``optim``."""
+    """Makes configurations of runs that train for a second; options of the optimizer go under ``optim``."""
     cache = tmp_path_factory.getbasetemp() / "cache"
 
     def make(*, optim: dict[str, Any] | None = None, **options: Any) -> TrainConfig:
@@ -70,6 +70,7 @@ def tiny(labels: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory)
             "quiet": True,
             "thresholds": (10, 20),
             "model": ModelConfig(backbone="test_resnet", pretrained=False),
+            "head": HeadConfig(solver="sgd"),
             "optim": OptimConfig(**{"epochs": 3, "warmup_steps": 4, **(optim or {})}),
         }
         return TrainConfig(**{**defaults, **options})

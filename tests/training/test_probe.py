@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from sklearn.preprocessing import StandardScaler, normalize
 
 from tailwise.data.pixels.augment import prepare
+from tailwise.models.heads import FeatureTransform
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import probe
 from tailwise.training.config import TrainConfig
@@ -42,7 +43,7 @@ def test_scaling_is_unit_norm_then_standard_scores() -> None:
     features = torch.rand(50, 7) + 0.1
     features[:, 3] = 0
     expected = StandardScaler().fit_transform(normalize(features.numpy()))
-    np.testing.assert_allclose(probe.Standardize.fit(features)(features), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(FeatureTransform.fit("standardize", features)(features), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_features_are_computed_once(tiny: Callable[..., TrainConfig], weights: Path) -> None:

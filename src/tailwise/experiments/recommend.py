@@ -112,7 +112,7 @@ def _nothing_scored(results: Comparison) -> str:
 
 def _caveats(results: Comparison, on_validation: bool) -> list[str]:
     text = []
-    if len(results.seeds) == 1 and results.shared["head"]["solver"] == "sgd":
+    if len(results.seeds) == 1 and results.shared.get("head", {}).get("solver") != "exact":
         text.append(
             "Each method has one seed only: the intervals on the test split exclude the variation between seeds."
         )
