@@ -35,9 +35,10 @@ from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.datamodule import EpochBatches
 from tailwise.training.folder import checkpoint_path
 from tailwise.training.inputs import open_images, read_run
+from tailwise.training.optimizer import create_schedule
 from tailwise.training.run import create_loss, train
 from tailwise.training.testing import PRECISION_TYPES, TrainingTask
-from tailwise.training.trainer import create_sampler, fit, warmup_and_decay
+from tailwise.training.trainer import create_sampler, fit
 
 WARMUP_STEPS = 5
 Part = Literal["all", "features", "step", "probe"]
@@ -133,7 +134,7 @@ def loop_by_hand(config: TrainConfig, task: TrainingTask, loss: nn.Module) -> It
         parameters, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
     )
     batches = EpochBatches(create_sampler(config, split.targets), config.batch_size)
-    schedule = warmup_and_decay(optimizer, optim, optim.milestones or (), len(batches))
+    schedule = create_schedule(optimizer, optim, len(batches))
     assert task.train_inputs is not None
     assert optim.clip_norm is not None
     for epoch in itertools.count():

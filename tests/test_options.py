@@ -17,7 +17,8 @@ from tailwise.commands import train
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import from_names
-from tailwise.training.config import OptimConfig, TrainConfig, changes, to_mapping
+from tailwise.training.config import TrainConfig, changes, to_mapping
+from tailwise.training.optim_config import OptimConfig
 
 COMMANDS = ("demo", "inspect", "build", "compare", "train", "guide", "evaluate", "report", "reproduce")
 

@@ -29,7 +29,8 @@ from tailwise.models.model_config import ModelConfig
 from tailwise.report import figures as drawing
 from tailwise.report.paper_figures import FIGURES, KAPPA, MU, gradient_on_negatives, sweep_figure
 from tailwise.report.results_tables import published_table as results_table
-from tailwise.training.config import OptimConfig, TrainConfig, load
+from tailwise.training.config import TrainConfig, load
+from tailwise.training.optim_config import OptimConfig
 from tests.experiments.given import result_of
 from tests.formats import read_csv
 

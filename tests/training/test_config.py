@@ -16,8 +16,9 @@ from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import config as configuration
-from tailwise.training.config import OptimConfig, TrainConfig, differences, resolve, scheduled
-from tailwise.training.trainer import warmup_and_decay
+from tailwise.training.config import TrainConfig, differences, resolve
+from tailwise.training.optim_config import PUBLISHED, OptimConfig, completed, known
+from tailwise.training.optimizer import create_schedule
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,11 @@ RECIPE: dict[str, Any] = {
     "optim.warmup_steps": 500,
     "optim.warmup_ratio": pytest.approx(1 / 3, rel=1e-12),
     "optim.decay": 0.1,
+    "optim.name": "sgd",
+    "optim.schedule": "steps",
+    "optim.decay_all": True,
+    "optim.backbone_rate": 1.0,
+    "optim.layer_decay": 1.0,
     "model.backbone": "resnet50.tv_in1k",
     "model.pretrained": True,
     "model.weights": None,
@@ -101,7 +107,8 @@ RECIPE: dict[str, Any] = {
 
 @pytest.mark.parametrize("option", RECIPE)
 def test_every_number_of_the_recipe_is_the_default(option: str) -> None:
-    found = configuration.flatten(configuration.to_mapping(TrainConfig(data="digits", output="run")))
+    resolved = resolve(TrainConfig(data="digits", output="run"))
+    found = configuration.flatten(configuration.to_mapping(resolved))
     assert found[option] == RECIPE[option]
     assert type(found[option]) is type(RECIPE[option]) or option == "optim.warmup_ratio"
 
@@ -131,9 +138,8 @@ def test_milestones_of_a_few_epochs_lie_inside_the_second_half(sampler: Any) -> 
 
 def test_a_single_epoch_trains_at_its_whole_rate(tiny: Callable[..., TrainConfig]) -> None:
     config = resolve(tiny(optim={"epochs": 1, "warmup_steps": 0}))
-    assert config.optim.milestones is not None
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.optim.lr)
-    schedule = warmup_and_decay(optimizer, config.optim, config.optim.milestones, steps_per_epoch=6)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=known(config.optim.lr))
+    schedule = create_schedule(optimizer, config.optim, steps_per_epoch=6)
     rates = []
     for _ in range(6):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -147,7 +153,8 @@ def test_milestones_outside_the_schedule_or_not_rising_are_refused(milestones: t
     optim = OptimConfig(epochs=4, milestones=milestones)
     with pytest.raises(InputError, match=r"--milestones must rise, above 0 and below the 4 epochs, got .*null"):
         resolve(TrainConfig(data="digits", output="run", optim=optim))
-    assert scheduled(OptimConfig(epochs=4, milestones=(1, 3)), "uniform").milestones == (1, 3)
+    given = OptimConfig(epochs=4, milestones=(1, 3))
+    assert completed(given, PUBLISHED, is_class_aware=False).milestones == (1, 3)
 
 
 # The checks of the tests would refuse first what ours must refuse.
@@ -263,13 +270,13 @@ def test_a_configuration_of_an_earlier_revision_is_read() -> None:
         model=ModelConfig(
             "mobilenetv2_100", weights=Path("w.safetensors"), options={"pad_type": "same"}, mean=(0.5, 0.4, 0.3)
         ),
-        optim=OptimConfig(lr=1e-3, clip_norm=None, milestones=(2, 4), epochs=6),
+        optim=OptimConfig(lr=1e-3, weight_decay=1e-4, clip_norm=None, warmup_steps=500, milestones=(2, 4), epochs=6),
         augment=Augmentation(hue=3.5, contrast=(0.9, 1.1)),
     )
 
 
 def test_differences_name_what_changes_the_result(tiny: Callable[..., TrainConfig]) -> None:
-    old = tiny(loss_options={"mu": 0.3})
+    old = resolve(tiny(loss_options={"mu": 0.3}))
     assert differences(old, replace(old, output="elsewhere", quiet=False, resume=True, num_workers=2)) == []
     assert differences(old, replace(old, checkpoint_minutes=1.0, compile=True)) == []
     new = replace(old, seed=4, loss_options={"mu": 0.2}, optim=replace(old.optim, lr=0.1))

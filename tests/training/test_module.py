@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,16 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import nn
 
-from tailwise.training.config import OptimConfig
 from tailwise.training.datamodule import Batch
+from tailwise.training.optim_config import CURRENT, PUBLISHED, OptimConfig, completed
 from tailwise.training.trainer import MultiLabelModule, contained
 
 
-def make(
-    optim: OptimConfig, milestones: tuple[int, ...] = (5, 7), steps_per_epoch: int = 121, seed: int = 0
-) -> MultiLabelModule:
+def make(optim: OptimConfig, steps_per_epoch: int = 121, seed: int = 0, recipe: Any = PUBLISHED) -> MultiLabelModule:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model[0].weight.requires_grad_(False)
-    return MultiLabelModule(
-        model, nn.BCEWithLogitsLoss(), optim, milestones=milestones, steps_per_epoch=steps_per_epoch, seed=seed
-    )
+    optim = completed(optim, recipe, is_class_aware=True)
+    return MultiLabelModule(model, nn.BCEWithLogitsLoss(), optim, steps_per_epoch=steps_per_epoch, seed=seed)
 
 
 def rates(module: MultiLabelModule, steps: int) -> list[float]:
@@ -52,7 +50,9 @@ def test_learning_rate_follows_the_recipe_of_voc_mlt() -> None:
 
 
 def test_milestone_inside_the_warm_up_multiplies_both() -> None:
-    seen = rates(make(OptimConfig(lr=1.0, warmup_steps=10, warmup_ratio=0.5, decay=0.1), (1,), 4), 12)
+    seen = rates(
+        make(OptimConfig(epochs=3, milestones=(1,), lr=1.0, warmup_steps=10, warmup_ratio=0.5, decay=0.1), 4), 12
+    )
     expected = [(0.5 + 0.5 * min(1, t / 10)) * (0.1 if t >= 4 else 1) for t in range(12)]
     assert seen == pytest.approx(expected)
 
@@ -67,6 +67,13 @@ def test_all_trained_parameters_are_decayed_and_frozen_ones_left_out() -> None:
     trained = {id(parameter) for parameter in module.model.parameters() if parameter.requires_grad}
     assert {id(parameter) for parameter in group["params"]} == trained
     assert (group["weight_decay"], group["momentum"], group["nesterov"]) == (1e-4, 0.9, False)
+
+
+def test_cosine_ends_at_zero_after_a_warm_up_of_a_tenth() -> None:
+    seen = rates(make(OptimConfig(lr=2.0, epochs=5, warmup_ratio=0.2), recipe=CURRENT), 5 * 121)
+    expected = [(0.2 + 0.8 * min(1, t / 60)) * (1 + math.cos(math.pi * t / 605)) for t in range(605)]
+    assert seen == pytest.approx(expected, rel=1e-6)
+    assert 0 < seen[-1] < 1e-4
 
 
 def test_one_step_equals_sgd_written_out() -> None:
@@ -134,7 +141,7 @@ def trained(module: MultiLabelModule, given: list[Batch], folder: Path, clip: fl
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_training_equals_a_loop_written_out(tmp_path: Path, precision: str, clip: float | None) -> None:
     """Also where gradients are clipped, and where the scaler of fp16 skips a step whose gradients overflow."""
-    module = make(OptimConfig(warmup_steps=0, lr=0.5), ())
+    module = make(OptimConfig(warmup_steps=0, lr=0.5))
     module.model[0].weight.requires_grad_(True)
     reference: Any = copy.deepcopy(module.model).train()
     start = copy.deepcopy(reference)

@@ -73,7 +73,8 @@ def configuration(output: Path) -> TrainConfig:
     """The configuration of all methods: a small network from scratch, and digits neither mirrored nor recoloured."""
     from tailwise.data.pixels.augment import Augmentation
     from tailwise.models.model_config import ModelConfig
-    from tailwise.training.config import OptimConfig, TrainConfig
+    from tailwise.training.config import TrainConfig
+    from tailwise.training.optim_config import OptimConfig
 
     return TrainConfig(
         data="digits",

@@ -33,6 +33,7 @@ from tailwise.training import finetune
 from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.folder import DATA_FILE, THRESHOLDS_FILE, read_logits, write_json
 from tailwise.training.inputs import RunSplits, check_labels, open_images, read_run
+from tailwise.training.optim_config import known
 from tailwise.training.probe import compute_features
 from tailwise.training.testing import choose_device, list_suspects
 from tailwise.training.trainer import create_sampler
@@ -164,8 +165,7 @@ def _steps(run: Run, targets: Targets) -> int:
         draws = len(create_sampler(config, targets))
     except ValueError:
         return 0
-    assert config.optim.epochs is not None
-    return config.optim.epochs * math.ceil(draws / config.batch_size)
+    return known(config.optim.epochs) * math.ceil(draws / config.batch_size)
 
 
 def _prepare(plan: Plan, splits: RunSplits) -> tuple[Dataset, Dataset]:

@@ -15,7 +15,8 @@ from tailwise.experiments.published import PublishedRow, PublishedTable, publish
 from tailwise.experiments.results import RUNS, MethodResult
 from tailwise.losses import RecipeName
 from tailwise.options import Role, names_of
-from tailwise.training.config import OptimConfig, TrainConfig, changes
+from tailwise.training.config import TrainConfig, changes
+from tailwise.training.optim_config import PUBLISHED, OptimConfig, known
 
 RECIPE_SEEDS = 3
 """Fewest runs of a method for which tables show a mean and a deviation."""
@@ -114,7 +115,7 @@ class Experiment:
     def departures(self) -> list[str]:
         """Options in which the runs differ from the recipe, as "--option value (recipe: value)"."""
         shared = self.shared
-        recipe = TrainConfig(data=shared.data, output=shared.output, recipe=shared.recipe)
+        recipe = TrainConfig(data=shared.data, output=shared.output, recipe=shared.recipe, optim=shortened(None))
         found = [
             f"{spelled(name, TrainConfig)} {_short(now)} (recipe: {_short(before)})"
             for name, before, now in changes(recipe, shared)
@@ -155,10 +156,10 @@ class Experiment:
 
 def shortened(epochs: int | None) -> OptimConfig:
     """The recipe's optimizer and schedule, with a warm-up in proportion to a number of class-aware epochs."""
+    recipe = OptimConfig(**PUBLISHED)
     if epochs is None:
-        return OptimConfig()
-    recipe = OptimConfig()
-    return replace(recipe, warmup_steps=recipe.warmup_steps * epochs // _RECIPE_EPOCHS)
+        return recipe
+    return replace(recipe, warmup_steps=known(recipe.warmup_steps) * epochs // _RECIPE_EPOCHS)
 
 
 def _short(value: object) -> str:

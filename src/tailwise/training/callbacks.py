@@ -60,7 +60,7 @@ class LossLog(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._rate = trainer.optimizers[0].param_groups[-1]["lr"]  # the head's
 
     @override
     def on_train_batch_end(

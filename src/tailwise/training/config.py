@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
@@ -24,6 +24,7 @@ from tailwise.losses import is_dotted_path, is_loss_file, read_loss_file
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import Role, check_fields, flag, names_of, option
 from tailwise.spelling import near
+from tailwise.training.optim_config import PUBLISHED, OptimConfig, completed
 
 Mode = Literal["finetune", "probe"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -45,38 +46,6 @@ NO_SPLIT: Final = "none"
 
 ALL_FOLDS: Final = "all"
 """The value of ``val_fold`` that holds out every part in turn."""
-
-# Epochs and milestones. An epoch of any sampler but the class-aware one is about as long as the training set.
-_CLASS_AWARE_SCHEDULE = (8, (5, 7))
-_OTHER_SCHEDULE = (80, (55, 75))
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Optimizer and schedule: SGD with a linear warm-up, and a decay in steps."""
-
-    lr: float = option(default=0.02, first=True, above=0)
-    """Learning rate after the warm-up."""
-    momentum: float = option(default=0.9, at_least=0, below=1)
-    """Momentum of SGD."""
-    weight_decay: float = option(default=1e-4, at_least=0)
-    """Weight decay, of all parameters."""
-    clip_norm: float | None = option(default=35.0, above=0)
-    """Largest norm of the gradient of all parameters together; null for no clipping."""
-    warmup_steps: int = option(default=500, at_least=0)
-    """Steps over which the learning rate rises linearly to --lr; 0 for no warm-up."""
-    warmup_ratio: float = option(default=1 / 3, above=0, at_most=1)
-    """Learning rate of the first step, as a share of --lr."""
-    epochs: int | None = option(default=None, first=True, at_least=1)
-    """Number of epochs. By default 8 with the class-aware sampler and 80 with the others."""
-    milestones: tuple[int, ...] | None = None
-    """Epochs after which the learning rate is multiplied by --optim.decay. By default 5 and 7 of 8 epochs, 55 and 75 of
-    80, and in proportion for other numbers, but never in the first half."""
-    decay: float = option(default=0.1, prefixed=True, above=0)
-    """Factor of the learning rate at each milestone."""
-
-    def __post_init__(self) -> None:
-        check_fields(self, "optim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +210,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
             weights=model.weights and model.weights.absolute(),
             label_embeddings=model.label_embeddings and model.label_embeddings.absolute(),
         ),
-        optim=scheduled(config.optim, config.sampler),
+        optim=completed(config.optim, PUBLISHED, is_class_aware=config.sampler == "class-aware"),
     )
 
 
@@ -288,28 +257,6 @@ def _with_solver(config: TrainConfig) -> TrainConfig:
     sampler = config.sampler or ("uniform" if solver == "exact" else DEFAULT_SAMPLER)
     folds = config.val_folds if solver == "exact" and config.val_fold == ALL_FOLDS else config.head.folds
     return replace(config, sampler=sampler, head=replace(config.head, solver=solver, folds=folds))
-
-
-def scheduled(optim: OptimConfig, sampler: SamplerName) -> OptimConfig:
-    """Fill in epochs and milestones.
-
-    Raises:
-        InputError: milestones are given that do not rise, or are not between 0 and the number of epochs.
-    """
-    recipe, recipe_milestones = _CLASS_AWARE_SCHEDULE if sampler == "class-aware" else _OTHER_SCHEDULE
-    epochs = recipe if optim.epochs is None else optim.epochs
-    milestones = optim.milestones
-    if milestones is None:
-        # Milestones keep the proportions of the recipe, rounded down. With few epochs, some would be at the start, or
-        # coincide.
-        places = (max(epoch * epochs // recipe, -(-epochs // 2)) for epoch in recipe_milestones)
-        milestones = tuple(sorted({place for place in places if place < epochs}))
-    elif not all(low < high for low, high in pairwise((0, *milestones, epochs))):
-        raise InputError(
-            f"--milestones must rise, above 0 and below the {epochs} epochs, got {list(milestones)}; leave them "
-            "out (null) for those of the recipe in proportion"
-        )
-    return replace(optim, epochs=epochs, milestones=milestones)
 
 
 def _sampler_of(config: TrainConfig, named: str) -> SamplerName:

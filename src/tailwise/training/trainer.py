@@ -20,8 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, MultiStepLR
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from tailwise.data.samplers import (
@@ -36,9 +35,11 @@ from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.matrix import Targets
 from tailwise.training.callbacks import LastCheckpoint, LossLog, ProbabilityCurveCallback, TrainingProgress
-from tailwise.training.config import ALL_FOLDS, OptimConfig, Precision, TrainConfig
+from tailwise.training.config import ALL_FOLDS, Precision, TrainConfig
 from tailwise.training.datamodule import Batch, TrainData
 from tailwise.training.folder import CURVES_FILE, checkpoint_path, forget_logs_after, is_first_process, steps_in
+from tailwise.training.optim_config import OptimConfig, known
+from tailwise.training.optimizer import create_optimizer, create_schedule, trained_parameters, warmup_steps
 from tailwise.training.testing import TrainingTask
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -95,20 +96,18 @@ def fit(
     Raises:
         InputError: the device has too little memory, or the loss became NaN or infinite.
     """
-    epochs, milestones = config.optim.epochs, config.optim.milestones
-    assert epochs is not None
-    assert milestones is not None
+    epochs = known(config.optim.epochs)
     is_short = config.mode == "probe" and config.batch_size <= _LARGEST_BATCH_FOR_ONE_THREAD
     with contained(), threads(1 if is_short else None):
         data = _train_data(config, task)
         steps_per_epoch = len(data.batches())
-        if epochs * steps_per_epoch < config.optim.warmup_steps:
-            _logger.warning(_ONLY_WARM_UP, config.optim.warmup_steps)
+        warmup = warmup_steps(config.optim, epochs * steps_per_epoch)
+        if epochs * steps_per_epoch < warmup:
+            _logger.warning(_ONLY_WARM_UP, warmup)
         module = MultiLabelModule(
             task.model.train(),
             loss,
             config.optim,
-            milestones=milestones,
             steps_per_epoch=steps_per_epoch,
             seed=config.seed,
         )
@@ -142,8 +141,7 @@ class MultiLabelModule(pl.LightningModule):
     Args:
         model: maps inputs to (B, K) logits.
         loss: called with (logits, targets).
-        optim: optimizer and schedule.
-        milestones: epochs after which the learning rate is multiplied by ``optim.decay``.
+        optim: optimizer and schedule, completed.
         steps_per_epoch: optimizer steps in an epoch.
         seed: seed of the model's random numbers.
     """
@@ -154,7 +152,6 @@ class MultiLabelModule(pl.LightningModule):
         loss: nn.Module,
         optim: OptimConfig,
         *,
-        milestones: tuple[int, ...],
         steps_per_epoch: int,
         seed: int,
     ) -> None:
@@ -162,20 +159,13 @@ class MultiLabelModule(pl.LightningModule):
         self.model = model
         self.loss = loss
         self.optim = optim
-        self.milestones = milestones
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = SGD(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            lr=self.optim.lr,
-            momentum=self.optim.momentum,
-            weight_decay=self.optim.weight_decay,
-            fused=True,  # one pass over memory, and no synchronization with a gradient scaler
-        )
-        schedule = warmup_and_decay(optimizer, self.optim, self.milestones, self.steps_per_epoch)
+        optimizer = create_optimizer(self.model, self.optim)
+        schedule = create_schedule(optimizer, self.optim, self.steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
@@ -200,28 +190,12 @@ class MultiLabelModule(pl.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], gradient_clip_val)
+        nn.utils.clip_grad_norm_(trained_parameters(optimizer), gradient_clip_val)
 
     @override
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         logits: Tensor = self.model(batch.inputs)
         return {"loss": self.loss(logits, batch.targets), "logits": logits.detach()}
-
-
-def warmup_and_decay(
-    optimizer: Optimizer, optim: OptimConfig, milestones: tuple[int, ...], steps_per_epoch: int
-) -> LRScheduler:
-    """Linear warm-up times multi-step decay, stepped after every optimizer step.
-
-    The rate of step t = 0, 1, ... is lr · (r + (1 − r) min(1, t / W)) · decay^m, with the warm-up ratio r, its W
-    steps, and m the number of milestones that are at most t / steps_per_epoch.
-    """
-    parts: list[LRScheduler] = [
-        MultiStepLR(optimizer, [epoch * steps_per_epoch for epoch in milestones], gamma=optim.decay)
-    ]
-    if optim.warmup_steps:
-        parts.append(LinearLR(optimizer, start_factor=optim.warmup_ratio, total_iters=optim.warmup_steps))
-    return ChainedScheduler(parts, optimizer=optimizer)
 
 
 def create_sampler(config: TrainConfig, targets: Targets) -> EpochSampler:
@@ -273,7 +247,7 @@ def create_trainer(
     loggers: list[Logger] = [CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)]
     if config.tensorboard:
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version="", purge_step=first_step + 1))
-    losses = LossLog(config.loss, config.optim.lr, read_every=_STEPS_BETWEEN_LOOKS)
+    losses = LossLog(config.loss, known(config.optim.lr), read_every=_STEPS_BETWEEN_LOOKS)
     return pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
