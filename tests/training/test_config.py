@@ -81,6 +81,7 @@ RECIPE: dict[str, Any] = {
     "optim.decay_all": True,
     "optim.backbone_rate": 1.0,
     "optim.layer_decay": 1.0,
+    "optim.ema": 0.0,
     "model.backbone": "resnet50.tv_in1k",
     "model.pretrained": True,
     "model.weights": None,

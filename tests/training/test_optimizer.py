@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tailwise.models.heads import Classifier, create_classifier
 from tailwise.models.model_config import ModelConfig
+from tailwise.training.config import TrainConfig
+from tailwise.training.folder import model_state
 from tailwise.training.optim_config import CURRENT, PUBLISHED, OptimConfig, completed, known
 from tailwise.training.optimizer import create_optimizer, trained_parameters
+from tailwise.training.run import evaluate, train
+from tailwise.training.trainer import MultiLabelModule
 
 Settings = dict[str, tuple[float, float]]
 
@@ -77,3 +83,30 @@ def test_one_step_of_adamw_is_the_formula() -> None:
 def test_what_is_left_open_is_named() -> None:
     with pytest.raises(ValueError, match="not resolved"):
         known(OptimConfig().lr)
+
+
+def test_averaged_weights_are_tested_and_kept(
+    tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights after every step, averaged by hand, are those of the run and of the model that is loaded."""
+    config = tiny(optim={"ema": 0.7, "lr": 0.1, "epochs": 2})
+    seen: list[Tensor] = []
+    update = MultiLabelModule.optimizer_step
+
+    def noted(self: MultiLabelModule, *arguments: Any, **options: Any) -> None:
+        seen.append(self.model.head.linear.weight.detach().clone())
+        update(self, *arguments, **options)
+        last[:] = [self.model.head.linear.weight.detach().clone()]
+
+    last: list[Tensor] = []
+    monkeypatch.setattr(MultiLabelModule, "optimizer_step", noted)
+    result = train(config)
+    assert result is not None
+    # The average starts at the weights after the first step.
+    average = seen[1]
+    for weights in [*seen[2:], *last]:
+        average = 0.7 * average + 0.3 * weights
+    assert len(seen) > 5
+    assert not torch.allclose(average, last[0], atol=1e-4)
+    torch.testing.assert_close(model_state(Path(config.output))["head.linear.weight"], average)
+    assert evaluate(Path(config.output)).metrics["mAP"] == result.metrics["mAP"]

@@ -51,7 +51,8 @@ def assert_same_end(first: Path, second: Path) -> None:
         other = two["state_dict"][name]
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
     for key, state in one["optimizer_states"][0]["state"].items():
-        assert torch.equal(state["momentum_buffer"], two["optimizer_states"][0]["state"][key]["momentum_buffer"])
+        for name, moment in state.items():
+            assert torch.equal(moment, two["optimizer_states"][0]["state"][key][name]), name
     assert one["global_step"] == two["global_step"]
     for name, series in recorded(first).items():
         np.testing.assert_array_equal(series, recorded(second)[name], err_msg=name)
@@ -100,18 +101,25 @@ def interrupted_at(stops: list[int], taken: list[int]) -> Step:
 
 
 @pytest.mark.parametrize(
-    ("mode", "num_workers", "sampler"),
+    ("mode", "num_workers", "sampler", "optim"),
     [
-        ("finetune", 0, "class-aware"),
-        ("finetune", 2, "repeat-factor"),
-        ("probe", 0, "uniform"),
-        ("probe", 2, "inverse-frequency"),
+        ("finetune", 0, "class-aware", {}),
+        ("finetune", 2, "repeat-factor", {"name": "adamw", "lr": 1e-3, "schedule": "cosine", "ema": 0.9}),
+        ("probe", 0, "uniform", {}),
+        ("probe", 2, "inverse-frequency", {}),
     ],
 )
 def test_run_interrupted_inside_epochs_resumes_to_the_same_end(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, num_workers: int, sampler: str
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    num_workers: int,
+    sampler: str,
+    optim: dict[str, Any],
 ) -> None:
     options: dict[str, Any] = {"mode": mode, "num_workers": num_workers, "sampler": sampler, "loss": "pg"}
+    options["optim"] = optim
     options["epoch_reduce"] = 2.0
     train(tiny(output=str(tmp_path / "whole"), **options))
     steps = saved(tmp_path / "whole")["global_step"]

@@ -20,6 +20,7 @@ PUBLISHED: Final[Mapping[str, Any]] = {
     "backbone_rate": 1.0,
     "schedule": "steps",
     "warmup_steps": 500,
+    "ema": 0.0,
 }
 """Options of the recipe of the distribution-balanced loss (Wu et al., ECCV 2020), where the user gives no others."""
 
@@ -30,6 +31,7 @@ CURRENT: Final[Mapping[str, Any]] = {
     "decay_all": False,
     "backbone_rate": 1.0,
     "schedule": "cosine",
+    "ema": 0.0,
 }
 """Options of fine-tuning without a published recipe."""
 
@@ -71,6 +73,9 @@ class OptimConfig:
     80, and in proportion for other numbers, but never in the first half."""
     decay: float = option(default=0.1, prefixed=True, above=0)
     """Factor of the learning rate at each milestone."""
+    ema: float | None = option(default=None, prefixed=True, at_least=0, below=1)
+    """Decay per step of a moving average of the weights, which is tested and kept in place of the last ones; 0 for
+    none."""
 
     def __post_init__(self) -> None:
         check_fields(self, "optim")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -257,6 +258,7 @@ def create_trainer(
         gradient_clip_val=config.optim.clip_norm,
         use_distributed_sampler=False,
         callbacks=[
+            *([EMAWeightAveraging(decay=decay)] if (decay := known(config.optim.ema)) else []),  # before it is saved
             losses,
             TrainingProgress(losses, show=not config.quiet, title=_title(config)),
             LastCheckpoint(
