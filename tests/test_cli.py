@@ -200,7 +200,7 @@ def test_report_writes_the_page_of_an_evaluation(
         ("--train-split trian", r"no split 'trian' \(did you mean 'train'\?\); its splits are train \(24 rows\), test"),
         ("--precision fp16", r"fp16 needs a GPU.*use bf16 or fp32"),
         ("--optm.lr 1", r"--optm.lr.*did you mean '--lr'"),
-        ("--lr fast", r"--lr: expected float, got fast"),
+        ("--lr fast", r"--lr: expected float, null, got fast"),
         ("--lr -1", r"--lr must be above 0, got -1"),
         ("--mode prob", r"--mode: expected one of 'finetune', 'probe', got prob"),
         ("--recipe voc", r"--recipe: expected one of 'voc-mlt', 'coco-mlt', null, got voc"),
