@@ -30,7 +30,7 @@ from tailwise.report import figures as drawing
 from tailwise.report.paper_figures import FIGURES, KAPPA, MU, gradient_on_negatives, sweep_figure
 from tailwise.report.results_tables import published_table as results_table
 from tailwise.training.config import TrainConfig, load
-from tailwise.training.optim_config import OptimConfig
+from tailwise.training.optim_config import PUBLISHED, OptimConfig
 from tests.experiments.given import result_of
 from tests.formats import read_csv
 
@@ -290,7 +290,7 @@ def test_fewer_epochs_keep_the_proportions(tiny_labels: Path) -> None:
     assert uniform.options["optim"] == {"epochs": 20}
     assert class_aware.options["optim"] == {"epochs": 2}
     assert shortened(2).warmup_steps == 125
-    assert shortened(None) == OptimConfig()
+    assert shortened(None) == OptimConfig(**PUBLISHED)
 
 
 def test_the_recipe_departs_from_nothing(tiny_labels: Path) -> None:
