@@ -130,8 +130,8 @@ def test_any_module_can_be_the_head(images: torch.Tensor) -> None:
     ("option", "message"),
     [
         ({"frozen_stages": -2}, "--frozen-stages must be at least -1"),
-        ({"neck": "mlp"}, "neck must be one of 'recipe', 'none' or null"),
-        ({"head": "tree"}, "head must be one of 'linear', 'gcn'"),
+        ({"neck": "mlp"}, "neck must be one of 'recipe', 'unit', 'none' or null"),
+        ({"head": "tree"}, "head must be one of 'linear', 'gcn', 'csra', 'ml-decoder'"),
         ({"label_width": 0}, "--label-width must be at least 1"),
         ({"graph_hidden": 0}, "--graph-hidden must be at least 1"),
         ({"graph_threshold": 0.0}, r"--graph-threshold must be above 0 and at most 1"),

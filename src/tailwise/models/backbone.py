@@ -14,6 +14,7 @@ import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.models import group_parameters
 from timm.models import load_state_dict as read_state_dict
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from tailwise.data.download import why_unreachable
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
+from tailwise.shapes import Float
 from tailwise.spelling import near
 
 _OWN_OPTIONS = {
@@ -48,6 +50,8 @@ def seeded(seed: int) -> Iterator[None]:
 def create_backbone(config: ModelConfig, *, seed: int = 0) -> nn.Module:
     """Make the timm model without its classifier: images (B, 3, H, W) to pooled features (B, F).
 
+    For a head that takes the features of all locations, it gives what :func:`locations` takes.
+
     Args:
         config: ``backbone``, ``pretrained``, ``weights`` and ``options`` are used; nothing is frozen here.
         seed: of the random initialisation, for what is not loaded. The global random state does not change.
@@ -62,10 +66,10 @@ def create_backbone(config: ModelConfig, *, seed: int = 0) -> nn.Module:
     check_backbone(config)
     with seeded(seed):
         if config.weights is not None:
-            return _from_file(config.backbone, Path(config.weights), config.options)
+            return _from_file(config.backbone, Path(config.weights), config.timm_options)
         if config.pretrained:
-            return _from_download(config.backbone, config.options)
-        return _create(config.backbone, config.options, num_classes=0)
+            return _from_download(config.backbone, config.timm_options)
+        return _create(config.backbone, config.timm_options, num_classes=0)
 
 
 def input_statistics(backbone: nn.Module, config: ModelConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -257,8 +261,27 @@ def refuse_sources(config: ModelConfig, place: str, way_out: str) -> None:
 def feature_width(backbone: nn.Module) -> int:
     """Number F of pooled features of a timm model without its classifier."""
     # num_features is the width before the layers that some models keep between pooling and classifier.
-    width: Any = backbone.head_hidden_size
-    return int(width)
+    model: Any = backbone
+    width = int(model.head_hidden_size)
+    if width == model.num_features and isinstance(getattr(model, "global_pool", None), SelectAdaptivePool2d):
+        width *= 2 if model.global_pool.pool_type == "catavgmax" else 1
+    return width
+
+
+def locations(backbone: nn.Module, features: Tensor) -> Float[Tensor, "B F L"]:
+    """The features of the L locations of each image, from those that a timm model gives without pooling.
+
+    Args:
+        backbone: the model.
+        features: its output: (B, F, H, W) maps, (B, H, W, F) where that is the layout of the model, or (B, N, F)
+            tokens, of which the first may stand for the whole image; these are left out.
+    """
+    if features.ndim == 3:
+        first: Any = getattr(backbone, "num_prefix_tokens", 0)
+        return features[:, first:].transpose(1, 2)
+    if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
+        return features.flatten(1, 2).transpose(1, 2)
+    return features.flatten(2)
 
 
 def try_backbone(config: ModelConfig, image_size: int) -> int | None:
@@ -279,7 +302,7 @@ def try_backbone(config: ModelConfig, image_size: int) -> int | None:
         raise InputError(f"--weights {config.weights} cannot be read: there is no such file")
     if ":" in config.backbone:
         return None
-    return _tried(config.backbone, json.dumps(config.options, sort_keys=True), image_size)
+    return _tried(config.backbone, json.dumps(config.timm_options, sort_keys=True), image_size)
 
 
 def _check_name(name: str) -> None:
@@ -313,9 +336,12 @@ def _features(name: str, options: dict[str, Any], size: int) -> int:
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         model = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
         output = model(torch.empty(_TRIAL_IMAGES, 3, size, size))
-    width = feature_width(model)
-    if not isinstance(output, torch.Tensor) or output.shape != (_TRIAL_IMAGES, width):
-        raise ValueError(f"it gives no {width} pooled features for each image")
+    width, is_pooled = feature_width(model), options.get("global_pool") != ""
+    if not isinstance(output, torch.Tensor) or output.ndim not in ((2,) if is_pooled else (3, 4)):
+        raise ValueError(f"it gives no {'pooled features' if is_pooled else 'features of locations'}")
+    found = output.shape if is_pooled else locations(model, output).shape[:2]
+    if found != (_TRIAL_IMAGES, width):
+        raise ValueError(f"it gives no {width} features for each image")
     return width
 
 

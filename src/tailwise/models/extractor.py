@@ -163,7 +163,7 @@ def describe_backbone(backbone: nn.Module, config: ModelConfig, *, seed: int) ->
     """
     known: Any = backbone.pretrained_cfg
     name = ".".join(part for part in (known.get("architecture"), known.get("tag")) if part)
-    options = {name: value for name, value in config.options.items() if name not in _OPTIONS_WITHOUT_EFFECT}
+    options = {name: value for name, value in config.timm_options.items() if name not in _OPTIONS_WITHOUT_EFFECT}
     if config.weights is not None:
         source = str(Path(config.weights).absolute())
     elif config.pretrained:

@@ -1,4 +1,4 @@
-"""The classifier: a timm backbone, the recipe's neck, and one output per class, linear or by a graph."""
+"""The classifier: a timm backbone, a neck, and one output per class."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailwise.errors import InputError
-from tailwise.models.backbone import create_backbone, feature_width, freeze_stages, input_statistics, seeded
+from tailwise.models.backbone import (
+    create_backbone,
+    feature_width,
+    freeze_stages,
+    input_statistics,
+    locations,
+    seeded,
+)
 from tailwise.models.gcn import GraphHead, LabelGraph
 from tailwise.models.model_config import ModelConfig
+from tailwise.models.spatial_heads import AttentionHead, DecoderHead
 from tailwise.shapes import Float
 
 TransformName: TypeAlias = Literal["sqrt", "none", "standardize"]
@@ -89,6 +97,7 @@ class Classifier(nn.Module):
         backbone: (B, 3, H, W) images to (B, F) pooled features.
         head: (B, F) features to (B, K) logits: a :class:`Head`, a :class:`~tailwise.models.gcn.GraphHead`, or any other
             module.
+        is_spatial: whether the head takes the (B, F, L) features of all L locations instead.
         mean: channel means with which images in [0, 1] must be normalised.
         std: channel standard deviations with which they must be normalised.
         running_stats: batch norms of the backbone use running statistics in training too. Those of frozen stages
@@ -103,6 +112,7 @@ class Classifier(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         running_stats: bool = True,
+        is_spatial: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -110,15 +120,16 @@ class Classifier(nn.Module):
         self.mean = mean
         self.std = std
         self.running_stats = running_stats
+        self.is_spatial = is_spatial
         self.train(self.training)
 
-    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
-        """Return the pooled features of normalised images."""
-        pooled: Tensor = self.backbone(images)
-        return pooled
+    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F ..."]:
+        """Return the features of normalised images that the head takes."""
+        found: Tensor = self.backbone(images)
+        return locations(self.backbone, found) if self.is_spatial else found
 
-    def classify(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B C"]:
-        """Return the logits of pooled features."""
+    def classify(self, features: Float[Tensor, "B F ..."]) -> Float[Tensor, "B C"]:
+        """Return the logits of features."""
         logits: Tensor = self.head(features)
         return logits
 
@@ -158,15 +169,18 @@ def create_classifier(
     freeze_stages(backbone, config.frozen_stages)
     head = create_head(feature_width(backbone), num_classes, config, seed=seed, graph=graph)
     mean, std = input_statistics(backbone, config)
-    return Classifier(backbone, head, mean=mean, std=std, running_stats=config.running_stats)
+    return Classifier(
+        backbone, head, mean=mean, std=std, running_stats=config.running_stats, is_spatial=config.is_spatial
+    )
 
 
 def create_head(
     num_features: int, num_classes: int, config: ModelConfig, *, seed: int = 0, graph: LabelGraph | None = None
-) -> Head | GraphHead:
+) -> Head | GraphHead | AttentionHead | DecoderHead:
     r"""Make the neck and the output layer, for a classifier or for features that were extracted before.
 
-    The neck is linear :math:`F \to D`, batch norm and dropout, without a nonlinearity. Its weights are drawn from
+    The neck ``recipe`` is linear :math:`F \to D`, batch norm and dropout, without a nonlinearity; ``unit`` scales the
+    features of each image to the root mean square 1. Weights of the recipe's neck are drawn from
     :math:`\mathcal N(0, 2/D)` (He et al., "Delving Deep into Rectifiers", ICCV 2015, fan-out), those of a linear output
     layer from :math:`\mathcal N(0, 0.01^2)`; biases are 0. Graph convolutions start as Glorot and Bengio (AISTATS 2010)
     describe, uniformly within :math:`\pm\sqrt{6 / (\text{in} + \text{out})}`.
@@ -174,12 +188,12 @@ def create_head(
     Args:
         num_features: F.
         num_classes: K, at least 1.
-        config: ``neck``, ``neck_width`` (D), ``dropout``, ``head`` and ``graph_hidden`` are used.
+        config: what concerns neck and head is used.
         seed: of the initialisation; the global random state does not change.
         graph: what a graph head needs, from :func:`~tailwise.models.gcn.create_graph`.
 
     Returns:
-        (B, F) features to (B, K) logits.
+        (B, F) features, or (B, F, L) for a head on feature maps, to (B, K) logits.
 
     Raises:
         InputError: ``num_classes`` is below 1.
@@ -188,6 +202,10 @@ def create_head(
     if num_classes < 1:
         raise InputError(f"a classifier needs at least one class, got {num_classes}")
     with seeded(seed):
+        if config.head == "csra":
+            return AttentionHead(num_features, num_classes, heads=config.csra_heads, attention=config.csra_weight)
+        if config.head == "ml-decoder":
+            return DecoderHead(num_features, num_classes)
         neck, width = _create_neck(num_features, config)
         if config.head == "gcn":
             if graph is None:
@@ -215,7 +233,7 @@ def require_memory(config: ModelConfig, num_features: int, num_classes: int) -> 
     if config.head == "gcn":
         weights += config.label_width * (config.graph_hidden + num_classes) + config.graph_hidden * width
     else:
-        weights += width * num_classes
+        weights += width * num_classes * (config.csra_heads if config.head == "csra" else 1)
     needed = weights * _BYTES_PER_WEIGHT
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
     if needed > memory:
@@ -232,7 +250,8 @@ def require_memory(config: ModelConfig, num_features: int, num_classes: int) -> 
 
 def _create_neck(num_features: int, config: ModelConfig) -> tuple[nn.Module, int]:
     if not config.has_neck:
-        return nn.Identity(), num_features
+        unit = nn.RMSNorm(num_features, elementwise_affine=False)
+        return unit if config.neck == "unit" else nn.Identity(), num_features
     linear = nn.Linear(num_features, config.neck_width)
     nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
     nn.init.zeros_(linear.bias)

@@ -34,9 +34,14 @@ class ModelConfig:
     running_stats: bool = True
     """Batch norms of the backbone use their running statistics in training too; scale and shift still train."""
 
-    neck: Literal["recipe", "none"] | None = None
-    """Between pooled features and classifier: ``recipe`` is linear, batch norm, dropout; ``none`` is nothing. By
-    default ``recipe`` for the linear head and ``none`` for the graph head, as each was published."""
+    pool: Literal["avg", "max", "catavgmax"] | None = None
+    """How features of locations become those of the image: their mean, their largest values, or both side by side
+    (catavgmax). By default as in the timm model."""
+
+    neck: Literal["recipe", "unit", "none"] | None = None
+    """Between pooled features and classifier: ``recipe`` is linear, batch norm, dropout; ``unit`` scales the features
+    of each image to the same norm; ``none`` is nothing. By default ``recipe`` for the linear head and ``none`` for
+    others, as each was published."""
 
     neck_width: int = option(default=256, at_least=1)
     """Features after the neck."""
@@ -44,9 +49,17 @@ class ModelConfig:
     dropout: float = option(default=0.5, at_least=0, below=1)
     """Probability with which the neck drops a feature in training."""
 
-    head: Literal["linear", "gcn"] = "linear"
+    head: Literal["linear", "gcn", "csra", "ml-decoder"] = "linear"
     """Classifier: ``linear`` has free weights for each class, ``gcn`` makes them from label embeddings by a graph
-    convolution over classes that occur together (ML-GCN, Chen et al., CVPR 2019)."""
+    convolution over classes that occur together (ML-GCN, Chen et al., CVPR 2019). In finetune mode also two that see
+    the features of all locations: ``csra`` attends to those of a class (Zhu and Wu, ICCV 2021), ``ml-decoder`` decodes
+    them by cross-attention (Ridnik et al., WACV 2023)."""
+
+    csra_heads: int = option(default=1, at_least=1)
+    """Heads of csra, with the temperatures 1, 2, ... and at last the maximum."""
+
+    csra_weight: float = option(default=0.1, at_least=0)
+    """Weight of the attention of csra, beside the mean."""
 
     label_embeddings: Path | None = None
     """File of vectors of the class names, for gcn: GloVe's text format, or JSON, .npz or .npy. Random orthogonal
@@ -77,8 +90,22 @@ class ModelConfig:
         check_fields(self, "model")
         if self.std is not None and min(self.std, default=0) <= 0:
             raise InputError(f"--model.std must be above 0 in every channel, got {self.std}")
+        if self.is_spatial and (self.pool or self.neck not in (None, "none")):
+            given = f"--pool {self.pool}" if self.pool else f"--neck {self.neck}"
+            raise InputError(f"--model.head {self.head} sees the features of all locations: leave out {given}")
 
     @property
     def has_neck(self) -> bool:
-        """Whether something is between pooled features and classifier."""
+        """Whether the published neck is between pooled features and classifier."""
         return self.head == "linear" if self.neck is None else self.neck == "recipe"
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether the head takes the features of all locations, and not pooled ones."""
+        return self.head in ("csra", "ml-decoder")
+
+    @property
+    def timm_options(self) -> dict[str, Any]:
+        """Further arguments of the timm model, with that of the pooling where it is not the model's own."""
+        pool = "" if self.is_spatial else self.pool
+        return dict(self.options) if pool is None else {**self.options, "global_pool": pool}

@@ -206,7 +206,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         standardize_features=has_neck if standardize is None else standardize,
         model=replace(
             model,
-            neck="recipe" if has_neck else "none",
+            neck="recipe" if has_neck else "unit" if model.neck == "unit" else "none",
             weights=model.weights and model.weights.absolute(),
             label_embeddings=model.label_embeddings and model.label_embeddings.absolute(),
         ),
@@ -348,6 +348,11 @@ def _check(config: TrainConfig) -> None:
     if config.compile and config.mode == "probe":
         raise InputError(
             "--compile is for --mode finetune: a probe runs its backbone once over the images; leave it out"
+        )
+    if config.model.is_spatial and config.mode == "probe":
+        raise InputError(
+            f"--model.head {config.model.head} needs the features of all locations, and a probe has pooled ones: give "
+            "--mode finetune, or --model.head linear"
         )
     _check_splits(config)
     _check_cross_fitting(config)

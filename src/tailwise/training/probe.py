@@ -341,7 +341,7 @@ def _width(state: Mapping[str, Any]) -> int:
 def _weights_key(config: TrainConfig) -> str:
     """A key of all that decides which backbone is made; libraries do, because they draw weights and name downloads."""
     model, libraries = config.model, [version("timm"), version("torch")]
-    parts = [model.backbone, model.options, _weights_source(config), model.mean, model.std, libraries]
+    parts = [model.backbone, model.timm_options, _weights_source(config), model.mean, model.std, libraries]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
