@@ -152,3 +152,12 @@ def test_impossible_options_are_refused(option: dict, message: str) -> None:
 def test_a_classifier_needs_a_class() -> None:
     with pytest.raises(InputError, match="at least one class, got 0"):
         create_classifier(SMALL, 0)
+
+
+def test_mirror_images_are_averaged_in_evaluation_only(images: torch.Tensor) -> None:
+    plain, both = (create_classifier(replace(SMALL, neck="none", tta=tta), 3) for tta in ("none", "flip"))
+    torch.testing.assert_close(both(images), plain(images))
+    plain.eval()
+    expected = (plain(images) + plain(images.flip(-1))) / 2
+    torch.testing.assert_close(both.eval()(images), expected)
+    assert not torch.allclose(expected, plain(images), atol=1e-4)

@@ -98,6 +98,7 @@ class Classifier(nn.Module):
         head: (B, F) features to (B, K) logits: a :class:`Head`, a :class:`~tailwise.models.gcn.GraphHead`, or any other
             module.
         is_spatial: whether the head takes the (B, F, L) features of all L locations instead.
+        mirrors: whether logits in evaluation mode are means over the image and its mirror image.
         mean: channel means with which images in [0, 1] must be normalised.
         std: channel standard deviations with which they must be normalised.
         running_stats: batch norms of the backbone use running statistics in training too. Those of frozen stages
@@ -113,6 +114,7 @@ class Classifier(nn.Module):
         std: tuple[float, ...],
         running_stats: bool = True,
         is_spatial: bool = False,
+        mirrors: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -121,6 +123,7 @@ class Classifier(nn.Module):
         self.std = std
         self.running_stats = running_stats
         self.is_spatial = is_spatial
+        self.mirrors = mirrors
         self.train(self.training)
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F ..."]:
@@ -135,7 +138,10 @@ class Classifier(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
         """Return the (B, K) logits of (B, 3, H, W) normalised images."""
-        return self.classify(self.features(images))
+        logits = self.classify(self.features(images))
+        if self.training or not self.mirrors:
+            return logits
+        return (logits + self.classify(self.features(images.flip(-1)))) / 2
 
     def train(self, mode: bool = True) -> Classifier:
         """Set training or evaluation mode, but keep in evaluation the batch norms that use running statistics."""
@@ -170,7 +176,13 @@ def create_classifier(
     head = create_head(feature_width(backbone), num_classes, config, seed=seed, graph=graph)
     mean, std = input_statistics(backbone, config)
     return Classifier(
-        backbone, head, mean=mean, std=std, running_stats=config.running_stats, is_spatial=config.is_spatial
+        backbone,
+        head,
+        mean=mean,
+        std=std,
+        running_stats=config.running_stats,
+        is_spatial=config.is_spatial,
+        mirrors=config.tta == "flip",
     )
 
 

@@ -80,6 +80,10 @@ class ModelConfig:
     graph_reweight: float = option(default=0.25, at_least=0)
     """Weight of all classes that a class is linked to, together; its own is 1."""
 
+    tta: Literal["none", "flip"] = "none"
+    """Views of an image that is tested or predicted: ``flip`` averages the scores of the image and its mirror image, in
+    probe mode their features. Takes twice as long."""
+
     mean: tuple[float, ...] | None = option(default=None, prefixed=True)
     """Channel means that input images in [0, 1] are normalised with; those of the timm model when absent."""
 

@@ -75,7 +75,7 @@ class Backbone:
         self.config = config
         self.device = device
         self.note = note
-        self.key = record.key(config.precision)
+        self.key = record.key(config.precision if model.tta == "none" else f"{config.precision}, {model.tta}")
 
     @classmethod
     def new(cls, config: TrainConfig, device: torch.device) -> Backbone:
@@ -147,8 +147,9 @@ class Backbone:
 
     def features(self, images: UInt8[Tensor, "B 3 S S"], size: int) -> Float[Tensor, "B F"]:
         """Features of a batch of decoded images, squashed to ``size``."""
-        computed: Tensor = self._prepared(prepare(images, size, self.record.mean, self.record.std))
-        return computed
+        inputs = prepare(images, size, self.record.mean, self.record.std)
+        computed: Tensor = self._prepared(inputs)
+        return (computed + self._prepared(inputs.flip(-1))) / 2 if self.model.tta == "flip" else computed
 
     def keep(self, folder: Path) -> None:
         """Write the weights into the folder of a run, unless they are there, and release the network.
