@@ -15,13 +15,15 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import nn
 
+from tailwise.models.backbone import seeded
 from tailwise.training.datamodule import Batch
 from tailwise.training.optim_config import CURRENT, PUBLISHED, OptimConfig, completed
 from tailwise.training.trainer import MultiLabelModule, contained
 
 
 def make(optim: OptimConfig, steps_per_epoch: int = 121, seed: int = 0, recipe: Any = PUBLISHED) -> MultiLabelModule:
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model[0].weight.requires_grad_(False)
     optim = completed(optim, recipe, is_class_aware=True)
     return MultiLabelModule(model, nn.BCEWithLogitsLoss(), optim, steps_per_epoch=steps_per_epoch, seed=seed)
