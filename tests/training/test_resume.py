@@ -104,7 +104,7 @@ def interrupted_at(stops: list[int], taken: list[int]) -> Step:
     ("mode", "num_workers", "sampler", "optim"),
     [
         ("finetune", 0, "class-aware", {}),
-        ("finetune", 2, "repeat-factor", {"name": "adamw", "lr": 1e-3, "schedule": "cosine", "ema": 0.9}),
+        ("finetune", 2, "repeat-factor", {"name": "adamw", "lr": 1e-3, "schedule": "cosine", "ema": 0.5}),
         ("probe", 0, "uniform", {}),
         ("probe", 2, "inverse-frequency", {}),
     ],

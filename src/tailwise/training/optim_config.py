@@ -73,9 +73,9 @@ class OptimConfig:
     80, and in proportion for other numbers, but never in the first half."""
     decay: float = option(default=0.1, prefixed=True, above=0)
     """Factor of the learning rate at each milestone."""
-    ema: float | None = option(default=None, prefixed=True, at_least=0, below=1)
-    """Decay per step of a moving average of the weights, which is tested and kept in place of the last ones; 0 for
-    none."""
+    ema: float | None = option(default=None, prefixed=True, at_least=0)
+    """Length of a moving average of the weights, as a share of all steps. It is tested and kept in place of the last
+    weights. With 1, the weights at the start keep a share of 1/e; 0 is for no average."""
 
     def __post_init__(self) -> None:
         check_fields(self, "optim")

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -40,7 +39,13 @@ from tailwise.training.config import ALL_FOLDS, Precision, TrainConfig
 from tailwise.training.datamodule import Batch, TrainData
 from tailwise.training.folder import CURVES_FILE, checkpoint_path, forget_logs_after, is_first_process, steps_in
 from tailwise.training.optim_config import OptimConfig, known
-from tailwise.training.optimizer import create_optimizer, create_schedule, trained_parameters, warmup_steps
+from tailwise.training.optimizer import (
+    create_average,
+    create_optimizer,
+    create_schedule,
+    trained_parameters,
+    warmup_steps,
+)
 from tailwise.training.testing import TrainingTask
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -119,7 +124,8 @@ def fit(
         if config.resume and is_first_process():
             forget_logs_after(folder, steps_done)
         curves = ProbabilityCurveCallback(folder / CURVES_FILE, stats, epochs * steps_per_epoch)
-        recorded = [curves, *callbacks]
+        average = create_average(config.optim, epochs * steps_per_epoch)
+        recorded = [curves, *([] if average is None else [average]), *callbacks]
         trainer = create_trainer(
             config, folder, epochs=epochs, checkpoint_every=between, first_step=steps_done, callbacks=recorded
         )
@@ -258,7 +264,6 @@ def create_trainer(
         gradient_clip_val=config.optim.clip_norm,
         use_distributed_sampler=False,
         callbacks=[
-            *([EMAWeightAveraging(decay=decay)] if (decay := known(config.optim.ema)) else []),  # before it is saved
             losses,
             TrainingProgress(losses, show=not config.quiet, title=_title(config)),
             LastCheckpoint(
