@@ -108,7 +108,7 @@ def fine_tuning_step(shared: TrainConfig, steps: int, repeats: int) -> None:
     stats = LabelStats.from_targets(splits.train.targets, splits.train.class_names)
     pairs: list[tuple[float, float]] = []
     for _ in range(repeats):
-        task = finetune.new_task(config, splits)
+        task = finetune.new_task(config, splits, torch.device("cpu"), create_loss)
         alternate = Alternate(loop_by_hand(config, copy.deepcopy(task), create_loss(config, stats)), steps)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint_path(Path(folder)).parent.mkdir()

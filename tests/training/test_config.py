@@ -17,7 +17,7 @@ from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import config as configuration
 from tailwise.training.config import TrainConfig, differences, resolve
-from tailwise.training.optim_config import PUBLISHED, OptimConfig, completed, known
+from tailwise.training.optim_config import CURRENT, PUBLISHED, OptimConfig, completed, known
 from tailwise.training.optimizer import create_schedule
 
 
@@ -30,8 +30,8 @@ from tailwise.training.optimizer import create_schedule
         ("inverse-frequency", 80, (55, 75)),
     ],
 )
-def test_defaults_are_the_recipe(sampler: Any, epochs: int, milestones: tuple[int, ...]) -> None:
-    config = resolve(TrainConfig(data="digits", output="run", sampler=sampler))
+def test_a_published_recipe_is_whole(sampler: Any, epochs: int, milestones: tuple[int, ...]) -> None:
+    config = resolve(TrainConfig(data="digits", output="run", sampler=sampler, recipe="voc-mlt"))
     optim = config.optim
     assert (optim.epochs, optim.milestones) == (epochs, milestones)
     assert (optim.lr, optim.momentum, optim.weight_decay, optim.clip_norm) == (0.02, 0.9, 1e-4, 35)
@@ -43,8 +43,10 @@ def test_defaults_are_the_recipe(sampler: Any, epochs: int, milestones: tuple[in
 RECIPE: dict[str, Any] = {
     "loss": "db-focal",
     "loss_options": {},
-    "recipe": None,
+    "recipe": "voc-mlt",
     "mode": "finetune",
+    "sampler": "class-aware",
+    "head.solver": "sgd",
     "samples_per_class": 3,
     "epoch_reduce": 4.0,
     "repeat_threshold": None,
@@ -88,6 +90,7 @@ RECIPE: dict[str, Any] = {
     "model.options": {},
     "model.frozen_stages": 1,
     "model.running_stats": True,
+    "model.neck": "recipe",
     "model.neck_width": 256,
     "model.dropout": 0.5,
     "model.head": "linear",
@@ -107,8 +110,8 @@ RECIPE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("option", RECIPE)
-def test_every_number_of_the_recipe_is_the_default(option: str) -> None:
-    resolved = resolve(TrainConfig(data="digits", output="run"))
+def test_every_number_of_a_published_recipe_is_there(option: str) -> None:
+    resolved = resolve(TrainConfig(data="digits", output="run", recipe="voc-mlt"))
     found = configuration.flatten(configuration.to_mapping(resolved))
     assert found[option] == RECIPE[option]
     assert type(found[option]) is type(RECIPE[option]) or option == "optim.warmup_ratio"
@@ -116,13 +119,25 @@ def test_every_number_of_the_recipe_is_the_default(option: str) -> None:
 
 def test_the_neck_is_of_the_linear_head() -> None:
     for head, neck in (("linear", "recipe"), ("gcn", "none")):
-        config = resolve(TrainConfig(data="digits", output="run", model=ModelConfig(head=head)))  # type: ignore[arg-type]
+        model = ModelConfig(head=head)  # type: ignore[arg-type]
+        config = resolve(TrainConfig(data="digits", output="run", recipe="voc-mlt", model=model))
         assert config.model.neck == neck
         assert config.standardize_features is (head == "linear")
 
 
+def test_fine_tuning_without_a_published_recipe_starts_with_a_solved_head_and_is_current() -> None:
+    config = resolve(TrainConfig(data="digits", output="run"))
+    assert (config.head.solver, config.model.neck, config.sampler) == ("exact", "unit", "uniform")
+    assert {name: getattr(config.optim, name) for name in CURRENT} == dict(CURRENT)
+    own = resolve(TrainConfig(data="digits", output="run", optim=OptimConfig(name="sgd", lr=0.5, schedule="steps")))
+    assert (own.optim.name, own.optim.lr, own.optim.schedule) == ("sgd", 0.5, "steps")
+    graph = resolve(TrainConfig(data="digits", output="run", model=ModelConfig(head="gcn")))
+    assert (graph.head.solver, graph.model.neck) == ("sgd", "none")
+    assert resolve(config) == config
+
+
 def test_milestones_keep_their_place_in_another_number_of_epochs() -> None:
-    config = resolve(TrainConfig(data="digits", output="run", optim=OptimConfig(epochs=16)))
+    config = resolve(TrainConfig(data="digits", output="run", recipe="voc-mlt", optim=OptimConfig(epochs=16)))
     assert config.optim.milestones == (10, 14)
 
 
@@ -130,7 +145,9 @@ def test_milestones_keep_their_place_in_another_number_of_epochs() -> None:
 def test_milestones_of_a_few_epochs_lie_inside_the_second_half(sampler: Any) -> None:
     for epochs in range(1, 81):
         optim = resolve(
-            TrainConfig(data="digits", output="run", sampler=sampler, optim=OptimConfig(epochs=epochs))
+            TrainConfig(
+                data="digits", output="run", sampler=sampler, recipe="voc-mlt", optim=OptimConfig(epochs=epochs)
+            )
         ).optim
         assert optim.milestones is not None
         assert all(epochs / 2 <= milestone < epochs for milestone in optim.milestones)
@@ -138,7 +155,7 @@ def test_milestones_of_a_few_epochs_lie_inside_the_second_half(sampler: Any) -> 
 
 
 def test_a_single_epoch_trains_at_its_whole_rate(tiny: Callable[..., TrainConfig]) -> None:
-    config = resolve(tiny(optim={"epochs": 1, "warmup_steps": 0}))
+    config = resolve(tiny(recipe="voc-mlt", optim={"epochs": 1, "warmup_steps": 0}))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=known(config.optim.lr))
     schedule = create_schedule(optimizer, config.optim, steps_per_epoch=6)
     rates = []
@@ -277,7 +294,7 @@ def test_a_configuration_of_an_earlier_revision_is_read() -> None:
 
 
 def test_differences_name_what_changes_the_result(tiny: Callable[..., TrainConfig]) -> None:
-    old = resolve(tiny(loss_options={"mu": 0.3}))
+    old = resolve(tiny(recipe="voc-mlt", loss_options={"mu": 0.3}))
     assert differences(old, replace(old, output="elsewhere", quiet=False, resume=True, num_workers=2)) == []
     assert differences(old, replace(old, checkpoint_minutes=1.0, compile=True)) == []
     new = replace(old, seed=4, loss_options={"mu": 0.2}, optim=replace(old.optim, lr=0.1))
@@ -339,15 +356,17 @@ def test_places_become_absolute_and_names_of_data_sets_stay(monkeypatch: pytest.
 
 
 def test_a_loss_may_name_its_sampler(tmp_path: Path) -> None:
-    plain = resolve(TrainConfig(data="digits", output="run", loss="pg", sampler="uniform"))
+    shared: Any = {"data": "digits", "output": "run", "recipe": "coco-mlt"}
+    plain = resolve(TrainConfig(**shared, loss="pg", sampler="uniform"))
     for sampler in (None, "uniform"):
-        assert resolve(TrainConfig(data="digits", output="run", loss="pg@uniform", sampler=sampler)) == plain
+        assert resolve(TrainConfig(**shared, loss="pg@uniform", sampler=sampler)) == plain
     assert resolve(plain) == plain
     assert plain.optim.epochs == 80
-    assert resolve(TrainConfig(data="digits", output="run")).sampler == "class-aware"
+    assert resolve(TrainConfig(**shared)).sampler == "class-aware"
+    assert resolve(TrainConfig(data="digits", output="run")).sampler == "uniform"
     (tmp_path / "a@b.yaml").write_text("neg_slope: 5")
     for loss in (str(tmp_path / "a@b.yaml"), f"{tmp_path / 'a@b.yaml'}@repeat-factor"):
-        own = resolve(TrainConfig(data="digits", output="run", loss=loss))
+        own = resolve(TrainConfig(**shared, loss=loss))
         assert (own.loss, own.loss_options) == ("formula", {"neg_slope": 5})
         assert own.sampler == ("repeat-factor" if "@repeat" in loss else "class-aware")
 

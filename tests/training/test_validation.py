@@ -21,7 +21,7 @@ from tailwise.errors import InputError
 from tailwise.training import finetune, probe
 from tailwise.training.config import TrainConfig, resolve
 from tailwise.training.inputs import open_images, read_run
-from tailwise.training.run import evaluate, train
+from tailwise.training.run import create_loss, evaluate, train
 from tests.formats import read_csv
 from tests.training.conftest import Interruption
 
@@ -130,7 +130,7 @@ def test_features_are_computed_once_for_all_folds_and_scaled_by_the_training_row
 def test_fine_tuning_sees_validation_images_at_the_size_of_the_network(tiny: Tiny) -> None:
     config = resolve(tiny(val_folds=FOLDS))
     splits = read_run(config)
-    task = finetune.new_task(config, splits)
+    task = finetune.new_task(config, splits, torch.device("cpu"), create_loss)
     assert task.validation is not None
     assert splits.validation is not None
     expected = open_images(splits.validation, 32, config).table.batch(torch.arange(len(splits.validation)))

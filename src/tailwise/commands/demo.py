@@ -74,7 +74,7 @@ def configuration(output: Path) -> TrainConfig:
     from tailwise.data.pixels.augment import Augmentation
     from tailwise.models.model_config import ModelConfig
     from tailwise.training.config import TrainConfig
-    from tailwise.training.optim_config import OptimConfig
+    from tailwise.training.optim_config import PUBLISHED, OptimConfig
 
     return TrainConfig(
         data="digits",
@@ -89,6 +89,7 @@ def configuration(output: Path) -> TrainConfig:
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         ),
-        optim=OptimConfig(lr=0.1, epochs=10, warmup_steps=50),
+        optim=OptimConfig(**{**PUBLISHED, "lr": 0.1, "epochs": 10, "warmup_steps": 50}),
+        sampler="class-aware",
         augment=Augmentation(photometric=False, flip=0.0),
     )

@@ -24,7 +24,7 @@ from tailwise.losses import is_dotted_path, is_loss_file, read_loss_file
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import Role, check_fields, flag, names_of, option
 from tailwise.spelling import near
-from tailwise.training.optim_config import PUBLISHED, OptimConfig, completed
+from tailwise.training.optim_config import CURRENT, PUBLISHED, OptimConfig, completed
 
 Mode = Literal["finetune", "probe"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -50,12 +50,13 @@ ALL_FOLDS: Final = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """How the head of a probe is found."""
+    """How the head of a probe, or that which fine-tuning starts with, is found."""
 
     solver: Literal["exact", "sgd"] | None = option(default=None, prefixed=True)
     """"exact" solves a linear head to convergence, with an L2 penalty whose strength is chosen on folds of the training
-    split; "sgd" trains neck and head by --optim for a number of epochs. By default exact in probe mode, unless the
-    model has a neck or a graph head."""
+    split; "sgd" trains neck and head by --optim for a number of epochs. In finetune mode, training starts with the
+    exact head, or with a random one (sgd). By default exact, unless the model has another neck or head, or fine-tuning
+    follows a published --recipe."""
     transform: Literal["auto", "sqrt", "none", "standardize"] = option(default="auto", prefixed=True)
     """What is done to features before an exact head. "none" scales each image to unit norm; "sqrt" takes signed square
     roots before that; "standardize" gives each dimension mean 0 and variance 1 after it. By default the one that
@@ -171,6 +172,11 @@ class TrainConfig(ReadOptions):
     resume: bool = option(Role.DISPLAY, False, first=True, of_one_run=True)
     """Continue the run in the output folder."""
 
+    @property
+    def is_solved(self) -> bool:
+        """Whether the model is solved, without steps of training: a probe with an exact head."""
+        return self.mode == "probe" and self.head.solver == "exact"
+
 
 # A resumed run may change these: they have no effect on its results, except for rounding.
 _WITHOUT_EFFECT = names_of(TrainConfig, Role.MACHINE, Role.DISPLAY)
@@ -197,21 +203,39 @@ def resolve(config: TrainConfig) -> TrainConfig:
         if (path := getattr(config, name)) is not None and not (name == "data" and is_named(path))
     }
     model, standardize = config.model, config.standardize_features
-    has_neck = model.has_neck and config.head.solver != "exact"
+    neck = model.neck or _neck_of(config)
     assert config.sampler is not None
     return replace(
         config,
         **places,
         output=str(Path(config.output).absolute()),
-        standardize_features=has_neck if standardize is None else standardize,
+        standardize_features=neck == "recipe" if standardize is None else standardize,
         model=replace(
             model,
-            neck="recipe" if has_neck else "unit" if model.neck == "unit" else "none",
+            neck=neck,
             weights=model.weights and model.weights.absolute(),
             label_embeddings=model.label_embeddings and model.label_embeddings.absolute(),
         ),
-        optim=completed(config.optim, PUBLISHED, is_class_aware=config.sampler == "class-aware"),
+        optim=completed(
+            config.optim,
+            PUBLISHED if _is_published(config) else CURRENT,
+            is_class_aware=config.sampler == "class-aware",
+        ),
     )
+
+
+def _is_published(config: TrainConfig) -> bool:
+    """Whether what is left open is that of the published recipe: in training by steps on features, and where asked."""
+    return config.mode == "probe" or config.recipe is not None
+
+
+def _neck_of(config: TrainConfig) -> Literal["recipe", "unit", "none"]:
+    """The neck by default."""
+    if config.head.solver == "exact":
+        return "none" if config.mode == "probe" else "unit"
+    if config.model.head != "linear":
+        return "none"
+    return "recipe" if _is_published(config) else "unit"
 
 
 def _with_sampler(config: TrainConfig) -> TrainConfig:
@@ -234,28 +258,33 @@ def _with_solver(config: TrainConfig) -> TrainConfig:
     Raises:
         InputError: the model or the loss is not one for the solver.
     """
-    model, solver = config.model, config.head.solver
-    is_linear = model.head == "linear" and model.neck != "recipe"
+    model, solver, is_probe = config.model, config.head.solver, config.mode == "probe"
+    is_linear = model.head == "linear" and model.neck in ((None, "unit", "none") if is_probe else (None, "unit"))
     if solver is None:
-        solver = "exact" if config.mode == "probe" and is_linear else "sgd"
-    if solver == "exact" and config.mode != "probe":
-        raise InputError("--head.solver exact is for --mode probe; leave it out")
+        solver = "exact" if is_linear and (is_probe or config.recipe is None) else "sgd"
     if solver == "exact" and not is_linear:
-        given = f"--model.head {model.head}" if model.head != "linear" else "--model.neck recipe"
+        given = f"--model.head {model.head}" if model.head != "linear" else f"--model.neck {model.neck}"
         raise InputError(f"--head.solver exact solves linear heads only, got {given}: give --head.solver sgd")
-    if solver == "exact" and config.devices * config.num_nodes > 1:
+    if solver == "exact" and not is_probe and config.head.transform not in ("auto", "none"):
+        raise InputError(
+            f"--head.transform {config.head.transform} is for --mode probe: a network that is fine-tuned scales its "
+            "features to unit norm; leave it out"
+        )
+    if solver == "exact" and is_probe and config.devices * config.num_nodes > 1:
         raise InputError(
             f"an exact head is solved on one device, got --devices {config.devices} and --num-nodes {config.num_nodes}"
         )
     names = [] if is_loss_file(config.loss) or is_dotted_path(config.loss) else config.loss.split("+")
-    if solver != "exact" and (RIDGE in names or len(names) > 1):
+    if not (solver == "exact" and is_probe) and (RIDGE in names or len(names) > 1):
         raise InputError(
             f"--loss {config.loss} is for exact heads: give --mode probe and no other solver, neck or head"
         )
     if config.loss_options and (RIDGE in names or len(names) > 1):
         raise InputError(f"--loss {config.loss} takes no --loss-options; its parts have their defaults")
-    sampler = config.sampler or ("uniform" if solver == "exact" else DEFAULT_SAMPLER)
-    folds = config.val_folds if solver == "exact" and config.val_fold == ALL_FOLDS else config.head.folds
+    weighs_alike = not _is_published(config) or (is_probe and solver == "exact")
+    sampler = config.sampler or ("uniform" if weighs_alike else DEFAULT_SAMPLER)
+    is_judged = is_probe and solver == "exact" and config.val_fold == ALL_FOLDS
+    folds = config.val_folds if is_judged else config.head.folds
     return replace(config, sampler=sampler, head=replace(config.head, solver=solver, folds=folds))
 
 

@@ -14,18 +14,27 @@ from torch import Tensor
 from tailwise.data.dataset import Dataset
 from tailwise.data.pixels.augment import augment, prepare
 from tailwise.errors import InputError
-from tailwise.models.extractor import RECORD_FILE, BackboneRecord, describe_backbone
+from tailwise.models.extractor import RECORD_FILE, BackboneRecord, describe_backbone, prepare_for_inference
 from tailwise.models.gcn import blank_graph, create_graph
-from tailwise.models.heads import Classifier, create_classifier
+from tailwise.models.heads import Classifier, Head, create_classifier
 from tailwise.models.model_config import ModelConfig
 from tailwise.training.config import TrainConfig
+from tailwise.training.exact import MakeLoss, solve_head
 from tailwise.training.folder import checkpoint_path
-from tailwise.training.inputs import RunSplits, open_images
-from tailwise.training.testing import Task, TrainingTask
+from tailwise.training.inputs import Images, RunSplits, open_images
+from tailwise.training.testing import PRECISION_TYPES, Task, TrainingTask, forward_table
+
+_IMAGES_PER_BATCH = 64
 
 
-def new_task(config: TrainConfig, splits: RunSplits) -> TrainingTask:
-    """Make the network, and decode the images.
+def new_task(config: TrainConfig, splits: RunSplits, device: torch.device, make_loss: MakeLoss) -> TrainingTask:
+    """Make the network, decode the images, and solve the head to start with unless it starts at random.
+
+    Args:
+        config: the run, resolved.
+        splits: its labels.
+        device: where to compute the features that the head is solved on.
+        make_loss: makes the loss of a configuration for statistics of training labels.
 
     Raises:
         InputError: the network cannot be made, or an image cannot be read.
@@ -46,10 +55,13 @@ def new_task(config: TrainConfig, splits: RunSplits) -> TrainingTask:
         model.backbone.compile()  # not the head: its dropout draws the same numbers as without compiling
     # The whole split is decoded, so that runs that hold out other parts share it.
     whole = open_images(splits.whole, training_size(config), config)
+    train_images = whole.subset(~splits.held_out) if splits.held_out.any() else whole
+    if config.head.solver == "exact" and not is_resumed:
+        start_with_solved_head(model, train_images, config, device, make_loss)
     validation = splits.validation
     return TrainingTask(
         model=model,
-        train=whole.subset(~splits.held_out) if splits.held_out.any() else whole,
+        train=train_images,
         train_inputs=partial(
             augment,
             size=config.image_size,
@@ -63,6 +75,40 @@ def new_task(config: TrainConfig, splits: RunSplits) -> TrainingTask:
         test_inputs=partial(prepare, size=config.image_size, mean=model.mean, std=model.std),
         record=recorded,
     )
+
+
+def start_with_solved_head(
+    model: Classifier, images: Images, config: TrainConfig, device: torch.device, make_loss: MakeLoss
+) -> None:
+    """Solve the linear layer on the features that the network has of the training images, as they are.
+
+    A random head sends large gradients into the backbone, which distort its features before the head is any good: Kumar
+    et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022.
+
+    Args:
+        model: its neck scales features to the root mean square 1.
+        images: the decoded training images.
+        config: the run, resolved.
+        device: where to compute.
+        make_loss: makes the loss of a configuration for statistics of training labels.
+    """
+    assert isinstance(model.head, Head)
+    frozen = prepare_for_inference(model.backbone, PRECISION_TYPES[config.precision]).to(device)
+    features = forward_table(
+        lambda rows: frozen(prepare(rows, config.image_size, model.mean, model.std)),
+        images.table,
+        device=device,
+        batch_size=_IMAGES_PER_BATCH,
+        description="features to solve the head on",
+        show=not config.quiet,
+    )
+    unscaled = replace(config, head=replace(config.head, transform="none"))
+    solved = solve_head(features.to(device), images.split, unscaled, make_loss)
+    linear = model.head.linear
+    with torch.no_grad():
+        # It is solved for features of the norm 1.
+        linear.weight.copy_(solved.weight / math.sqrt(linear.in_features))
+        linear.bias.copy_(solved.bias)
 
 
 def training_size(config: TrainConfig) -> int:

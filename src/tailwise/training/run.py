@@ -118,7 +118,7 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     if config.compile:
         require_compiler(device)
     if config.mode == "finetune":
-        task = finetune.new_task(config, splits)
+        task = finetune.new_task(config, splits, device, create_loss)
     else:
         task = probe.new_task(config, splits, device, origin)
     stats = _stats(task.train.split, config)
@@ -126,7 +126,7 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
         _write_start(config, stats, task, folder)
     validation, decisions = None, None
     trained: dict[str, Any]
-    if config.head.solver == "exact":
+    if config.is_solved:
         held_out, trained = _solve(config, task, device, folder)
         if task.validation is None:
             validation, decisions = _judge_folds(config, held_out, config.head.folds, task, stats, folder)
@@ -146,7 +146,7 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
         "mode": config.mode,
         "head": config.model.head,
         "label_embeddings": embeddings_source(config.model, seed=config.seed),
-        "epochs": None if config.head.solver == "exact" else config.optim.epochs,
+        "epochs": None if config.is_solved else config.optim.epochs,
         **trained,
         "seed": config.seed,
         "seconds": round(time.perf_counter() - started, 2),
