@@ -26,12 +26,13 @@ PUBLISHED: Final[Mapping[str, Any]] = {
 
 CURRENT: Final[Mapping[str, Any]] = {
     "name": "adamw",
-    "lr": 2e-4,
+    "lr": 5e-5,
+    "backbone_rate": 10.0,
     "weight_decay": 0.05,
     "decay_all": False,
-    "backbone_rate": 1.0,
     "schedule": "cosine",
-    "ema": 0.0,
+    "epochs": 4,
+    "ema": 1.0,
 }
 """Options of fine-tuning without a published recipe."""
 
@@ -49,7 +50,7 @@ class OptimConfig:
     lr: float | None = option(default=None, first=True, above=0)
     """Learning rate after the warm-up."""
     backbone_rate: float | None = option(default=None, at_least=0)
-    """Learning rate of the backbone, as a share of --lr, which is that of the head."""
+    """Learning rate of the backbone, as a multiple of --lr, which is that of the head."""
     layer_decay: float = option(default=1.0, above=0, at_most=1)
     """Factor of the learning rate from each layer of the backbone to the one before it."""
     momentum: float = option(default=0.9, at_least=0, below=1)
@@ -67,7 +68,7 @@ class OptimConfig:
     warmup_ratio: float = option(default=1 / 3, above=0, at_most=1)
     """Learning rate of the first step, as a share of --lr."""
     epochs: int | None = option(default=None, first=True, at_least=1)
-    """Number of epochs. By default 8 with the class-aware sampler and 80 with the others."""
+    """Number of epochs. By default 4; in a published recipe 8 with the class-aware sampler and 80 with the others."""
     milestones: tuple[int, ...] | None = None
     """Epochs after which the learning rate is multiplied by --optim.decay. By default 5 and 7 of 8 epochs, 55 and 75 of
     80, and in proportion for other numbers, but never in the first half."""
