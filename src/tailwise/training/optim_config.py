@@ -26,8 +26,8 @@ PUBLISHED: Final[Mapping[str, Any]] = {
 
 CURRENT: Final[Mapping[str, Any]] = {
     "name": "adamw",
-    "lr": 5e-5,
-    "backbone_rate": 10.0,
+    "lr": 5e-4,
+    "backbone_rate": 1.0,
     "weight_decay": 0.05,
     "decay_all": False,
     "schedule": "cosine",
