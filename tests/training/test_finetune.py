@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from tailwise.training.run import create_loss, evaluate, train
 
 CPU = torch.device("cpu")
 Tiny = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def tiny(tiny: Tiny) -> Tiny:
+    return partial(tiny, head=HeadConfig())
 
 
 @pytest.mark.parametrize("loss", ["bce", "asl@class-aware"])
