@@ -29,8 +29,7 @@ from tailwise.experiments.plan import Plan
 from tailwise.losses import RecipeName
 from tailwise.models.model_config import ModelConfig
 from tailwise.report.tables import Column, Table, best_cells
-from tailwise.training.config import TrainConfig
-from tailwise.training.optim_config import OptimConfig
+from tailwise.training.config import OptimConfig, TrainConfig
 
 
 class Row(NamedTuple):

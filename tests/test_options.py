@@ -17,8 +17,7 @@ from tailwise.commands import train
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import from_names
-from tailwise.training.config import TrainConfig, changes, to_mapping
-from tailwise.training.optim_config import OptimConfig
+from tailwise.training.config import OptimConfig, TrainConfig, changes, to_mapping
 
 COMMANDS = ("demo", "inspect", "build", "compare", "train", "guide", "evaluate", "report", "reproduce")
 

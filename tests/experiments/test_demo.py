@@ -10,7 +10,7 @@ import pytest
 from tailwise.cli import main
 from tailwise.commands import demo
 from tailwise.data.formats.digits import digits
-from tailwise.training.optim_config import OptimConfig
+from tailwise.training.config import OptimConfig
 
 
 @pytest.fixture

@@ -32,9 +32,8 @@ from tailwise.experiments.executors import (
     failure_of,
     unfinished,
 )
-from tailwise.training.config import TrainConfig, resolve, save
+from tailwise.training.config import OptimConfig, TrainConfig, resolve, save
 from tailwise.training.folder import METRICS_FILE
-from tailwise.training.optim_config import OptimConfig
 
 
 @pytest.fixture

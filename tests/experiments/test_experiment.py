@@ -14,8 +14,7 @@ from tailwise.experiments.published import GROUPS, published_table
 from tailwise.experiments.reproduction import RECIPE_SEEDS, Experiment, shortened
 from tailwise.experiments.results import MethodResult, RunFailure
 from tailwise.report.results_tables import published_table as results_table
-from tailwise.training.config import TrainConfig
-from tailwise.training.optim_config import OptimConfig
+from tailwise.training.config import OptimConfig, TrainConfig
 from tests.experiments.given import comparison_of, result_of
 from tests.formats import read_csv
 

@@ -12,8 +12,7 @@ from tailwise.errors import InputError
 from tailwise.experiments.comparison import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
-from tailwise.training.config import TrainConfig
-from tailwise.training.optim_config import OptimConfig
+from tailwise.training.config import OptimConfig, TrainConfig
 from tailwise.training.run import train
 
 

@@ -19,9 +19,8 @@ from tailwise.cli import main
 from tailwise.errors import InputError
 from tailwise.metrics import calibration_error, f1_scores, fit_decisions
 from tailwise.models.model_config import ModelConfig
-from tailwise.training.config import TrainConfig, resolve
+from tailwise.training.config import OptimConfig, TrainConfig, resolve
 from tailwise.training.folder import load_thresholds
-from tailwise.training.optim_config import OptimConfig
 from tailwise.training.run import evaluate, train
 from tests.formats import read_csv
 

@@ -15,9 +15,9 @@ import torch
 import tailwise as tw
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
-from tailwise.training import finetune
+from tailwise.training import finetune, probe
 from tailwise.training.config import HeadConfig, TrainConfig, resolve
-from tailwise.training.inputs import read_run
+from tailwise.training.inputs import open_images, read_run
 from tailwise.training.run import create_loss, evaluate, train
 
 CPU = torch.device("cpu")
@@ -105,3 +105,18 @@ def test_heads_on_locations_train_with_every_kind_of_loss(tiny: Tiny, head: Any,
 def test_what_does_not_go_together_is_refused(tiny: Tiny, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         resolve(tiny(**options))
+
+
+def test_features_of_a_probe_are_means_over_image_and_mirror_image(tiny: Tiny, weights: Path) -> None:
+    def features(**options: Any) -> tuple[str, torch.Tensor, torch.Tensor]:
+        config = tiny(mode="probe", model=ModelConfig("test_resnet", weights=weights, **options))
+        backbone = probe.Backbone.new(config, CPU)
+        split = read_run(config).train
+        images = open_images(split, config.image_size, config).table.batch(torch.arange(len(split)))
+        kept = probe.features_of(config, split, backbone)[1]
+        return backbone.key, torch.cat([kept, backbone.features(images.flip(-1), 32)]), kept
+
+    key, both_ways, plain = features()
+    mirrored_key, _, averaged = features(tta="flip")
+    torch.testing.assert_close(averaged, (plain + both_ways[len(plain) :]) / 2, rtol=1e-4, atol=1e-5)
+    assert len({key, mirrored_key, features(pool="max")[0]}) == 3

@@ -17,9 +17,8 @@ from tailwise.data.dataset import Dataset
 from tailwise.errors import InputError
 from tailwise.model import Model
 from tailwise.models.model_config import ModelConfig
-from tailwise.training.config import TrainConfig
+from tailwise.training.config import OptimConfig, TrainConfig
 from tailwise.training.folder import read_predictions
-from tailwise.training.optim_config import OptimConfig
 from tailwise.training.run import train
 
 Tiny = Callable[..., TrainConfig]
