@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tailwise import LabelStats, losses
 from tailwise.errors import InputError
 from tailwise.models.ridge import Ridge
-from tailwise.models.solver import Design, Head, Problem
+from tailwise.models.solver import Design, Head, Problem, solve_in_chunks
 
 ROWS, WIDTH, CLASSES = 120, 9, 5
 ALPHA = 0.7
@@ -213,3 +213,19 @@ def test_ridge_leaves_unknown_labels_out(targets: NDArray[np.int8]) -> None:
         kept = ~unknown[:, k]
         expected = SklearnRidge(alpha=ALPHA).fit(features.numpy()[kept], 2.0 * targets[kept, k] - 1)
         np.testing.assert_allclose(weight[k], expected.coef_, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bce", "db-focal", "rw", "pg", "asl"])
+def test_chunks_of_classes_have_the_heads_of_all(name: str, features: Tensor, targets: NDArray[np.int8]) -> None:
+    alpha = 20.0 if name == "pg" else ALPHA
+    weight, bias, _ = solved(features, targets, create(name, targets), alpha)
+    labels = torch.from_numpy(targets).to_sparse_csr()
+    found = solve_in_chunks(Design.of(features), labels, create(name, targets), alpha, size=2)
+    scale = float(weight.abs().max())
+    torch.testing.assert_close(found, (weight, bias), atol=0.01 * scale, rtol=0)
+
+
+def test_factors_of_all_classes_cannot_be_solved_in_chunks(features: Tensor, targets: NDArray[np.int8]) -> None:
+    labels = torch.from_numpy(targets)
+    with pytest.raises(InputError, match="pg-auto depend on all classes"):
+        solve_in_chunks(Design.of(features), labels, create("pg-auto", targets), ALPHA)

@@ -249,7 +249,7 @@ class ChunkedHead:
     def _coefficients(self, classes: slice, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Coefficients:
         """The parameters of a chunk, guided by its logits if the loss is."""
         weight, sides, groups = self._parameters
-        positive, negative = (_of_classes(side, classes) for side in sides)
+        positive, negative = (of_classes(side, classes) for side in sides)
         if groups is not None:
             assert isinstance(self.loss.guidance, Guidance)
             own = self.backend.probability_sums(logits, labels, mask)
@@ -326,7 +326,8 @@ class _Attached(torch.autograd.Function):
         return None, None, None, *gradients
 
 
-def _of_classes(side: Side, classes: slice) -> Side:
+def of_classes(side: Side, classes: slice) -> Side:
+    """A side for some of the classes."""
     return side.with_factors(factor[classes] if isinstance(factor, Tensor) else factor for factor in side.factors)
 
 

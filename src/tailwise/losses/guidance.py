@@ -155,9 +155,14 @@ class Guidance(_GroupGuidance):
         high, low = mean.positive.clamp(min=_FLOOR), mean.negative.clamp(min=_FLOOR)
         return self._guided(positive, high / low, "pos", classes), self._guided(negative, low / high, "neg", classes)
 
-    def settled(self, sums: Float[Tensor, "4 C"], positive: Side, negative: Side) -> tuple[Side, Side]:
-        """The two sides at sums over the whole training set, for every class."""
-        return self(sums, positive, negative)  # type: ignore[no-any-return]
+    def settled(
+        self, sums: Float[Tensor, "4 c"], positive: Side, negative: Side, classes: slice = ALL
+    ) -> tuple[Side, Side]:
+        """The two sides at sums over the whole training set, where every class that is trained has a positive."""
+        nothing = sums.new_zeros(self.num_groups)
+        groups = GroupMeans(nothing, nothing > 0)
+        sides: tuple[Side, Side] = self(sums, positive, negative, classes, groups)
+        return sides
 
     def group_means(self, positive_sums: Float[Tensor, "2 C"]) -> GroupMeans:
         """The p̄⁺ of classes without a positive, from Σ p y and Σ y of every class."""
@@ -283,8 +288,10 @@ class Steering(_GroupGuidance):
         if self.training:
             self.running.lerp_(sums.to(self.running.dtype), 1 / self.window)
 
-    def settled(self, sums: Float[Tensor, "4 C"], positive: Side, negative: Side) -> tuple[Side, Side]:
-        """The two sides at sums over the whole training set, which replace the running ones."""
+    def settled(
+        self, sums: Float[Tensor, "4 C"], positive: Side, negative: Side, _classes: slice = ALL
+    ) -> tuple[Side, Side]:
+        """The two sides at sums over the whole training set, which replace the running ones; for all classes."""
         self.running.copy_(sums)
         return self.steered(positive, negative)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from tailwise.errors import InputError
 from tailwise.losses.backends import Wanted, choose
+from tailwise.losses.batches import LabelChunks
+from tailwise.losses.chunked import of_classes
+from tailwise.losses.formula import PairWeight
+from tailwise.losses.guidance import Steering
 from tailwise.losses.loss import FormulaLoss, Loss
 from tailwise.shapes import Float, Shaped
 
@@ -85,6 +89,14 @@ class Head:
         return torch.addmm(self.bias, rows, self.weight)
 
 
+class Chunk(NamedTuple):
+    """Some neighbouring classes of a loss."""
+
+    classes: slice
+    weight: PairWeight
+    """The weights of pairs of all classes, which depend on all labels of a row."""
+
+
 class Problem:
     r"""The minimisation of :math:`\sum_i ω_i \ell(z_i, y_i) + \frac{α}{2} \lVert W \rVert^2` with z = Wᵀφ + b.
 
@@ -97,6 +109,7 @@ class Problem:
         targets: (N, K) labels: 1, 0, soft, or unknown (−1 or NaN).
         loss: a loss of tailwise, with ``reduction="none"`` where it has that, or any module of logits and targets.
         weights: (N,) image weights ω; None for 1.
+        chunk: the classes of the loss that ``targets`` has, if not all.
 
     Attributes:
         curvature: mean second derivative of the losses of pairs at the start, the unit of penalties.
@@ -111,8 +124,9 @@ class Problem:
         targets: Shaped[Tensor, "N K"],
         loss: nn.Module,
         weights: Float[Tensor, "N"] | None = None,
+        chunk: Chunk | None = None,
     ) -> None:
-        self.rows, self.loss = rows, loss
+        self.rows, self.loss, self._chunk = rows, loss, chunk
         self.targets = targets.nan_to_num(-1) if targets.is_floating_point() else targets
         self.weights = rows.new_ones(len(rows)) if weights is None else weights.to(rows)
         self._require_values()
@@ -159,10 +173,16 @@ class Problem:
         if not isinstance(self.loss, FormulaLoss):
             return _by_autograd(self.loss, self.targets)
         loss, backend = self.loss, choose(self.loss.impl, self.rows)
-        sides = loss.side("positive"), loss.side("negative")
+        positive, negative = loss.side("positive"), loss.side("negative")
+        if self._chunk is None:
+            weight, classes = loss.weigh(backend, self.targets, None), slice(None)
+        else:
+            classes, weight = self._chunk
+            positive, negative = of_classes(positive, classes), of_classes(negative, classes)
+            weight = weight if weight.label is None else weight._replace(label=weight.label[classes])
         if loss.guidance is not None:
-            sides = loss.guidance.settled(self._sums, *sides)
-        coefficients = loss.coefficients(*sides, loss.weigh(backend, self.targets, None))
+            positive, negative = loss.guidance.settled(self._sums, positive, negative, classes)
+        coefficients = loss.coefficients(positive, negative, weight)
         targets = self._corrected
 
         def evaluate(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,6 +295,37 @@ class Problem:
     def _weighed(self, values: Tensor) -> Tensor:
         """Losses of pairs or rows times the weights of their rows; all together as they are."""
         return values * self.weights[(...,) + (None,) * (values.ndim - 1)] if values.ndim else values
+
+
+def solve_in_chunks(
+    design: Design, targets: Shaped[Tensor, "N K"], loss: FormulaLoss, penalty: float, *, size: int = 256
+) -> tuple[Float[Tensor, "K F"], Float[Tensor, "K"]]:
+    """Solve the head of very many classes, some at a time: memory is that of the head and of one chunk.
+
+    Args:
+        design: N rows of features.
+        targets: (N, K) labels: 1, 0, or unknown (−1 or NaN), best sparse CSR.
+        loss: a loss of pairs, with ``reduction="none"``.
+        penalty: α.
+        size: classes of a chunk.
+
+    Returns:
+        Weight and bias of a layer that takes the features themselves, float32.
+
+    Raises:
+        InputError: the loss has factors that depend on all classes.
+    """
+    if isinstance(loss.guidance, Steering):
+        raise InputError("the factors of pg-auto depend on all classes: solve them at once, or take another loss")
+    rows, num_classes = design.rows.float(), targets.shape[1]
+    pair_weight = loss.weigh(choose(loss.impl, rows), targets, None)
+    chunks = LabelChunks(targets, None, range(num_classes), size)
+    weight, bias = rows.new_empty(num_classes, len(design.axes)), rows.new_empty(num_classes)
+    for classes in chunks.slices:
+        labels, _ = chunks.labels(classes)
+        head = Problem(rows, labels, loss, chunk=Chunk(classes, pair_weight)).solve(penalty)
+        weight[classes], bias[classes] = design.linear(head)
+    return weight, bias
 
 
 def _by_autograd(loss: nn.Module, targets: Shaped[Tensor, "N K"]) -> Objective:
