@@ -26,8 +26,8 @@ from tailwise.data.dataset import Dataset
 from tailwise.data.splits import divide
 from tailwise.metrics import find_suspects, fit_calibration
 from tailwise.metrics.suspects import MIN_SCORE
-from tailwise.training.config import resolve
 from tailwise.training.probe import compute_features
+from tailwise.training.resolution import resolve
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int8]

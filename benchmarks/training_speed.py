@@ -31,11 +31,12 @@ from tailwise.data.pixels.augment import prepare
 from tailwise.models.backbone import create_backbone
 from tailwise.models.extractor import prepare_for_inference
 from tailwise.training import finetune
-from tailwise.training.config import TrainConfig, resolve
+from tailwise.training.config import TrainConfig
 from tailwise.training.datamodule import EpochBatches
 from tailwise.training.folder import checkpoint_path
 from tailwise.training.inputs import open_images, read_run
 from tailwise.training.optimizer import create_schedule
+from tailwise.training.resolution import resolve
 from tailwise.training.run import create_loss, train
 from tailwise.training.testing import PRECISION_TYPES, TrainingTask
 from tailwise.training.trainer import create_sampler, fit

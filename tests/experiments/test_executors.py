@@ -32,8 +32,9 @@ from tailwise.experiments.executors import (
     failure_of,
     unfinished,
 )
-from tailwise.training.config import OptimConfig, TrainConfig, resolve, save
+from tailwise.training.config import OptimConfig, TrainConfig, save
 from tailwise.training.folder import METRICS_FILE
+from tailwise.training.resolution import resolve
 
 
 @pytest.fixture

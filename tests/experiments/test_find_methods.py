@@ -15,7 +15,8 @@ from tailwise.errors import InputError
 from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, METHODS, OTHER_LOSSES, find_methods, simplicity
 from tailwise.experiments.plan import candidates
 from tailwise.losses import available, create
-from tailwise.training.config import TrainConfig, resolve
+from tailwise.training.config import TrainConfig
+from tailwise.training.resolution import resolve
 from tailwise.training.run import create_loss
 
 STATS = LabelStats(np.array([150, 60, 30, 8, 3]), 200)

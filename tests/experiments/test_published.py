@@ -9,7 +9,8 @@ import torch
 
 from tailwise import LabelStats, losses
 from tailwise.experiments.published import TABLES, published_table
-from tailwise.training.config import TrainConfig, resolve
+from tailwise.training.config import TrainConfig
+from tailwise.training.resolution import resolve
 
 BENCHMARKS = ("voc-mlt", "coco-mlt")
 SIZES = {"voc-mlt": {"head": 6, "medium": 6, "tail": 8}, "coco-mlt": {"head": 22, "medium": 33, "tail": 25}}

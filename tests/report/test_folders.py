@@ -19,7 +19,8 @@ from tailwise.models.model_config import ModelConfig
 from tailwise.report.folders import read_results
 from tailwise.report.results_tables import method_table
 from tailwise.report.summary import commands, train_command
-from tailwise.training.config import OptimConfig, TrainConfig, load, resolve
+from tailwise.training.config import OptimConfig, TrainConfig, load
+from tailwise.training.resolution import resolve
 from tests.report.folders import make_comparison, make_data, make_logits, make_run
 
 

@@ -16,9 +16,10 @@ from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import config as configuration
-from tailwise.training.config import TrainConfig, differences, resolve
+from tailwise.training.config import TrainConfig, differences
 from tailwise.training.optim_config import CURRENT, PUBLISHED, OptimConfig, completed, known
 from tailwise.training.optimizer import create_schedule
+from tailwise.training.resolution import resolve
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from tailwise.errors import InputError
 from tailwise.metrics import f1_scores, fit_decisions
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import run as running
-from tailwise.training.config import TrainConfig, load, resolve
+from tailwise.training.config import TrainConfig, load
 from tailwise.training.folder import load_thresholds
+from tailwise.training.resolution import resolve
 from tailwise.training.run import evaluate, train
 from tailwise.training.trainer import MultiLabelModule
 from tests.formats import read_csv

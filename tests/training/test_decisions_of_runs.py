@@ -19,8 +19,9 @@ from tailwise.cli import main
 from tailwise.errors import InputError
 from tailwise.metrics import calibration_error, f1_scores, fit_decisions
 from tailwise.models.model_config import ModelConfig
-from tailwise.training.config import OptimConfig, TrainConfig, resolve
+from tailwise.training.config import OptimConfig, TrainConfig
 from tailwise.training.folder import load_thresholds
+from tailwise.training.resolution import resolve
 from tailwise.training.run import evaluate, train
 from tests.formats import read_csv
 

@@ -16,8 +16,9 @@ import tailwise as tw
 from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import finetune, probe
-from tailwise.training.config import HeadConfig, TrainConfig, resolve
+from tailwise.training.config import HeadConfig, TrainConfig
 from tailwise.training.inputs import open_images, read_run
+from tailwise.training.resolution import resolve
 from tailwise.training.run import create_loss, evaluate, train
 
 CPU = torch.device("cpu")

@@ -24,7 +24,8 @@ from tailwise.data.pixels.augment import Augmentation
 from tailwise.errors import InputError
 from tailwise.models.gcn import label_adjacency
 from tailwise.models.model_config import ModelConfig
-from tailwise.training.config import TrainConfig, load, resolve
+from tailwise.training.config import TrainConfig, load
+from tailwise.training.resolution import resolve
 from tailwise.training.run import Result, evaluate, train
 from tests.formats import read_csv
 from tests.training.conftest import Interruption

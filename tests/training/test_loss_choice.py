@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from tailwise.errors import InputError
-from tailwise.training.config import TrainConfig, load, resolve
+from tailwise.training.config import TrainConfig, load
+from tailwise.training.resolution import resolve
 from tailwise.training.run import train
 
 Tiny = Callable[..., TrainConfig]

@@ -16,7 +16,8 @@ from tailwise.data.reading import ReadOptions
 from tailwise.errors import InputError
 from tailwise.report.mistakes import read_test_rows
 from tailwise.report.results_page import write_report
-from tailwise.training.config import TrainConfig, differences, load, resolve
+from tailwise.training.config import TrainConfig, differences, load
+from tailwise.training.resolution import resolve
 from tailwise.training.run import Result, evaluate, train
 from tests.training.conftest import CLASSES, SIDE
 

@@ -29,7 +29,8 @@ from tailwise.data.samplers import (
 )
 from tailwise.errors import InputError
 from tailwise.training import finetune
-from tailwise.training.config import TrainConfig, load, resolve
+from tailwise.training.config import TrainConfig, load
+from tailwise.training.resolution import resolve
 from tailwise.training.run import Result, evaluate, train
 from tailwise.training.trainer import MultiLabelModule, create_sampler
 from tests.formats import read_csv

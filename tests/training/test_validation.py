@@ -19,8 +19,9 @@ from sklearn.preprocessing import StandardScaler, normalize
 from tailwise import LabelStats
 from tailwise.errors import InputError
 from tailwise.training import finetune, probe
-from tailwise.training.config import TrainConfig, resolve
+from tailwise.training.config import TrainConfig
 from tailwise.training.inputs import open_images, read_run
+from tailwise.training.resolution import resolve
 from tailwise.training.run import create_loss, evaluate, train
 from tests.formats import read_csv
 from tests.training.conftest import Interruption

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from tailwise.commands.output import MOST_RUNS, publish
 from tailwise.data.reading import read
 from tailwise.options import Role, names_of, option
-from tailwise.training.config import Mode, TrainConfig, resolve
+from tailwise.training.config import Mode, TrainConfig
+from tailwise.training.resolution import resolve
 
 if TYPE_CHECKING:
     from tailwise.experiments.plan import Plan

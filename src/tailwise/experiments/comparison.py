@@ -30,11 +30,12 @@ from tailwise.models.backbone import try_backbone
 from tailwise.progress import countdown
 from tailwise.spelling import counted
 from tailwise.training import finetune
-from tailwise.training.config import TrainConfig, resolve
+from tailwise.training.config import TrainConfig
 from tailwise.training.folder import DATA_FILE, THRESHOLDS_FILE, read_logits, write_json
 from tailwise.training.inputs import RunSplits, check_labels, open_images, read_run
 from tailwise.training.optim_config import known
 from tailwise.training.probe import compute_features
+from tailwise.training.resolution import resolve
 from tailwise.training.testing import choose_device, list_suspects
 from tailwise.training.trainer import create_sampler
 

@@ -30,8 +30,9 @@ import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
 from tailwise.errors import InputError
-from tailwise.training.config import TrainConfig, differences, load, resolve, to_mapping
+from tailwise.training.config import TrainConfig, differences, load, to_mapping
 from tailwise.training.folder import CONFIG_FILE, METRICS_FILE, is_unstarted, write_json
+from tailwise.training.resolution import resolve
 from tailwise.training.run import train
 
 FAILED_FILE = "failed.json"

@@ -23,8 +23,9 @@ from tailwise.labels import IndexArray, LabelStats
 from tailwise.matrix import to_dense
 from tailwise.metrics import average_precision, group_means
 from tailwise.metrics.groups import TOTAL
-from tailwise.training.config import TrainConfig, resolve, save
+from tailwise.training.config import TrainConfig, save
 from tailwise.training.folder import CONFIG_FILE, VALIDATION_FILE, read_logits, write_json
+from tailwise.training.resolution import resolve
 
 FOLDS, SEARCH = "folds", "search"
 SEARCH_FILE = "search.json"

@@ -38,8 +38,9 @@ from tailwise.metrics import average_precision, fit_decisions, group_means
 from tailwise.metrics.bootstrap import Replicates, Resamples, interval, replicate
 from tailwise.metrics.groups import TOTAL
 from tailwise.options import Role, names_of
-from tailwise.training.config import TrainConfig, resolve, to_mapping
+from tailwise.training.config import TrainConfig, to_mapping
 from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, read_logits
+from tailwise.training.resolution import resolve
 from tailwise.training.testing import score_decisions
 
 # The options that all runs of a comparison share, but for where data are and how runs show themselves. The sampler is

@@ -18,8 +18,9 @@ from tailwise.experiments.results import Comparison, MethodResult
 from tailwise.report.page import Fact
 from tailwise.report.results_tables import left_out, summary_table
 from tailwise.spelling import counted
-from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, changes, flatten, resolve, to_mapping
+from tailwise.training.config import DEFAULT_SAMPLER, TrainConfig, changes, flatten, to_mapping
 from tailwise.training.folder import CONFIG_FILE
+from tailwise.training.resolution import resolve
 
 _NEW_FOLDER = "again"
 

@@ -28,8 +28,9 @@ from tailwise.files import replacing
 from tailwise.labels import LabelStats
 from tailwise.metrics import Decisions, Suspects
 from tailwise.shapes import Float
-from tailwise.training.config import TrainConfig, differences, load, resolve
+from tailwise.training.config import TrainConfig, differences, load
 from tailwise.training.inputs import IMAGE_COLUMN
+from tailwise.training.resolution import resolve
 
 CONFIG_FILE = "config.yaml"
 STATS_FILE = "stats.json"

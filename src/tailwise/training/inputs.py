@@ -26,7 +26,8 @@ from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.matrix import can_be_scored, count_negatives, count_positives
 from tailwise.shapes import Shaped, UInt8
-from tailwise.training.config import ALL_FOLDS, NO_SPLIT, TrainConfig, load, resolve, to_mapping
+from tailwise.training.config import ALL_FOLDS, NO_SPLIT, TrainConfig, load, to_mapping
+from tailwise.training.resolution import resolve
 
 IMAGE_COLUMN = "image"
 """The column of a predictions file that names the image; no class can have this name."""

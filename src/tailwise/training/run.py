@@ -25,7 +25,7 @@ from tailwise.models.gcn import embeddings_source
 from tailwise.models.heads import require_memory
 from tailwise.shapes import Float
 from tailwise.training import exact, finetune, inputs, probe
-from tailwise.training.config import ALL_FOLDS, NO_SPLIT, RIDGE, TrainConfig, load, resolve, save
+from tailwise.training.config import ALL_FOLDS, NO_SPLIT, RIDGE, TrainConfig, load, save
 from tailwise.training.datamodule import check_epoch
 from tailwise.training.finetune import require_compiler
 from tailwise.training.folder import (
@@ -48,6 +48,7 @@ from tailwise.training.folder import (
     write_skipped,
 )
 from tailwise.training.inputs import RunSplits, check_labels, each_fold, read_run
+from tailwise.training.resolution import resolve
 from tailwise.training.testing import (
     TrainingTask,
     choose_device,
