@@ -49,14 +49,7 @@ from tailwise.training.folder import (
 )
 from tailwise.training.inputs import RunSplits, check_labels, each_fold, read_run
 from tailwise.training.resolution import resolve
-from tailwise.training.testing import (
-    TrainingTask,
-    choose_device,
-    judge_validation,
-    list_suspects,
-    run_test,
-    run_validation,
-)
+from tailwise.training.testing import TrainingTask, choose_device, judge_folds, run_test, run_validation
 from tailwise.training.trainer import create_sampler, fit
 
 FOLDS_FOLDER = "folds"
@@ -81,11 +74,11 @@ def train(config: TrainConfig) -> Result | None:
 
     The folder then holds config.yaml, stats.json (counts, names and groups of the classes), logs,
     checkpoints/last.ckpt, curves.npz (mean probabilities during training), metrics.json and, if there is a test split,
-    predictions.parquet, and, if there are validation images, validation.parquet and thresholds.json, each written whole
-    or not at all; and backbone.json, the record of the backbone, with backbone.safetensors of a probe. With
-    ``config.val_fold`` "all", all training images are validated on; see :func:`~tailwise.training.run.cross_fit`.
-    With ``config.resume``, an interrupted run continues from its last checkpoint, with the results of an uninterrupted
-    one.
+    predictions.parquet, and, if there are validation images, validation.parquet and thresholds.json, with suspects.csv
+    if these are all training images, each written whole or not at all; and backbone.json, the record of the backbone,
+    with backbone.safetensors of a probe. With ``config.val_fold`` "all", all training images are validated on; see
+    :func:`cross_fit`. With ``config.resume``, an interrupted run continues from its last checkpoint, with the results
+    of an uninterrupted one.
 
     Args:
         config: the run.
@@ -130,7 +123,7 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     if config.is_solved:
         held_out, trained = _solve(config, task, device, folder)
         if task.validation is None:
-            validation, decisions = _judge_folds(config, held_out, config.head.folds, task, stats, folder)
+            validation, decisions = judge_folds(config, held_out, task.train.split, config.head.folds, stats, folder)
     else:
         if config.val_fold == ALL_FOLDS:
             validation, decisions = cross_fit(config, splits, task, stats, folder)
@@ -378,22 +371,11 @@ def cross_fit(
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # those of the whole split suffice
             _train(_held_out(config, fold, place), replace(part, test=None))
     logits = torch.from_numpy(read_logits([place / VALIDATION_FILE for place in places], task.train.split))
-    metrics, decisions = _judge_folds(config, logits, config.val_folds, task, stats, folder)
+    metrics, decisions = judge_folds(config, logits, task.train.split, config.val_folds, stats, folder)
     total = metrics["mAP"]["total"]
     found = "undefined" if total is None else f"{total:.2f}"
     _logger.info("cross-validated mAP: %s; now training on all images of split %r", found, task.train.split.name)
     return metrics, decisions
-
-
-def _judge_folds(
-    config: TrainConfig, logits: Float[Tensor, "N K"], folds: int, task: TrainingTask, stats: LabelStats, folder: Path
-) -> tuple[dict[str, Any], Decisions]:
-    """Write, score and fit the held-out scores of all training images, and list the labels that they contradict."""
-    split = task.train.split
-    named = replace(split, name=f"{split.name}, cross-validated in {folds} folds")
-    metrics, decisions = judge_validation(config, logits, named, stats, folder)
-    list_suspects(logits, split, decisions, folder)
-    return {"folds": folds, **metrics}, decisions
 
 
 def _held_out(config: TrainConfig, fold: int, place: Path) -> TrainConfig:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,16 @@ def judge_validation(
             ", ..." if len(untuned) > _LISTED else "",
         )
     return metrics, decisions
+
+
+def judge_folds(
+    config: TrainConfig, logits: Float[Tensor, "N K"], split: Dataset, folds: int, stats: LabelStats, folder: Path
+) -> tuple[dict[str, Any], Decisions]:
+    """Write, score and fit the held-out logits of all training images, and list the labels that they contradict."""
+    named = replace(split, name=f"{split.name}, cross-validated in {folds} folds")
+    metrics, decisions = judge_validation(config, logits, named, stats, folder)
+    list_suspects(logits, split, decisions, folder)
+    return {"folds": folds, **metrics}, decisions
 
 
 def list_suspects(
