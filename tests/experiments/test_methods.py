@@ -12,7 +12,7 @@ from tailwise.errors import InputError
 from tailwise.experiments.comparison import compare
 from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan
-from tailwise.training.config import OptimConfig, TrainConfig
+from tailwise.training.config import HeadConfig, OptimConfig, TrainConfig
 from tailwise.training.run import train
 
 
@@ -20,7 +20,13 @@ from tailwise.training.run import train
 def shared(tmp_path) -> TrainConfig:
     """One epoch of the demo's network on the digits, frozen: seconds per run."""
     config = configuration(tmp_path / "runs")
-    return replace(config, mode="probe", cache=str(tmp_path / "cache"), optim=OptimConfig(epochs=1, warmup_steps=5))
+    return replace(
+        config,
+        mode="probe",
+        head=HeadConfig(solver="sgd"),
+        cache=str(tmp_path / "cache"),
+        optim=OptimConfig(epochs=1, warmup_steps=5),
+    )
 
 
 def test_a_method_changes_only_what_it_names(shared):

@@ -19,7 +19,7 @@ from tailwise.experiments.methods import Method
 from tailwise.experiments.plan import Plan, candidates
 from tailwise.metrics import bootstrap
 from tailwise.models.model_config import ModelConfig
-from tailwise.training.config import TrainConfig
+from tailwise.training.config import HeadConfig, TrainConfig
 from tailwise.training.inputs import RunSplits
 
 BCE = Method("bce", {"loss": "bce"})
@@ -27,7 +27,9 @@ PG = Method("pg", {"loss": "pg", "loss_options": {"mu": 0.1}}, search=({"loss_op
 
 
 def plan(folder: Path = Path("out"), /, *, shared: dict[str, Any] | None = None, **options: Any) -> Plan:
-    config = TrainConfig(data="labels.csv", output="elsewhere", **{"mode": "probe", **(shared or {})})
+    config = TrainConfig(
+        data="labels.csv", output="elsewhere", **{"mode": "probe", "head": HeadConfig(solver="sgd"), **(shared or {})}
+    )
     return Plan(folder=folder, shared=config, **{"methods": (BCE, PG), "seeds": (3, 5), "folds": 2, **options})
 
 

@@ -22,7 +22,7 @@ from tailwise.experiments.plan import Chosen, Plan, settle
 from tailwise.experiments.results import Difference, percent
 from tailwise.experiments.scoring import Board, class_intervals, summarize
 from tailwise.metrics.bootstrap import Resamples
-from tailwise.training.config import TrainConfig, load
+from tailwise.training.config import HeadConfig, TrainConfig, load
 from tailwise.training.folder import PREDICTIONS_FILE, VALIDATION_FILE, read_logits, write_predictions
 
 NAMES = ("cat", "dog", "emu", "fox")
@@ -77,7 +77,13 @@ def fail(run: Run, reason: str) -> None:
 
 
 def make_plan(folder: Path, methods: Sequence[Method], **options: Any) -> Plan:
-    shared = TrainConfig(data=str(folder / "labels.csv"), output=str(folder), thresholds=THRESHOLDS, mode="probe")
+    shared = TrainConfig(
+        data=str(folder / "labels.csv"),
+        output=str(folder),
+        thresholds=THRESHOLDS,
+        mode="probe",
+        head=HeadConfig(solver="sgd"),
+    )
     given = {"seeds": (0, 1), "folds": 2, "replicates": 30, **options}
     return Plan(folder=folder / "out", shared=shared, methods=tuple(methods), **given)
 

@@ -324,7 +324,7 @@ def test_class_without_test_image_is_left_out_of_the_mean(tiny: Tiny, labels: Pa
 
 def test_training_learns(tiny: Tiny) -> None:
     plain = Augmentation(photometric=False)
-    config = tiny(sampler="uniform", augment=plain, optim={"epochs": 20, "lr": 0.05, "warmup_steps": 10})
+    config = tiny(sampler="uniform", augment=plain, optim={"name": "sgd", "epochs": 20, "lr": 0.05, "warmup_steps": 10})
     trained = run(config).metrics["AP"]
     # By chance it would be below 60; a few test images decide the last points.
     assert np.mean([trained[name] for name in ("red", "green", "blue")]) > 90
