@@ -137,10 +137,15 @@ def train_command(config: TrainConfig, output: str) -> str:
         output: folder for another one.
     """
     config = resolve(config)
-    usual = resolve(TrainConfig(data=config.data, output=output, loss=config.loss, mode=config.mode))
-    loss = config.loss if config.sampler == usual.sampler else f"{config.loss}@{config.sampler}"
+    recipe = config.recipe
+    plain = TrainConfig(data=config.data, output=output, loss=config.loss, mode=config.mode, recipe=recipe)
+    usual = resolve(plain)
+    # The default sampler depends on network and solver, which are given.
+    default = resolve(replace(plain, model=config.model, head=config.head)).sampler
+    loss = config.loss if config.sampler == default else f"{config.loss}@{config.sampler}"
     usual = replace(usual, sampler=config.sampler)
     words = ["tailwise", "train", "--data", config.data, "--output", output, "--loss", loss, "--mode", config.mode]
+    words += [] if recipe is None else ["--recipe", recipe]
     given = to_mapping(config)
     # An option of another option, such as one of the loss, is given with all of it.
     changed = dict.fromkeys(path_of(name, TrainConfig) for name, _, _ in changes(usual, config))
