@@ -26,15 +26,18 @@ PUBLISHED: Final[Mapping[str, Any]] = {
 
 CURRENT: Final[Mapping[str, Any]] = {
     "name": "adamw",
-    "lr": 5e-4,
-    "backbone_rate": 1.0,
+    "lr": 5e-5,
+    "backbone_rate": 10.0,
     "weight_decay": 0.05,
     "decay_all": False,
     "schedule": "cosine",
     "epochs": 4,
     "ema": 1.0,
 }
-"""Options of fine-tuning without a published recipe."""
+"""Options of fine-tuning from a solved head, which needs smaller steps than the backbone."""
+
+FROM_RANDOM: Final[Mapping[str, Any]] = {**CURRENT, "lr": 5e-3, "backbone_rate": 0.1, "epochs": 12, "ema": 0.1}
+"""Options of fine-tuning from a random head, which needs larger steps and more of them."""
 
 # Epochs and milestones. An epoch of any sampler but the class-aware one is about as long as the training set.
 _CLASS_AWARE_SCHEDULE = (8, (5, 7))
@@ -68,7 +71,8 @@ class OptimConfig:
     warmup_ratio: float = option(default=1 / 3, above=0, at_most=1)
     """Learning rate of the first step, as a share of --lr."""
     epochs: int | None = option(default=None, first=True, at_least=1)
-    """Number of epochs. By default 4; in a published recipe 8 with the class-aware sampler and 80 with the others."""
+    """Number of epochs. By default 4 from a solved head and 12 from a random one; in published recipes 8 with the
+    class-aware sampler and 80 with the others."""
     milestones: tuple[int, ...] | None = None
     """Epochs after which the learning rate is multiplied by --optim.decay. By default 5 and 7 of 8 epochs, 55 and 75 of
     80, and in proportion for other numbers, but never in the first half."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +24,7 @@ from tailwise.training.config import (
     ThresholdObjective,
     TrainConfig,
 )
-from tailwise.training.optim_config import CURRENT, PUBLISHED, completed
+from tailwise.training.optim_config import CURRENT, FROM_RANDOM, PUBLISHED, completed
 
 _LOGISTIC: Final = "logistic"
 
@@ -62,17 +63,20 @@ def resolve(config: TrainConfig) -> TrainConfig:
             weights=model.weights and model.weights.absolute(),
             label_embeddings=model.label_embeddings and model.label_embeddings.absolute(),
         ),
-        optim=completed(
-            config.optim,
-            PUBLISHED if _is_published(config) else CURRENT,
-            is_class_aware=config.sampler == "class-aware",
-        ),
+        optim=completed(config.optim, _recipe_of(config), is_class_aware=config.sampler == "class-aware"),
     )
 
 
 def _is_published(config: TrainConfig) -> bool:
     """Whether what is left open is that of the published recipe: in training by steps on features, and where asked."""
     return config.mode == "probe" or config.recipe is not None
+
+
+def _recipe_of(config: TrainConfig) -> Mapping[str, Any]:
+    """The options of the optimizer by default."""
+    if _is_published(config):
+        return PUBLISHED
+    return CURRENT if config.head.solver == "exact" else FROM_RANDOM
 
 
 def _neck_of(config: TrainConfig) -> Literal["recipe", "unit", "none"]:
