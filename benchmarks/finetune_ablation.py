@@ -49,6 +49,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "rates twice as high": {"optim": {"lr": 1e-4}},
     "8 epochs": {"optim": {"epochs": 8}},
     "crops and mirror images only": {"augment": {"photometric": False}},
+    "stem and first stage frozen": {"model": {"frozen_stages": 1}},
     "catavgmax": {"model": {"pool": "catavgmax"}},
 }
 
@@ -95,7 +96,7 @@ def report(
 
 def _configuration(photos: Path, weights: Path, output: Path, image_size: int) -> TrainConfig:
     config = configuration(photos, weights, output, image_size=image_size, precision="bf16")
-    return replace(config, recipe=None, loss="bce", model=replace(config.model, frozen_stages=-1))
+    return replace(config, recipe=None, loss="bce")
 
 
 def _row(config: TrainConfig) -> Iterator[tuple[str, dict[str, float]]]:

@@ -17,7 +17,7 @@ from tailwise.errors import InputError
 from tailwise.models.model_config import ModelConfig
 from tailwise.training import config as configuration
 from tailwise.training.config import TrainConfig, differences
-from tailwise.training.optim_config import CURRENT, PUBLISHED, OptimConfig, completed, known
+from tailwise.training.optim_config import CURRENT, FROM_RANDOM, PUBLISHED, OptimConfig, completed, known
 from tailwise.training.optimizer import create_schedule
 from tailwise.training.resolution import resolve
 
@@ -133,7 +133,8 @@ def test_fine_tuning_without_a_published_recipe_starts_with_a_solved_head_and_is
     own = resolve(TrainConfig(data="digits", output="run", optim=OptimConfig(name="sgd", lr=0.5, schedule="steps")))
     assert (own.optim.name, own.optim.lr, own.optim.schedule) == ("sgd", 0.5, "steps")
     graph = resolve(TrainConfig(data="digits", output="run", model=ModelConfig(head="gcn")))
-    assert (graph.head.solver, graph.model.neck) == ("sgd", "none")
+    assert (graph.head.solver, graph.model.neck, graph.optim.lr) == ("sgd", "none", FROM_RANDOM["lr"])
+    assert config.model.frozen_stages == -1
     assert resolve(config) == config
 
 
@@ -287,7 +288,11 @@ def test_a_configuration_of_an_earlier_revision_is_read() -> None:
         val_folds=5,
         thresholds=(5, 50),
         model=ModelConfig(
-            "mobilenetv2_100", weights=Path("w.safetensors"), options={"pad_type": "same"}, mean=(0.5, 0.4, 0.3)
+            "mobilenetv2_100",
+            weights=Path("w.safetensors"),
+            options={"pad_type": "same"},
+            frozen_stages=1,
+            mean=(0.5, 0.4, 0.3),
         ),
         optim=OptimConfig(lr=1e-3, weight_decay=1e-4, clip_norm=None, warmup_steps=500, milestones=(2, 4), epochs=6),
         augment=Augmentation(hue=3.5, contrast=(0.9, 1.1)),

@@ -20,7 +20,7 @@ from tailwise.models.backbone import (
     seeded,
 )
 from tailwise.models.gcn import GraphHead, LabelGraph
-from tailwise.models.model_config import ModelConfig
+from tailwise.models.model_config import PUBLISHED_FROZEN_STAGES, ModelConfig
 from tailwise.models.spatial_heads import AttentionHead, DecoderHead
 from tailwise.shapes import Float
 
@@ -172,7 +172,7 @@ def create_classifier(
             :func:`create_head`.
     """
     backbone = create_backbone(config, seed=seed)
-    freeze_stages(backbone, config.frozen_stages)
+    freeze_stages(backbone, PUBLISHED_FROZEN_STAGES if config.frozen_stages is None else config.frozen_stages)
     head = create_head(feature_width(backbone), num_classes, config, seed=seed, graph=graph)
     mean, std = input_statistics(backbone, config)
     return Classifier(

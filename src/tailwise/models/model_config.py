@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from tailwise.errors import InputError
 from tailwise.options import check_fields, option
+
+PUBLISHED_FROZEN_STAGES: Final = 1
+"""Frozen stages of the published recipe, after the stem."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,9 @@ class ModelConfig:
     options: dict[str, Any] = option(factory=dict, prefixed=True)
     """Further arguments of the timm model, such as ``{"pad_type": "same"}``."""
 
-    frozen_stages: int = option(default=1, at_least=-1)
-    """What keeps its weights: -1 nothing, 0 the stem, n the stem and the first n stages (blocks in a transformer)."""
+    frozen_stages: int | None = option(default=None, at_least=-1)
+    """What keeps its weights: -1 nothing, 0 the stem, n the stem and the first n stages (blocks in a transformer). By
+    default -1 in fine-tuning without a published recipe, else 1."""
 
     running_stats: bool = True
     """Batch norms of the backbone use their running statistics in training too; scale and shift still train."""

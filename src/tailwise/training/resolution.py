@@ -13,6 +13,7 @@ from tailwise.data.dataset import SPLIT_JOINER
 from tailwise.data.reading import is_named
 from tailwise.errors import InputError
 from tailwise.losses import is_dotted_path, is_loss_file, read_loss_file
+from tailwise.models.model_config import PUBLISHED_FROZEN_STAGES
 from tailwise.options import Role, flag, names_of
 from tailwise.spelling import near
 from tailwise.training.config import (
@@ -51,6 +52,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     }
     model, standardize = config.model, config.standardize_features
     neck = model.neck or _neck_of(config)
+    frozen = PUBLISHED_FROZEN_STAGES if _is_published(config) else -1
     assert config.sampler is not None
     return replace(
         config,
@@ -60,6 +62,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         model=replace(
             model,
             neck=neck,
+            frozen_stages=frozen if model.frozen_stages is None else model.frozen_stages,
             weights=model.weights and model.weights.absolute(),
             label_embeddings=model.label_embeddings and model.label_embeddings.absolute(),
         ),
