@@ -26,6 +26,7 @@ from tailwise.data.pixels.augment import prepare
 from tailwise.experiments.methods import Method
 from tailwise.metrics import average_precision, group_means
 from tailwise.training import finetune
+from tailwise.training.callbacks import LAST_WEIGHTS
 from tailwise.training.config import NO_SPLIT, TrainConfig
 from tailwise.training.folder import VALIDATION_FILE, checkpoint_path, model_state, read_checkpoint, read_logits
 from tailwise.training.inputs import each_fold, open_images, read_run
@@ -131,8 +132,8 @@ def _scores(run: Path, config: TrainConfig, variant: str, split: Any) -> Scores:
     """Scores of a split by the last or the averaged weights of a run."""
     state = model_state(run)
     if variant.startswith("last"):
-        saved = read_checkpoint(checkpoint_path(run))["current_model_state"]
-        state = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
+        saved = read_checkpoint(checkpoint_path(run))[LAST_WEIGHTS]
+        state |= {key.removeprefix("model."): value for key, value in saved.items()}
     config = resolve(config)
     config = replace(config, model=replace(config.model, tta="flip" if variant.endswith("mirrored") else "none"))
     model = finetune.restore(run, config, state, len(split.class_names)).eval()

@@ -102,9 +102,8 @@ def test_averaged_weights_are_tested_and_kept(
     monkeypatch.setattr(MultiLabelModule, "optimizer_step", noted)
     result = train(config)
     assert result is not None
-    # The average starts at the weights after the first step.
-    average, share = seen[1], 1 / (0.25 * len(seen))
-    for weights in [*seen[2:], *last]:
+    average, share = seen[0], 1 / (0.25 * len(seen))
+    for weights in [*seen[1:], *last]:
         average = (1 - share) * average + share * weights
     assert 0 < share < 0.5
     assert not torch.allclose(average, last[0], atol=1e-4)

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 from tailwise.metrics.curves import CurveRecorder, steps_between_points
 from tailwise.progress import bar, is_shown
+
+LAST_WEIGHTS = "last_weights"
+"""The key of a checkpoint with the weights after its step, where it has averaged weights as those of the model."""
 
 _SECONDS_BETWEEN_LINES = 5.0
 _STEPS_BETWEEN_REFRESHES = 25
@@ -198,6 +202,65 @@ class ProbabilityCurveCallback(pl.Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.recorder.load_state_dict(state_dict)
+
+
+class WeightAverage(pl.Callback):
+    """Averages the weights over a training, and leaves their average in the model and in checkpoints.
+
+    The average starts at the weights that training starts with, and each step moves it towards the present ones by a
+    share of 1 / ``length``: an exponential moving average. One as long as the training keeps 1/e of the first weights.
+    It is made here, and not by Lightning, whose averages wait for the device in every step.
+
+    Args:
+        length: steps after which the share of a weight has fallen to 1/e.
+    """
+
+    def __init__(self, length: float) -> None:
+        self.share = 1 / max(1.0, length)
+        self._average: dict[str, Tensor] = {}
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        present = _model_state(pl_module)
+        kept = self._average or present
+        self._average = {name: kept[name].detach().to(value.device, copy=True) for name, value in present.items()}
+
+    @override
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        present = list(_model_state(pl_module).values())
+        torch._foreach_lerp_(list(self._average.values()), present, self.share)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with torch.no_grad():
+            for name, value in _model_state(pl_module).items():
+                value.copy_(self._average[name])
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[LAST_WEIGHTS] = {name: checkpoint["state_dict"][name] for name in self._average}
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._average}
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # The model has the average by now.
+        last = checkpoint[LAST_WEIGHTS]
+        self._average = {name: checkpoint["state_dict"][name].clone() for name in last}
+        pl_module.load_state_dict(last, strict=False)
+
+
+def _model_state(pl_module: pl.LightningModule) -> dict[str, Tensor]:
+    """The floating-point tensors of the network by their names in checkpoints, without those of the loss."""
+    model: Any = pl_module.model
+    return {
+        f"model.{name}": value.detach()
+        for name, value in chain(model.named_parameters(), model.named_buffers())
+        if value.is_floating_point()
+    }
 
 
 class LastCheckpoint(Checkpoint):

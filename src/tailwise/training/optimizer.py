@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR
 
 from tailwise.models.heads import Classifier
+from tailwise.training.callbacks import WeightAverage
 from tailwise.training.optim_config import OptimConfig, known
 
 _STEPS_PER_WARMUP_STEP = 10
@@ -65,15 +65,14 @@ def warmup_steps(optim: OptimConfig, steps: int) -> int:
     return steps // _STEPS_PER_WARMUP_STEP if optim.warmup_steps is None else optim.warmup_steps
 
 
-def create_average(optim: OptimConfig, steps: int) -> EMAWeightAveraging | None:
-    """Make the exponential moving average of the weights in a training of ``steps`` steps, if there is to be one.
+def create_average(optim: OptimConfig, steps: int) -> WeightAverage | None:
+    """Make the average of the weights over a training of ``steps`` steps, if there is to be one.
 
-    Each step multiplies the share of earlier weights by 1 − 1 / (ema · steps). An average as long as the training has a
-    part of the weights that it started with, as in WiSE-FT (Wortsman et al., "Robust fine-tuning of zero-shot models",
-    CVPR 2022), and a part of its course.
+    An average as long as the training has a part of the weights that it started with, as in WiSE-FT (Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", CVPR 2022), and a part of its course.
     """
     length = known(optim.ema) * steps
-    return EMAWeightAveraging(decay=max(0.0, 1 - 1 / length)) if length else None
+    return WeightAverage(length) if length else None
 
 
 def _parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
