@@ -145,9 +145,10 @@ def test_a_graph_head_has_no_neck_and_a_probe_then_does_not_standardise(tiny: Ti
         (GCN, "none", False),
         (replace(GCN, neck="recipe"), "recipe", True),
     ):
-        resolved = resolve(tiny(model=model))
+        resolved = resolve(tiny(mode="probe", model=model))
         assert (resolved.model.neck, resolved.standardize_features) == (neck, standardize)
-        assert resolve(tiny(model=model, standardize_features=not standardize)).standardize_features != standardize
+        other = resolve(tiny(mode="probe", model=model, standardize_features=not standardize))
+        assert other.standardize_features != standardize
 
 
 @pytest.mark.parametrize(("loss", "sampler"), [("asl", "uniform"), ("pg", "repeat-factor"), ("bce", "class-aware")])
@@ -170,6 +171,7 @@ def test_head_loss_and_sampler_combine_on_the_command_line_and_in_files(
         label_words={"dark": "the"},
         graph_threshold=0.3,
         graph_hidden=256,
+        frozen_stages=1,
         neck="none",
     )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -187,7 +189,7 @@ def test_embeddings_that_cannot_be_used_stop_before_anything_is_written(tiny: Ti
 def test_two_processes_train_the_model_of_one(labels: Path, tmp_path: Path) -> None:
     # With a loss that is a mean over samples, two processes with half the batch take the steps of one.
     line = f"train --data {labels} --cache {tmp_path / 'cache'} --mode probe --image-size 32 --accelerator cpu "
-    line += "--backbone test_resnet --no-pretrained --head gcn --loss-options.reduction batchmean "
+    line += "--backbone test_resnet --no-pretrained --model.head gcn --loss-options.reduction batchmean "
     line += "--epochs 1 --lr 0.01 --thresholds [10,20] "
     assert main(f"{line}--output {tmp_path / 'one'} --batch-size 8".split()) == 0
     source = str(Path(sys.modules["tailwise"].__file__ or "").parents[1])

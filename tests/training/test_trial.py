@@ -43,12 +43,18 @@ def model(backbone: str = "test_resnet", **options: Any) -> dict[str, Any]:
         (model(options={"pretrained_strict": False}), r"'pretrained_strict' is set by this program"),
         (model(options={"global_pool": ""}), r"no 96 pooled features"),
         (model("vit_tiny_patch16_224"), r"images of 32 x 32 .*give --model.options '\{\"img_size\": 32\}'"),
-        (model(neck_width=10**9), r"the head needs \d+ GB .*lower model.neck_width \(1000000000\)"),
-        (model(neck_width=10**30), r"lower model.neck_width"),
+        (model(neck="recipe", neck_width=10**9), r"the head needs \d+ GB .*lower model.neck_width \(1000000000\)"),
+        (model(neck="recipe", neck_width=10**30), r"lower model.neck_width"),
         (model(head="gcn", label_width=10**12), r"model.label_width \(1000000000000\)"),
         ({"loss": "db-focl"}, r"--loss db-focl: unknown loss 'db-focl' \(did you mean 'db-focal'"),
-        ({"epoch_reduce": 1e9}, r"an epoch of the class-aware sampler has 1 draw .*change --epoch-reduce"),
-        ({"epoch_reduce": 1e-9}, r"would have [\d,]+ draws, 100,000,000 are the most: change --epoch-reduce"),
+        (
+            {"sampler": "class-aware", "epoch_reduce": 1e9},
+            r"an epoch of the class-aware sampler has 1 draw .*change --epoch-reduce",
+        ),
+        (
+            {"sampler": "class-aware", "epoch_reduce": 1e-9},
+            r"would have [\d,]+ draws, 100,000,000 are the most: change --epoch-reduce",
+        ),
     ],
 )
 def test_it_is_said_before_images_are_decoded(

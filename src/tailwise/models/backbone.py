@@ -302,7 +302,7 @@ def try_backbone(config: ModelConfig, image_size: int) -> int | None:
         raise InputError(f"--weights {config.weights} cannot be read: there is no such file")
     if ":" in config.backbone:
         return None
-    return _tried(config.backbone, json.dumps(config.timm_options, sort_keys=True), image_size)
+    return _tried(config.backbone, json.dumps(config.timm_options, sort_keys=True), image_size, not config.is_spatial)
 
 
 def _check_name(name: str) -> None:
@@ -320,32 +320,31 @@ def _check_name(name: str) -> None:
 
 
 @cache
-def _tried(name: str, options: str, size: int) -> int:
+def _tried(name: str, options: str, size: int, is_pooled: bool) -> int:
     given: dict[str, Any] = json.loads(options)
     try:
-        return _features(name, given, size)
+        return _features(name, given, size, is_pooled)
     except Exception as error:  # each of timm's models raises its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         text = f"--backbone {name}" + (f" with --model.options {given}" if given else "")
         raise InputError(
-            f"{text} cannot be made for images of {size} x {size} pixels: {reason}{_way_out(name, given, size)}"
+            f"{text} cannot be made for images of {size} x {size} pixels: {reason}{_way_out(name, given, size, is_pooled)}"
         ) from error
 
 
-def _features(name: str, options: dict[str, Any], size: int) -> int:
+def _features(name: str, options: dict[str, Any], size: int, is_pooled: bool) -> int:
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         model = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
         output = model(torch.empty(_TRIAL_IMAGES, 3, size, size))
-    width, is_pooled = feature_width(model), options.get("global_pool") != ""
-    if not isinstance(output, torch.Tensor) or output.ndim not in ((2,) if is_pooled else (3, 4)):
-        raise ValueError(f"it gives no {'pooled features' if is_pooled else 'features of locations'}")
-    found = output.shape if is_pooled else locations(model, output).shape[:2]
-    if found != (_TRIAL_IMAGES, width):
-        raise ValueError(f"it gives no {width} features for each image")
+    width = feature_width(model)
+    if isinstance(output, torch.Tensor) and not is_pooled and output.ndim in (3, 4):
+        output = locations(model, output)[..., 0]
+    if not isinstance(output, torch.Tensor) or output.shape != (_TRIAL_IMAGES, width):
+        raise ValueError(f"it gives no {width} {'pooled features' if is_pooled else 'features of locations'}")
     return width
 
 
-def _way_out(name: str, options: dict[str, Any], size: int) -> str:
+def _way_out(name: str, options: dict[str, Any], size: int, is_pooled: bool) -> str:
     """Advice on what to give instead, found by trial."""
     usual = timm.get_pretrained_cfg(name)
     native = usual.input_size[-1] if usual is not None else size
@@ -355,7 +354,7 @@ def _way_out(name: str, options: dict[str, Any], size: int) -> str:
     )
     for changed, side, advice in candidates:
         try:
-            _features(name, changed, side)
+            _features(name, changed, side, is_pooled)
         except Exception:  # as above
             continue
         return advice
