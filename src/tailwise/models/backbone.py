@@ -327,9 +327,8 @@ def _tried(name: str, options: str, size: int, is_pooled: bool) -> int:
     except Exception as error:  # each of timm's models raises its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         text = f"--backbone {name}" + (f" with --model.options {given}" if given else "")
-        raise InputError(
-            f"{text} cannot be made for images of {size} x {size} pixels: {reason}{_way_out(name, given, size, is_pooled)}"
-        ) from error
+        way_out = _way_out(name, given, size, is_pooled)
+        raise InputError(f"{text} cannot be made for images of {size} x {size} pixels: {reason}{way_out}") from error
 
 
 def _features(name: str, options: dict[str, Any], size: int, is_pooled: bool) -> int:

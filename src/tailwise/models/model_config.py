@@ -15,7 +15,8 @@ PUBLISHED_FROZEN_STAGES: Final = 1
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The classifier. The defaults are the recipe of the distribution-balanced loss (Wu et al., ECCV 2020)."""
+    """The classifier. What is left open is that of the distribution-balanced loss (Wu et al., ECCV 2020) in a published
+    recipe, and depends on how the head is found elsewhere."""
 
     backbone: str = option(default="resnet50.tv_in1k", first=True)
     """Name of a timm model. It may have the tag of its weights: ``tv_in1k`` are torchvision's V1 weights."""
@@ -44,8 +45,8 @@ class ModelConfig:
 
     neck: Literal["recipe", "unit", "none"] | None = None
     """Between pooled features and classifier: ``recipe`` is linear, batch norm, dropout; ``unit`` scales the features
-    of each image to the same norm; ``none`` is nothing. By default ``recipe`` for the linear head and ``none`` for
-    others, as each was published."""
+    of each image to the same norm; ``none`` is nothing. By default ``unit`` where a network is fine-tuned, ``recipe``
+    for a linear head in a published recipe, and ``none`` for other heads."""
 
     neck_width: int = option(default=256, at_least=1)
     """Features after the neck."""

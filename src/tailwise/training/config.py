@@ -1,6 +1,6 @@
 """Configuration of a training run: options of the command line, of YAML files, and of the record in a run folder.
 
-The defaults are the official recipe of the Distribution-Balanced Loss (Wu et al., ECCV 2020).
+What is left open depends on other options, and is filled in by :func:`tailwise.training.resolution.resolve`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class TrainConfig(ReadOptions):
     loss_options: dict[str, Any] = option(Role.METHOD, factory=dict, of_one_run=True)
     """Options of the loss, by name."""
     recipe: Literal["voc-mlt", "coco-mlt"] | None = option(Role.METHOD, None)
-    """Take the loss options published for this data set. Those of --loss-options win over them."""
+    """Take the loss options published for this data set, and in finetune mode all of the recipe of the
+    distribution-balanced loss (Wu et al., ECCV 2020): optimizer, schedule, sampler, neck, random head and frozen
+    stages. Options that are given win over them."""
     mode: Mode = option(Role.PROTOCOL, "finetune", first=True)
     """Train the whole network (finetune), or a head on frozen features (probe), which are computed once."""
     train_split: str = option(Role.DATA, "train", first=True)
@@ -108,8 +110,8 @@ class TrainConfig(ReadOptions):
     sampler: SamplerName | None = option(Role.METHOD, None, of_one_run=True)
     """How training images are drawn. "class-aware" draws every class equally often; "uniform" every image once per
     epoch; "repeat-factor" every image once, and those of rare classes again; "inverse-frequency" images at random, each
-    class with the same chance. By default the sampler that the loss names, or class-aware; uniform for an exact head,
-    which weighs images by their expected draws."""
+    class with the same chance. By default the sampler that the loss names, or uniform; class-aware in a published
+    recipe, and for a head that is trained by SGD. An exact head weighs images by their expected draws."""
     samples_per_class: int = option(Role.METHOD, 3, at_least=1)
     """Images that the class-aware sampler draws from a class in a row."""
     epoch_reduce: float = option(Role.METHOD, 4.0, above=0)
