@@ -83,7 +83,7 @@ class TrainConfig(ReadOptions):
     distribution-balanced loss (Wu et al., ECCV 2020): optimizer, schedule, sampler, neck, random head and frozen
     stages. Options that are given win over them."""
     mode: Mode = option(Role.PROTOCOL, "finetune", first=True)
-    """Train the whole network (finetune), or a head on frozen features (probe), which are computed once."""
+    """Train the whole network (finetune), or a head on frozen features (probe). Features are computed once."""
     train_split: str = option(Role.DATA, "train", first=True)
     """Training split. Several are joined by a plus, as in train+val."""
     test_split: str = option(Role.DATA, "test", first=True)
