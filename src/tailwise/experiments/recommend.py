@@ -40,6 +40,7 @@ def recommend(results: Comparison) -> Recommendation:
     text = _choice(results, len(finished), on_validation, best, equal)
     if on_validation:
         text += _confirmation(results, best)
+        text += _sizes(results, best)
     return Recommendation((best.name, *equal), (*text, *_caveats(results, on_validation)))
 
 
@@ -104,6 +105,47 @@ def _confirmation(results: Comparison, taken: MethodResult) -> list[str]:
             f"The highest mAP on that split is that of {best}; {taken.name} is {_compared(difference)} it{ending}."
         )
     return sentences
+
+
+def _sizes(results: Comparison, taken: MethodResult) -> list[str]:
+    """What the choices that led to a solved head are worth, in points of mAP on the held-out folds."""
+    held_out = {
+        method.name: method.validation.means[TOTAL]
+        for method in results.methods
+        if method.solved is not None and method.validation is not None
+    }
+    scores = {name: score for name, score in held_out.items() if score is not None}
+    if taken.solved is None or taken.name not in scores:
+        return []
+    parts = []
+    others = [name for name in scores if "@" not in name and name != taken.name]
+    if others:
+        lowest = min(others, key=scores.__getitem__)
+        parts.append(f"the loss {scores[taken.name] - scores[lowest]:.1f} points ({taken.name} against {lowest})")
+    strength = _cost_of_strength(taken)
+    if strength is not None:
+        parts.append(f"the strength of the penalty {strength:.1f} (the chosen one against one ten times off)")
+    sampled = [(name, base) for name in scores if (base := name.partition("@")[0]) != name]
+    sampled = [(name, "logistic" if base == "bce" else base) for name, base in sampled]
+    sizes = {name: abs(scores[name] - scores[base]) for name, base in sampled if base in scores}
+    if sizes:
+        name = max(sizes, key=sizes.__getitem__)
+        parts.append(f"the sampler {sizes[name]:.1f} ({name} against equal weights)")
+    return [f"On the held-out folds, up to: {'; '.join(parts)}."] if parts else []
+
+
+def _cost_of_strength(method: MethodResult) -> float | None:
+    """Points of held-out mAP lost with a penalty about ten times stronger or weaker, on average."""
+    assert method.solved is not None
+    part = method.solved["parts"][0]
+    tried, values = part["tried"], part["precisions"]
+    chosen = tried.index(part["strength"])
+    off = [
+        value
+        for strength, value in zip(tried, values, strict=True)
+        if 8 < max(strength / tried[chosen], tried[chosen] / strength) < 12
+    ]
+    return 100 * (values[chosen] - sum(off) / len(off)) if off else None
 
 
 def _nothing_scored(results: Comparison) -> str:

@@ -146,6 +146,8 @@ class MethodResult:
         failed: why there are no scores, if a run failed.
         test: scores on the test split.
         validation: scores on validation images.
+        solved: of solved heads, the transform of the features and how the head of each loss was chosen, as in
+            metrics.json of the run.
         folders: folders of its finished runs, by rising seed; or that of an evaluation of one.
         tested: of an evaluation, the configuration of the run with the data that were read for it.
         origin: of an evaluation, the folder of the run.
@@ -158,6 +160,7 @@ class MethodResult:
     failed: RunFailure | None = None
     test: Scores | None = None
     validation: Validation | None = None
+    solved: Mapping[str, Any] | None = None
     folders: tuple[Path, ...] = field(default=(), compare=False)
     tested: TrainConfig | None = field(default=None, compare=False)
     origin: Path | None = field(default=None, compare=False)

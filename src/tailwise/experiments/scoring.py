@@ -38,8 +38,9 @@ from tailwise.metrics import average_precision, fit_decisions, group_means
 from tailwise.metrics.bootstrap import Replicates, Resamples, interval, replicate
 from tailwise.metrics.groups import TOTAL
 from tailwise.options import Role, names_of
+from tailwise.records import read_json
 from tailwise.training.config import TrainConfig, to_mapping
-from tailwise.training.folder import PREDICTIONS_FILE, THRESHOLDS_FILE, read_logits
+from tailwise.training.folder import METRICS_FILE, PREDICTIONS_FILE, THRESHOLDS_FILE, read_logits
 from tailwise.training.resolution import resolve
 from tailwise.training.testing import score_decisions
 
@@ -189,6 +190,7 @@ def summarize(plan: Plan, chosen: Sequence[Chosen], train: Dataset, test: Datase
                 failed=failures[entry.method.name],
                 test=_test(tested, entry.method.name, plan.seeds, baseline, decided),
                 validation=_validation(validated, entry.method.name),
+                solved=_solved(plan, entry.method, failures[entry.method.name]),
             )
             for entry in chosen
         ),
@@ -286,6 +288,15 @@ def _validation(board: Board, name: str) -> Validation | None:
         return None
     judged = board.methods[name]
     return Validation(judged.means, tuple(judged.class_means), board.difference(name, board.best))
+
+
+def _solved(plan: Plan, method: Method, failed: RunFailure | None) -> Mapping[str, Any] | None:
+    """How the heads of a method were chosen; None where they are trained by steps."""
+    if failed is not None or not plan.is_solved(method):
+        return None
+    (run,) = plan.test_runs(method)
+    found: Mapping[str, Any] = read_json(run.folder / METRICS_FILE)["solved"]
+    return found
 
 
 def _first_failure(plan: Plan, method: Method) -> RunFailure | None:

@@ -17,7 +17,7 @@ from tailwise.data.splits import divide
 from tailwise.labels import LabelStats
 from tailwise.losses.loss import Loss
 from tailwise.matrix import to_dense
-from tailwise.metrics import log_rank_score
+from tailwise.metrics import average_precision, log_rank_score
 from tailwise.models.heads import TRANSFORMS, FeatureTransform
 from tailwise.models.ridge import Ridge
 from tailwise.models.solver import Design, Head, Problem
@@ -45,6 +45,7 @@ class Chosen:
         strength: one of :data:`STRENGTHS`.
         tried: the strengths that were tried.
         scores: the score of the rankings of held-out images at each of them.
+        precisions: mean average precision of the same rankings, as fractions.
         converged: whether the solver reached its tolerance, and adaptive factors settled.
     """
 
@@ -52,6 +53,7 @@ class Chosen:
     strength: float
     tried: tuple[float, ...]
     scores: tuple[float, ...]
+    precisions: tuple[float, ...]
     converged: bool
 
 
@@ -78,8 +80,11 @@ class Solved:
     @property
     def record(self) -> dict[str, Any]:
         """How the head was chosen, as JSON."""
-        parts = [{**asdict(part), "tried": [*part.tried], "scores": [*part.scores]} for part in self.parts]
-        return {"transform": self.transform_name, "parts": parts}
+        parts = [asdict(part) for part in self.parts]
+        listed = [
+            {key: [*value] if isinstance(value, tuple) else value for key, value in part.items()} for part in parts
+        ]
+        return {"transform": self.transform_name, "parts": listed}
 
 
 def solve_head(features: Float[Tensor, "N F"], split: Dataset, config: TrainConfig, make_loss: MakeLoss) -> Solved:
@@ -136,6 +141,7 @@ class _Solver:
         unit = whole.curvature * self.design.variance
         parts = [self._problem(loss, self.folds != fold) for fold in range(self.config.head.folds)]
         scores: list[float] = []
+        precisions: list[float] = []
         heads: list[Head | None] = [None] * len(parts)
         best: tuple[Float[Tensor, "N K"], Head | None] = self.labels.float(), None
         for strength in strengths:
@@ -147,13 +153,16 @@ class _Solver:
             heads = [*found]
             held_out = self._held_out(found)
             scores.append(self._score(held_out))
+            precisions.append(float(average_precision(held_out, self.targets).nanmean()))
             if np.argmax(scores) == len(scores) - 1:
                 best = held_out, found[0]
             elif len(scores) - np.argmax(scores) > _PATIENCE:
                 break
         strength = strengths[int(np.argmax(scores))]
         head = whole.solve(strength * unit, best[1])
-        return Chosen(loss, strength, strengths[: len(scores)], tuple(scores), head.converged), head, best[0]
+        tried = strengths[: len(scores)]
+        chosen = Chosen(loss, strength, tried, tuple(scores), tuple(precisions), head.converged)
+        return chosen, head, best[0]
 
     def _transformed(self, features: Float[Tensor, "N F"]) -> tuple[str, FeatureTransform, Design]:
         """The transform with which ridge regression ranks rows that are left out best."""
