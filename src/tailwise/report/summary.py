@@ -93,7 +93,7 @@ def commands(results: Comparison) -> Iterator[Fact]:
             yield Fact("Repeat the comparison", shlex.join(_compare(results, first.config)))
             yield Fact(f"Train {first.name} as it was here", train_command(first.config, first.name))
         yield Fact(f"Repeat {run}", shlex.join([*train, "--output", _NEW_FOLDER]))
-        if results.mode == "probe" and first.config.head.solver == "sgd":
+        if results.mode == "probe" and first.config.head.solver != "exact":
             yield Fact(
                 f"Train the whole network as in {run}",
                 shlex.join([*train, "--mode", "finetune", "--output", "finetuned"]),
@@ -144,7 +144,8 @@ def train_command(config: TrainConfig, output: str) -> str:
     default = resolve(replace(plain, model=config.model, head=config.head)).sampler
     loss = config.loss if config.sampler == default else f"{config.loss}@{config.sampler}"
     usual = replace(usual, sampler=config.sampler)
-    words = ["tailwise", "train", "--data", config.data, "--output", output, "--loss", loss, "--mode", config.mode]
+    words = ["tailwise", "train", "--data", config.data, "--output", output, "--loss", loss]
+    words += [] if config.mode == "finetune" else ["--mode", config.mode]
     words += [] if recipe is None else ["--recipe", recipe]
     given = to_mapping(config)
     # An option of another option, such as one of the loss, is given with all of it.
