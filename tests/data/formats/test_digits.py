@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional
 
-from tailwise.data.formats.digits import DigitScenes, digits
+from tailwise.data.dataset import Pixels
+from tailwise.data.formats.digits import DigitScenes, digits, single_digits
 from tailwise.errors import InputError
 from tailwise.labels import LabelStats
 
@@ -66,6 +67,47 @@ def test_no_handwritten_digit_is_in_train_and_test(scenes: DigitScenes) -> None:
     rarest = scenes.subset.order[-1]
     used = scenes.train_digits[:, rarest]
     assert len(set(used[used >= 0].tolist())) >= 3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_single_digits_are_all_those_for_training_and_none_of_a_test_scene(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = []
+    render = module._render
+
+    def recorded(generator: np.random.Generator, digits: NDArray[np.intp], glyphs: NDArray[np.float64]) -> NDArray:
+        placed.append(digits)
+        return render(generator, digits, glyphs)
+
+    monkeypatch.setattr(module, "_render", recorded)
+    single, scenes = single_digits(seed, copies=3), digits(seed)
+    rows, columns = np.nonzero(placed[0] >= 0)
+    assert rows.tolist() == list(range(len(single)))
+    shown, counts = np.unique(placed[0][rows, columns], return_counts=True)
+    assert set(counts) == {3}
+    classes = load_digits().target
+    for k in range(10):
+        assert np.sum(classes[shown] == k) == np.sum(classes == k) // 2
+    assert np.array_equal(single.targets.argmax(axis=1), classes[placed[0][rows, columns]])
+    assert single.targets.sum(axis=1).tolist() == [1] * len(single)
+    assert not set(shown) & set(scenes.test_digits.ravel())
+    assert set(scenes.train_digits[scenes.train_digits >= 0]) <= set(shown)
+
+
+def test_single_digits_look_like_scenes_of_one_digit(scenes: DigitScenes) -> None:
+    single = single_digits(copies=1)
+    assert isinstance(single.inputs, Pixels)
+    assert single.class_names == scenes.class_names
+    assert set(single.splits) == {"train"}
+    alone = scenes.test_images[scenes.test_targets.sum(axis=1) == 1]
+    for images in (single.inputs.values, alone):
+        assert images.shape[1:] == (3, 32, 32)
+        assert ((quarters(images).max(axis=(2, 3)) > 110).sum(axis=1) == 1).all()
+    assert single.inputs.values.mean() == pytest.approx(alone.mean(), rel=0.05)
+    again = single_digits(copies=1)
+    assert isinstance(again.inputs, Pixels)
+    assert np.array_equal(again.inputs.values, single.inputs.values)
 
 
 def quarters(images: NDArray[np.uint8]) -> NDArray[np.float64]:

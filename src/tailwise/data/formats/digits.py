@@ -22,6 +22,7 @@ _SIDE = 32
 _CELL = _SIDE // 2
 _DIGIT_SIDES = (13, 16)
 _NUM_CLASSES = 10
+_CLASS_NAMES = tuple(str(digit) for digit in range(_NUM_CLASSES))
 _POOL_SIZE = 10_000
 _SCENE_SIZES = (0.5, 0.3, 0.15, 0.05)
 """Share of scenes with 1, 2, 3 and 4 digits."""
@@ -86,26 +87,21 @@ def digits(
         InputError: a parameter of the long-tailed subset is out of range.
         MissingExtraError: scikit-learn is not installed.
     """
-    require_extra("the data set digits", "demo")
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    glyphs = source.images / 16.0
+    glyphs, classes = _handwriting()
     generator = np.random.Generator(np.random.PCG64(seed))
-    in_train = _split_in_half(generator, source.target)
+    in_train = _split_in_half(generator, classes)
     frequency = np.empty(_NUM_CLASSES)
     frequency[np.argsort(generator.random(_NUM_CLASSES))] = np.geomspace(1.0, _LEAST_FREQUENT, _NUM_CLASSES)
     likes = np.argsort(generator.random((_NUM_CLASSES, _NUM_CLASSES)), axis=1, kind="stable")
     affinity = np.where(likes < _NUM_COMPANIONS, _COMPANION_WEIGHT, 1.0)
 
     pool = _compose(generator, frequency, affinity, _POOL_SIZE)
-    names = tuple(str(digit) for digit in range(_NUM_CLASSES))
-    subset = build_long_tail(pool, names, num_max=num_max, num_min=num_min, pareto_b=pareto_b, seed=seed)
+    subset = build_long_tail(pool, _CLASS_NAMES, num_max=num_max, num_min=num_min, pareto_b=pareto_b, seed=seed)
     train_targets = pool[subset.indices]
-    train_digits = _assign(generator, train_targets, source.target, in_train)
+    train_digits = _assign(generator, train_targets, classes, in_train)
     # Flatter than the pool, so that every class has enough test positives for a steady average precision.
     test_targets = _compose(generator, frequency**0.25, affinity, num_test)
-    test_digits = _assign(generator, test_targets, source.target, ~in_train)
+    test_digits = _assign(generator, test_targets, classes, ~in_train)
     return DigitScenes(
         train_images=_render(generator, train_digits, glyphs),
         train_targets=train_targets,
@@ -113,10 +109,56 @@ def digits(
         test_images=_render(generator, test_digits, glyphs),
         test_targets=test_targets,
         test_digits=test_digits,
-        class_names=names,
-        stats=LabelStats.from_targets(train_targets, names, cooccurrence=True),
+        class_names=_CLASS_NAMES,
+        stats=LabelStats.from_targets(train_targets, _CLASS_NAMES, cooccurrence=True),
         subset=subset,
     )
+
+
+def single_digits(seed: int = 0, *, copies: int = 4) -> Dataset:
+    """Scenes of one handwritten digit each, to train a network on before it sees those of :func:`digits`.
+
+    They are the digits that training scenes of the same seed are composed of: no test scene shows any of them. Each is
+    drawn several times, and all ten classes are about as frequent.
+
+    Args:
+        seed: that of the scenes.
+        copies: scenes of each handwritten digit, which differ in place, size, tint and ground.
+
+    Returns:
+        About 900 times ``copies`` images of 32 x 32 pixels, in the split "train".
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+
+    Example:
+        >>> single_digits(copies=2)
+        Dataset(1,794 images of 32 x 32 pixels, 10 classes, splits train 1,794, source='single digits')
+    """
+    glyphs, classes = _handwriting()
+    generator = np.random.Generator(np.random.PCG64(seed))
+    shown = np.repeat(np.flatnonzero(_split_in_half(generator, classes)), copies)
+    is_class = classes[shown, None] == np.arange(_NUM_CLASSES)
+    return Dataset.from_arrays(
+        _render(generator, np.where(is_class, shown[:, None], -1), glyphs),
+        is_class.astype(np.int8),
+        _CLASS_NAMES,
+        splits=["train"] * len(shown),
+        source="single digits",
+    )
+
+
+def _handwriting() -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """scikit-learn's (n, 8, 8) handwritten digits, 0 to 1, and the (n,) digits that they are.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    require_extra("the data set digits", "demo")
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    return source.images / 16.0, source.target
 
 
 def _split_in_half(generator: np.random.Generator, classes: NDArray[np.integer]) -> NDArray[np.bool_]:
