@@ -243,7 +243,7 @@ class Comparison:
 
     Attributes:
         data: the data.
-        mode: "probe" or "finetune".
+        mode: "probe" or "finetune", of the methods whose options name no other.
         seeds: seeds of every method.
         folds: parts of the training split that were held out in turn; 0 for none.
         baseline: name of the method that the others are also compared with.

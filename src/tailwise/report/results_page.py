@@ -191,7 +191,8 @@ def _cards(results: Comparison) -> Iterator[Fact]:
         yield Fact("Test images", f"{data.num_test:,}", f"split {data.test_split}")
     if results.is_comparison:
         seeds = counted(len(results.seeds), "seed")
-        yield Fact("Methods", f"{len(results.methods)}", f"{seeds} each, mode {results.mode}")
+        modes = dict.fromkeys(method.options.get("mode", results.mode) for method in results.methods)
+        yield Fact("Methods", f"{len(results.methods)}", f"{seeds} each, mode {' and '.join(modes)}")
 
 
 def _score(value: float | None) -> str:
