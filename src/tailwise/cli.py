@@ -85,7 +85,9 @@ class _Command:
 
 _SAME_COMMAND = "finished work is kept, and the same command continues from there"
 _COMMANDS = {
-    "demo": _Command("Compare BCE, DB-Focal and PG on embedded data, in about two minutes.", going_on=_SAME_COMMAND),
+    "demo": _Command(
+        "Pre-train a small network on embedded data, and compare heads on it, in two minutes.", going_on=_SAME_COMMAND
+    ),
     "inspect": _Command("Show your labels before training: counts, groups, problems."),
     "compare": _Command("Compare losses and samplers on your data, and recommend one.", going_on=_SAME_COMMAND),
     "train": _Command(
