@@ -16,7 +16,7 @@ from tailwise.experiments.results import RUNS, MethodResult
 from tailwise.losses import RecipeName
 from tailwise.options import Role, names_of
 from tailwise.training.config import TrainConfig, changes
-from tailwise.training.optim_config import PUBLISHED, OptimConfig, known
+from tailwise.training.optim_config import PUBLISHED, OptimConfig, filled, known
 
 RECIPE_SEEDS = 3
 """Fewest runs of a method for which tables show a mean and a deviation."""
@@ -114,8 +114,10 @@ class Experiment:
 
     def departures(self) -> list[str]:
         """Options in which the runs differ from the recipe, as "--option value (recipe: value)"."""
-        shared = self.shared
-        recipe = TrainConfig(data=shared.data, output=shared.output, recipe=shared.recipe, optim=shortened(None))
+        shared = replace(self.shared, optim=filled(self.shared.optim, PUBLISHED))
+        recipe = TrainConfig(
+            data=shared.data, output=shared.output, recipe=shared.recipe, optim=shortened(None), head=shared.head
+        )
         found = [
             f"{spelled(name, TrainConfig)} {_short(now)} (recipe: {_short(before)})"
             for name, before, now in changes(recipe, shared)

@@ -100,7 +100,7 @@ def completed(optim: OptimConfig, recipe: Mapping[str, Any], *, is_class_aware: 
     >>> completed(OptimConfig(lr=0.1, epochs=16), PUBLISHED, is_class_aware=True).milestones
     (10, 14)
     """
-    optim = replace(optim, **{name: value for name, value in recipe.items() if getattr(optim, name) is None})
+    optim = filled(optim, recipe)
     recipe_epochs, recipe_milestones = _CLASS_AWARE_SCHEDULE if is_class_aware else _OTHER_SCHEDULE
     epochs = recipe_epochs if optim.epochs is None else optim.epochs
     milestones = optim.milestones
@@ -115,6 +115,11 @@ def completed(optim: OptimConfig, recipe: Mapping[str, Any], *, is_class_aware: 
             "out (null) for those of the recipe in proportion"
         )
     return replace(optim, epochs=epochs, milestones=milestones)
+
+
+def filled(optim: OptimConfig, recipe: Mapping[str, Any]) -> OptimConfig:
+    """The options with those of a recipe where they are left open."""
+    return replace(optim, **{name: value for name, value in recipe.items() if getattr(optim, name) is None})
 
 
 def known(value: T | None) -> T:
