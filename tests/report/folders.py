@@ -15,7 +15,7 @@ from PIL import Image
 
 from tailwise.labels import LabelStats
 from tailwise.metrics import CurveRecorder, average_precision, f1_scores, group_means
-from tailwise.training.config import TrainConfig, save
+from tailwise.training.config import HeadConfig, TrainConfig, save
 from tailwise.training.folder import write_json, write_predictions
 from tailwise.training.resolution import resolve
 from tailwise.training.testing import score
@@ -61,6 +61,7 @@ class Data:
                 output=str(output),
                 thresholds=THRESHOLDS,
                 mode="probe",
+                head=HeadConfig(solver="sgd"),
                 **options,
             )
         )
