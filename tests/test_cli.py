@@ -98,7 +98,7 @@ def test_recorded_configuration_trains_the_same_model(
 
 
 def test_evaluate_repeats_the_metrics(cli: Callable[..., Outcome], train_line: str, tmp_path: Path) -> None:
-    _, trained, _ = cli(f"{train_line} --mode probe")
+    _, trained, _ = cli(f"{train_line} --mode probe --head.solver sgd")
     code, evaluated, _ = cli(f"evaluate {tmp_path / 'run'} --output {tmp_path / 'test'}")
     assert code == 0
     assert re.findall(r"\d+\.\d\d", evaluated) == re.findall(r"\d+\.\d\d", trained)
@@ -110,7 +110,7 @@ def test_a_run_without_a_test_says_so_everywhere(
     cli: Callable[..., Outcome], train_line: str, labels: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    line = f"{train_line} --mode probe --test-split none"
+    line = f"{train_line} --mode probe --head.solver sgd --test-split none"
     code, out, err = cli(f"{line} --val-folds 2 --val-fold all")
     validation = json.loads((run / "metrics.json").read_text())["validation"]
     score = f"{validation['mAP']['total']:.2f}"
@@ -143,7 +143,7 @@ def test_a_run_without_a_test_says_so_everywhere(
 def test_report_writes_the_page_of_a_run(
     cli: Callable[..., Outcome], train_line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cli(f"{train_line} --mode probe")
+    cli(f"{train_line} --mode probe --head.solver sgd")
     run = tmp_path / "run"
     for _ in range(2):  # its own page is replaced
         code, _, err = cli(f"report {run}")
@@ -168,7 +168,7 @@ def test_report_writes_the_page_of_a_run(
 def test_report_writes_the_page_of_an_evaluation(
     cli: Callable[..., Outcome], train_line: str, labels: Path, tmp_path: Path, split: str | None
 ) -> None:
-    cli(f"{train_line} --mode probe")
+    cli(f"{train_line} --mode probe --head.solver sgd")
     run, folder = tmp_path / "run", tmp_path / "test"
     rows = pd.read_csv(labels)
     rows.iloc[5:].to_csv(tmp_path / "other.csv", index=False)
@@ -256,12 +256,12 @@ def test_weights_that_do_not_fit_say_where(
 
 
 def test_finished_run_is_not_overwritten(cli: Callable[..., Outcome], train_line: str, tmp_path: Path) -> None:
-    cli(f"{train_line} --mode probe")
+    cli(f"{train_line} --mode probe --head.solver sgd")
     before = (tmp_path / "run" / "metrics.json").read_bytes()
-    code, _, err = cli(f"{train_line} --mode probe")
+    code, _, err = cli(f"{train_line} --mode probe --head.solver sgd")
     assert code == 2
     assert re.search("holds a finished run: continue it with --resume, or give another output", err)
-    assert cli(f"{train_line} --mode probe --resume")[0] == 0
+    assert cli(f"{train_line} --mode probe --head.solver sgd --resume")[0] == 0
     assert (tmp_path / "run" / "metrics.json").read_bytes() == before
 
 
@@ -305,7 +305,7 @@ def test_build_into_another_folder_says_how_to_train(
     _, _, err = cli(f"build {labels} --output {target} --num-max 12 --num-min 8 --keep-split test")
     advice = f"--data {target} --classes {target.with_suffix('.json')} --root {labels.parent}"
     assert advice in err
-    assert cli(f"{train_line} --mode probe --loss bce {advice}")[0] == 0
+    assert cli(f"{train_line} --mode probe --head.solver sgd --loss bce {advice}")[0] == 0
 
 
 def test_build_keeps_groups_and_tells_of_those_kept_apart(
@@ -396,7 +396,7 @@ def test_two_processes_train_the_model_of_one(cli: Callable[..., Outcome], train
 def test_a_full_cache_changes_no_result(
     cli: Callable[..., Outcome], train_line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = train_line.replace("/cache", "/other-cache") + " --mode probe"
+    line = train_line.replace("/cache", "/other-cache") + " --mode probe --head.solver sgd"
     _, free, _ = cli(line)
     monkeypatch.setenv("TAILWISE_CACHE_LIMIT", "0")
     for name in ("again", "and-again"):

@@ -21,7 +21,7 @@ from tailwise.losses import create
 from tailwise.losses.formula import SIDE_FACTORS
 from tailwise.metrics import ProbabilityCurves
 from tailwise.report.advice import Advice, advise, courses, options_to_paste, with_factors
-from tailwise.training.config import OptimConfig, TrainConfig
+from tailwise.training.config import HeadConfig, OptimConfig, TrainConfig
 from tailwise.training.run import train
 
 GROUPS = {"head": np.array([0, 1]), "medium": np.array([2, 3]), "tail": np.array([4, 5, 6])}
@@ -214,6 +214,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = replace(
         configuration(folder / "run"),
         mode="probe",
+        head=HeadConfig(solver="sgd"),
         loss="db-focal",
         recipe="voc-mlt",
         cache=str(folder / "cache"),

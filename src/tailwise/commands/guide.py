@@ -36,6 +36,11 @@ def run(options: Options) -> None:
     folder = Path(options.run)
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{folder} is not the folder of a run: there is no {CONFIG_FILE} in it")
+    if load(folder / CONFIG_FILE).is_solved:
+        raise InputError(
+            f"the head of {folder} was solved, not trained by steps, so that there are no probability curves: train "
+            "with --head.solver sgd"
+        )
     if not (folder / CURVES_FILE).is_file():
         raise InputError(f"{folder} has no {CURVES_FILE}: the run is not finished; finish it with --resume")
     try:

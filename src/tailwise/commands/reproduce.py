@@ -14,7 +14,7 @@ from tailwise.data.reading import ReadOptions, read
 from tailwise.errors import InputError, require_extra
 from tailwise.models.model_config import ModelConfig
 from tailwise.options import Role, names_of, option, refuse
-from tailwise.training.config import Accelerator, Mode, Precision, TrainConfig
+from tailwise.training.config import Accelerator, HeadConfig, Mode, Precision, TrainConfig
 
 if TYPE_CHECKING:
     from tailwise.experiments.reproduction import Experiment
@@ -164,7 +164,9 @@ def _experiment(options: Options, output: Path) -> Experiment:
 
     own = {entry.name for entry in fields(options)}
     given = {entry.name: getattr(options, entry.name) for entry in fields(TrainConfig) if entry.name in own}
-    shared = TrainConfig(**{**given, "output": str(output), "optim": shortened(options.epochs)})
+    # The published heads were trained by steps.
+    head = HeadConfig(solver="sgd")
+    shared = TrainConfig(**{**given, "output": str(output), "optim": shortened(options.epochs), "head": head})
     if options.benchmark == _OTHER_DATA:
         shared, labels = with_division(shared, read(options.data, options))
         is_published, num_max, pool = False, options.num_max, partial(_other_pool, options, labels)

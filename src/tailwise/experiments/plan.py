@@ -120,7 +120,8 @@ class Plan:
 
     def _run(self, method: Method, name: str, seed: int, held_out: tuple[int, int] = (0, 0)) -> Run:
         folder = self.folder / name
-        head = replace(self.shared.head, folds=self.folds) if self.folds else self.shared.head
+        holds_out_itself = self.folds and self.is_solved(method)
+        head = replace(self.shared.head, folds=self.folds) if holds_out_itself else self.shared.head
         return Run(name, folder, partial(_configure, method, replace(self.shared, head=head), seed, folder, held_out))
 
 

@@ -126,7 +126,7 @@ class TrainConfig(ReadOptions):
     """Side of the square network inputs, in pixels."""
     cache_size: int | None = option(Role.METHOD, None, at_least=1)
     """Side of the decoded training images on disk, in finetune mode. By default large enough for the smallest crop."""
-    batch_size: int = option(Role.METHOD, 32, first=True, at_least=2)
+    batch_size: int = option(Role.METHOD, 32, at_least=2)
     """Images per step, on each device. At least 2, because batch norm trains on them."""
     precision: Precision = option(Role.PROTOCOL, "fp32")
     """Floating-point type of the network, in probe mode of its backbone. Losses and metrics are always in fp32."""
