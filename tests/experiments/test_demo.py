@@ -52,6 +52,8 @@ def test_demo_prints_and_writes_what_its_runs_found(tmp_path, capsys):
     page = (output / "report.html").read_text()
     assert "asl-finetuned" in page
     assert "1 seed each, mode probe and finetune" in page
+    # A command line cannot name a method of the demo alone.
+    assert "Repeat the comparison" not in page
 
 
 @pytest.mark.usefixtures("_short")

@@ -151,6 +151,17 @@ def test_command_lines_repeat_the_runs(comparison: tuple[Path, dict[str, Any]], 
     assert parsed.recipe == "voc-mlt"
 
 
+def test_a_comparison_of_methods_without_a_common_name_has_no_command_line(
+    comparison: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, found = comparison
+    found["methods"][-1]["name"] = "of a file"
+    (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    names = [fact.name for fact in commands(read_results(folder))]
+    assert "Repeat the comparison" not in names
+    assert "Repeat the first run of pg" in names
+
+
 def configured(line: str) -> TrainConfig:
     """The configuration that a command line of ``tailwise train`` has."""
     words = shlex.split(line)

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from tailwise.command_line import path_of, to_arguments
 from tailwise.data.reading import ReadOptions
-from tailwise.errors import RunsFailedError
+from tailwise.errors import InputError, RunsFailedError
+from tailwise.experiments.methods import find_methods
 from tailwise.experiments.results import Comparison, MethodResult
 from tailwise.report.page import Fact
 from tailwise.report.results_tables import left_out, summary_table
@@ -89,8 +90,9 @@ def commands(results: Comparison) -> Iterator[Fact]:
         folder = first.trained.absolute()
         train = ["tailwise", "train", "--config", str(folder / CONFIG_FILE)]
         run = f"the first run of {first.name}" if results.is_comparison else "this run"
-        if results.is_comparison:
+        if results.is_comparison and _are_named(results):
             yield Fact("Repeat the comparison", shlex.join(_compare(results, first.config)))
+        if results.is_comparison:
             yield Fact(f"Train {first.name} as it was here", train_command(first.config, first.name))
         yield Fact(f"Repeat {run}", shlex.join([*train, "--output", _NEW_FOLDER]))
         if results.mode == "probe" and first.config.head.solver != "exact":
@@ -104,6 +106,15 @@ def commands(results: Comparison) -> Iterator[Fact]:
         )
     if results.folder is not None:
         yield Fact("Write this page again", shlex.join(["tailwise", "report", str(results.folder.absolute())]))
+
+
+def _are_named(results: Comparison) -> bool:
+    """Whether a command line can name the methods: it cannot name those of files and of Python by their names alone."""
+    try:
+        find_methods(method.name for method in results.methods)
+    except InputError:
+        return False
+    return True
 
 
 def _compare(results: Comparison, config: TrainConfig) -> list[str]:
