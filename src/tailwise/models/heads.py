@@ -66,8 +66,7 @@ class FeatureTransform(nn.Module):
 
     def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
         """Transform a batch of features."""
-        if self.power != 1:
-            features = features.sign() * features.abs() ** self.power
+        features = features.sign() * features.abs() ** self.power
         return (functional.normalize(features, dim=1) - self.mean) / self.std
 
 
