@@ -38,7 +38,7 @@ def order(monkeypatch):
 def line(tmp_path):
     """A comparison of two methods, the longer one first."""
     (tmp_path / "long.yaml").write_text("options: {loss: bce, optim: {epochs: 90}}\nsearch: [{loss_options: {}}]\n")
-    options = "--backbone test_resnet --no-pretrained --image-size 32 --seeds 2 --folds 2"
+    options = "--head.solver sgd --backbone test_resnet --no-pretrained --image-size 32 --seeds 2 --folds 2"
     return (
         f"compare digits --output {tmp_path / 'out'} --cache {tmp_path / 'cache'} {options} "
         f"--methods {tmp_path / 'long.yaml'},bce@uniform"

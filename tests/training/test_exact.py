@@ -156,6 +156,16 @@ def test_a_probe_of_images_is_solved_and_evaluated(tiny: Callable[..., TrainConf
     assert again.metrics == result.metrics
 
 
+def test_folds_are_no_more_than_rows_or_groups(data: Dataset) -> None:
+    few = data.select("train").subset(np.arange(4))
+    config = config_of("ridge", folds=10)
+    assert solve_head(torch.from_numpy(few.inputs.values), few, config, create_loss).folds == 4
+    sites = replace(data, groups=tuple("abc"[row % 3] for row in range(2 * ROWS))).select("train")
+    found = solve_head(torch.from_numpy(sites.inputs.values), sites, config, create_loss)
+    assert found.folds == 3
+    assert np.isfinite(found.held_out.numpy()).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -67,6 +67,7 @@ class Solved:
         weight: (K, F) weight of the linear layer.
         bias: (K,) its bias.
         held_out: (N, K) scores of the training rows, by heads that were solved without them.
+        folds: number of parts that were held out in turn: fewer than asked for where rows or groups are.
         parts: how the head of each loss was chosen; several are averaged.
     """
 
@@ -75,6 +76,7 @@ class Solved:
     weight: Float[Tensor, "K F"]
     bias: Float[Tensor, "K"]
     held_out: Float[Tensor, "N K"]
+    folds: int
     parts: tuple[Chosen, ...]
 
     @property
@@ -98,7 +100,7 @@ def solve_head(features: Float[Tensor, "N F"], split: Dataset, config: TrainConf
         make_loss: makes the loss of a configuration for statistics of training labels.
 
     Raises:
-        InputError: there are fewer rows than folds, or images have weights and the loss has no value of each image.
+        InputError: there is one row or one group only, or images have weights and the loss has no value of each image.
     """
     solver = _Solver(features, split, config, make_loss)
     found = [solver.solve(loss) for loss in config.loss.split("+")]
@@ -116,6 +118,7 @@ def solve_head(features: Float[Tensor, "N F"], split: Dataset, config: TrainConf
         solver.transform,
         *solver.design.linear(Head(weight, bias)),
         held_out.cpu(),
+        solver.num_folds,
         tuple(chosen for chosen, *_ in found),
     )
 
@@ -131,7 +134,9 @@ class _Solver:
         self.labels = torch.from_numpy(self.targets).to(features.device)
         rates = create_sampler(config, split.targets).rates
         self.weights = torch.from_numpy(rates / rates.mean()).to(features.device)
-        self.folds = divide(split, config.head.folds)
+        units = len(split) if split.groups is None else len(set(split.groups))
+        self.num_folds = max(2, min(config.head.folds, units))
+        self.folds = divide(split, self.num_folds)
         self.transform_name, self.transform, self.design = self._transformed(features)
 
     def solve(self, loss: str) -> tuple[Chosen, Head, Float[Tensor, "N K"]]:
@@ -139,7 +144,7 @@ class _Solver:
         strengths = STRENGTHS if self.config.head.strength is None else (self.config.head.strength,)
         whole = self._problem(loss)
         unit = whole.curvature * self.design.variance
-        parts = [self._problem(loss, self.folds != fold) for fold in range(self.config.head.folds)]
+        parts = [self._problem(loss, self.folds != fold) for fold in range(self.num_folds)]
         scores: list[float] = []
         precisions: list[float] = []
         heads: list[Head | None] = [None] * len(parts)

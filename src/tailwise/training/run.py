@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tailwise import losses
 from tailwise.data.dataset import Dataset, Features
@@ -23,7 +23,6 @@ from tailwise.models.backbone import refuse_sources, try_backbone
 from tailwise.models.extractor import RECORD_FILE
 from tailwise.models.gcn import embeddings_source
 from tailwise.models.heads import require_memory
-from tailwise.shapes import Float
 from tailwise.training import exact, finetune, inputs, probe
 from tailwise.training.config import ALL_FOLDS, NO_SPLIT, RIDGE, TrainConfig, load, save
 from tailwise.training.datamodule import check_epoch
@@ -121,9 +120,10 @@ def _train(config: TrainConfig, part: RunSplits | None = None) -> Result | None:
     validation, decisions = None, None
     trained: dict[str, Any]
     if config.is_solved:
-        held_out, trained = _solve(config, task, device, folder)
+        solved = _solve(config, task, device, folder)
+        trained = {"solved": solved.record}
         if task.validation is None:
-            validation, decisions = judge_folds(config, held_out, task.train.split, config.head.folds, stats, folder)
+            validation, decisions = judge_folds(config, solved.held_out, task.train.split, solved.folds, stats, folder)
     else:
         if config.val_fold == ALL_FOLDS:
             validation, decisions = cross_fit(config, splits, task, stats, folder)
@@ -190,17 +190,15 @@ def losses_of(config: TrainConfig) -> list[str]:
     return [name for name in config.loss.split("+") if name != RIDGE]
 
 
-def _solve(
-    config: TrainConfig, task: TrainingTask, device: torch.device, folder: Path
-) -> tuple[Float[Tensor, "N K"], dict[str, Any]]:
-    """Solve the head of a probe and write it; returns held-out scores of the training images, and what was chosen."""
+def _solve(config: TrainConfig, task: TrainingTask, device: torch.device, folder: Path) -> exact.Solved:
+    """Solve the head of a probe, and write the model."""
     assert isinstance(task.model, probe.ProbeModel)
     features = task.train.table.batch(torch.arange(len(task.train.split))).to(device)
     solved = exact.solve_head(features, task.train.split, config, create_loss)
     task.model.load_head(solved.transform, solved.weight, solved.bias)
     if is_first_process():
         write_model(folder, task.model)
-    return solved.held_out, {"solved": solved.record}
+    return solved
 
 
 def require_finished(run: Path) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def single_digits(seed: int = 0, *, copies: int = 4) -> Dataset:
 
     Example:
         >>> single_digits(copies=2)
-        Dataset(1,794 images of 32 x 32 pixels, 10 classes, splits train 1,794, source='single digits')
+        Dataset(1,792 images of 32 x 32 pixels, 10 classes, splits train 1,792, source='single digits')
     """
     glyphs, classes = _handwriting()
     generator = np.random.Generator(np.random.PCG64(seed))
