@@ -103,13 +103,21 @@ def test_links_lead_somewhere(page):
 
 
 def test_numbers_of_the_readme_are_those_of_the_results():
-    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").replace("**", "")
-    tuned = results.partition("\n## Finetune")[2].partition("Three seeds leave")[0]
+    results, published = (
+        (ROOT / "docs" / name).read_text(encoding="utf-8").replace("**", "")
+        for name in ("results.md", "results_2020.md")
+    )
+    tuned = published.partition("\n## Finetune")[2].partition("Three seeds leave")[0]
     rows = re.findall(r"^\| `([\w-]+)` \| (.* ± .*) \|$", README, re.MULTILINE)
     assert len(rows) == 4
     assert all(f"\n| {loss} | {cells} |" in tuned for loss, cells in rows)
-    simple, best = re.findall(r"reaches (\d+\.\d), the best of 18 methods here (\d+\.\d);", README)[0]
-    frozen = results.partition("\n## Which loss")[2].partition("\n## Heads")[0]
+    solved, best = re.findall(r"`ridge`, which has (\d+\.\d) on 4,000.*?reaches (\d+\.\d) at best", README, re.DOTALL)[
+        0
+    ]
+    frozen = published.partition("\n## Which loss")[2].partition("\n## Heads")[0]
     totals = [float(total) for total in re.findall(r"^\| [\w@-]+ \| (\d+\.\d+) ± ", frozen, re.MULTILINE)]
     assert (len(totals), f"{max(totals):.1f}") == (18, best)
-    assert re.search(rf"^\| ridge, [^|]* \| {simple} \|", results, re.MULTILINE)
+    (ridge,) = re.findall(r"^\| ridge \| (\d+\.\d+) \|", results, re.MULTILINE)
+    assert f"{float(ridge):.1f}" == solved
+    assert re.search(r"^\| 128², default \| 44\.3 \|", results, re.MULTILINE)
+    assert "BCE is at 44.3" in README

@@ -292,3 +292,29 @@ def test_the_level_is_that_of_the_intervals():
     given = results(method("bce"), method("pg"), test="pg")
     given["bootstrap"]["level"] = 0.9
     assert "the 90% confidence intervals of the differences contain 0" in " ".join(recommend(given)["text"])
+
+
+def solved(strength, tried, precisions):
+    part = {"loss": "any", "strength": strength, "tried": tried, "scores": precisions, "precisions": precisions}
+    return {"transform": "sqrt", "parts": [{**part, "converged": True}]}
+
+
+def test_the_sizes_of_choices_are_differences_on_the_folds():
+    tried, precisions = [100.0, 10.0, 1.0, 0.5], [0.40, 0.45, 0.43, 0.1]
+    path = solved(10.0, tried, precisions)
+    entries = [
+        method("ridge", validation=45, solved=path),
+        method("db", validation=44.5, from_val=(-0.5, -1, 0), solved=path),
+        method("logistic", validation=43, from_val=(-2, -3, -1), solved=path),
+        method("bce@class-aware", validation=42.2, from_val=(-2.8, -3, -1), solved=path),
+        method("ml-gcn", validation=30, from_val=(-15, -20, -10)),
+    ]
+    text = recommend(results(*entries, test="ridge", validation="ridge"))["text"]
+    # A tenth and ten times the strength: 45 - (40 + 43) / 2.
+    assert text[-1] == (
+        "What matters on the held-out folds, in points of mAP: the loss, up to 2.0 (ridge against logistic); the "
+        "strength of the penalty, 3.5 (the chosen one against one ten times off); the sampler, up to 0.8 "
+        "(bce@class-aware against equal weights)."
+    )
+    trained = [method("ridge", validation=45), method("db", validation=44, from_val=(-1, -2, 0.5))]
+    assert "What matters" not in " ".join(recommend(results(*trained, test="ridge", validation="ridge"))["text"])

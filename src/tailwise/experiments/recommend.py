@@ -121,17 +121,18 @@ def _sizes(results: Comparison, taken: MethodResult) -> list[str]:
     others = [name for name in scores if "@" not in name and name != taken.name]
     if others:
         lowest = min(others, key=scores.__getitem__)
-        parts.append(f"the loss {scores[taken.name] - scores[lowest]:.1f} points ({taken.name} against {lowest})")
+        size = scores[taken.name] - scores[lowest]
+        parts.append(f"the loss, up to {size:.1f} ({taken.name} against {lowest})")
     strength = _cost_of_strength(taken)
-    if strength is not None:
-        parts.append(f"the strength of the penalty {strength:.1f} (the chosen one against one ten times off)")
+    if strength is not None and strength > 0:
+        parts.append(f"the strength of the penalty, {strength:.1f} (the chosen one against one ten times off)")
     sampled = [(name, base) for name in scores if (base := name.partition("@")[0]) != name]
     sampled = [(name, "logistic" if base == "bce" else base) for name, base in sampled]
     sizes = {name: abs(scores[name] - scores[base]) for name, base in sampled if base in scores}
     if sizes:
         name = max(sizes, key=sizes.__getitem__)
-        parts.append(f"the sampler {sizes[name]:.1f} ({name} against equal weights)")
-    return [f"On the held-out folds, up to: {'; '.join(parts)}."] if parts else []
+        parts.append(f"the sampler, up to {sizes[name]:.1f} ({name} against equal weights)")
+    return [f"What matters on the held-out folds, in points of mAP: {'; '.join(parts)}."] if parts else []
 
 
 def _cost_of_strength(method: MethodResult) -> float | None:
