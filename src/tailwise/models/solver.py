@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -59,7 +60,7 @@ class Design:
             return cls(vectors * values.sqrt(), center, centered.T @ (vectors / values.sqrt()))
         return cls(centered @ vectors, center, vectors)
 
-    @property
+    @cached_property
     def variance(self) -> float:
         """Mean squared distance of a row from the center."""
         return float((self.rows * self.rows).sum() / len(self.rows))
