@@ -77,7 +77,7 @@ def plan_of(options: Options) -> Plan:
     from tailwise.experiments.plan import Plan
 
     shared = _shared(options)
-    selection = SOLVED if resolve(replace(shared, loss="bce")).head.solver == "exact" else TRAINED
+    selection = SOLVED if resolve(replace(shared, loss="bce")).is_solved else TRAINED
     given = options.methods if options.methods is not None else list(selection.default)
     methods = find_methods(given.split(",") if isinstance(given, str) else given, selection)
     baseline = options.baseline

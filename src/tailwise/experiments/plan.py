@@ -84,10 +84,9 @@ class Plan:
     def is_solved(self, method: Method) -> bool:
         """Whether its heads are solved: then it needs one seed, and its run holds out the folds itself."""
         try:
-            config = resolve(method.configure(self.shared, 0))
+            return resolve(method.configure(self.shared, 0)).is_solved
         except InputError:
             return False  # its runs will say why
-        return config.mode == "probe" and config.head.solver == "exact"
 
     def test_runs(self, method: Method) -> list[Run]:
         """Its runs on the whole training split, one for each seed."""

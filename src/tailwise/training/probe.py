@@ -330,7 +330,7 @@ def evaluation_task(
 
 
 def _has_transform(config: TrainConfig) -> bool:
-    return config.head.solver == "exact" or bool(config.standardize_features)
+    return config.is_solved or bool(config.standardize_features)
 
 
 def _width(state: Mapping[str, Any]) -> int:
