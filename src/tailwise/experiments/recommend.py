@@ -155,7 +155,7 @@ def _nothing_scored(results: Comparison) -> str:
 
 def _caveats(results: Comparison, on_validation: bool) -> list[str]:
     text = []
-    if len(results.seeds) == 1 and results.shared.get("head", {}).get("solver") != "exact":
+    if len(results.seeds) == 1 and any(m.test is not None and m.solved is None for m in results.methods):
         text.append(
             "Each method has one seed only: the intervals on the test split exclude the variation between seeds."
         )
